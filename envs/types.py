@@ -1,0 +1,63 @@
+"""The words that worlds and learners share.
+
+Axis letters: M models (padded; ``Problem.exists`` marks the real ones), P packing resources, C covering metrics.
+Consumption is in *normalised units*: one unit is the worst case of one task of the dearest model, for each resource
+on its own. Everything here is a pytree of arrays for ONE run; batching is always outside.
+"""
+
+from dataclasses import dataclass
+
+import jax
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What the learner is told before the first round."""
+
+    horizon: jax.Array  # [] int32, number of rounds T
+    exists: jax.Array  # [M] bool, false for padding
+    budget: jax.Array  # [P] total budget B_i, normalised units; inf where unlimited
+    target: jax.Array  # [C] wanted service per task, in [0, 1]
+    consumption_bound: jax.Array  # [M, P] known worst case of one task, in (0, 1]
+    throughput: jax.Array  # [M] cap on the share of a round's tasks, in (0, 1]
+    expected_demand: jax.Array  # [] nominal total demand over the horizon (a planner's figure, not the truth)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Truth:
+    """What only clairvoyant references and oracle forecasters are told."""
+
+    reward: jax.Array  # [M] true mean reward
+    consumption: jax.Array  # [M, P] true mean consumption (of the bounded distribution)
+    service: jax.Array  # [M, C] true mean service
+    total_demand: jax.Array  # [] realised total demand of this run
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """What the learner sees at the start of a round."""
+
+    t: jax.Array  # [] int32, rounds completed so far
+    demand: jax.Array  # [] q_t, tasks arriving this round; meaningful only where demand_seen
+    demand_seen: jax.Array  # [] bool, false where q_t is revealed after choosing
+    profile: jax.Array  # [] nominal demand of this round (what a planner expects)
+    available: jax.Array  # [M] bool, models that can serve this round
+    demand_so_far: jax.Array  # [] tasks arrived in earlier rounds
+    spent: jax.Array  # [P] normalised units
+    remaining: jax.Array  # [P] budget left, normalised units
+    service_so_far: jax.Array  # [C] sum of q_s g_s over earlier rounds
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Feedback:
+    """What the learner sees after a round: dense over models, zero where nothing was served."""
+
+    demand: jax.Array  # [] q_t
+    served: jax.Array  # [M] tasks served by each model this round
+    reward: jax.Array  # [M] reward per task, in [0, 1]
+    consumption: jax.Array  # [M, P] consumption per task, in [0, consumption_bound]
+    service: jax.Array  # [M, C] service per task, in [0, 1]

@@ -1,0 +1,1 @@
+"""Studies: configuration, batched simulation, benchmarks, results, pictures and trackers."""
