@@ -1,9 +1,27 @@
-"""Results on disk: one atomic file a cell, and the tables made from them."""
+"""Results on disk: one atomic file a cell, and the tables made from them.
 
-from dataclasses import dataclass, field
+A cell's file is written once, whole, under a temporary name that ``os.replace`` makes final: it is there or it is not.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import yaml
+
+from envs.errors import InputError
+
+CELLS = "cells"
+CONFIG = "config.yaml"
+_NOT_IDENTITY = ("out", "tracker", "chunk_rows")  # where results go and how they are computed, not what they are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +33,9 @@ class CellResult:
     (USD or None), ``target`` (latency target or None), ``clairvoyant`` (bool), ``benchmark_feasible`` (bool),
     ``wall_s``, ``swept`` (dict of the swept numeric parameters of this cell).
     ``metrics`` names the last axis of ``curves``: reward, reward_expected, benchmark, regret (expected), regret_realised,
-    violation (largest over metrics), violation_worst, declined, served, demand, forecast_total, forecast_error
+    violation (largest over metrics), violation_worst, overspend (largest share of a budget spent beyond it, counted in
+    whole quanta: 0.0 means exactly none), declined (all tasks not served), refused (those of them that a hard budget
+    refused), invalid (rounds whose decision was not finite), served, demand, forecast_total, forecast_error
     (|forecast total - realised total| / realised total), spent_<resource>, violation_<metric>, dual_<resource or metric>.
     Money is in USD. All sums are cumulative up to the checkpoint's round.
     """
@@ -44,3 +64,117 @@ class CellResult:
     def final(self, metric: str) -> np.ndarray:
         """[R] of one metric at the horizon."""
         return self.curve(metric)[:, -1]
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def open_folder(folder: Path, record: dict[str, Any]) -> None:
+    """Make the results folder, or check that it belongs to this very study.
+
+    ``record`` is {"config": resolved configuration, "versions": ...}. InputError where the folder holds another study's
+    results, or files that are no study's.
+    """
+    recorded = folder / CONFIG
+    if recorded.is_file():
+        known = yaml.safe_load(recorded.read_text(encoding="utf-8")) or {}
+        differing = _differences(known.get("config", {}), record["config"])
+        if differing:
+            raise InputError(
+                f"out: {folder} holds another study's results ({differing[0]}); give another folder with out=DIR"
+            )
+        return
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"out: {folder} is not empty and holds no study; give another folder with out=DIR")
+    (folder / CELLS).mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(record, sort_keys=False, allow_unicode=True)
+    write_atomically(recorded, text.encode())
+
+
+def _differences(known: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """Human sentences about the keys that differ, "there ... here ..."."""
+    left, right = _flat(known), _flat(wanted)
+    return [
+        f"{key} is {left.get(key)!r} there and {right.get(key)!r} here"
+        for key in sorted(left.keys() | right.keys())
+        if left.get(key) != right.get(key) and key.split(".")[0] not in _NOT_IDENTITY
+    ]
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {prefix.rstrip("."): value}
+    return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{prefix}{key}.").items()}
+
+
+def cell_path(folder: Path, cell: str) -> Path:
+    """Where a cell's results lie."""
+    return folder / CELLS / f"{cell}.npz"
+
+
+def write_cell(folder: Path, result: CellResult) -> None:
+    """One cell's file, atomically."""
+    import io
+
+    arrays = {f.name: getattr(result, f.name) for f in fields(result) if f.name not in ("description", "extras")}
+    arrays = {name: np.asarray(value) for name, value in arrays.items()}
+    arrays |= {f"extra_{name}": value for name, value in result.extras.items()}
+    buffer = io.BytesIO()
+    np.savez(buffer, description=np.array(json.dumps(result.description)), **arrays)
+    write_atomically(cell_path(folder, result.description["cell"]), buffer.getvalue())
+
+
+def read_cell(path: Path) -> CellResult:
+    """A cell's results; OSError or ValueError where the file is damaged."""
+    with np.load(path, allow_pickle=False) as data:
+        arrays = {name: data[name] for name in data.files}
+    extras = {name.removeprefix("extra_"): arrays.pop(name) for name in list(arrays) if name.startswith("extra_")}
+    description = json.loads(str(arrays.pop("description")))
+    words = {name: tuple(str(word) for word in arrays.pop(name)) for name in ("metrics", "models", "estimates")}
+    return CellResult(description=description, extras=extras, **words, **arrays)
+
+
+def write_results(folder: Path, cells: Iterable[CellResult]) -> None:
+    """``results.parquet`` and ``results.csv``: one row a run, at its horizon."""
+    tables = [_table(cell) for cell in cells]
+    table = pa.concat_tables(tables, promote_options="permissive")
+    sink = pa.BufferOutputStream()
+    pa.parquet.write_table(table, sink)
+    write_atomically(folder / "results.parquet", sink.getvalue().to_pybytes())
+    sink = pa.BufferOutputStream()
+    pa.csv.write_csv(table, sink)
+    write_atomically(folder / "results.csv", sink.getvalue().to_pybytes())
+
+
+_DESCRIBED = (
+    "cell policy deployment env demand forecaster num_models horizon budget budget_per_task target benchmark_feasible"
+).split()
+
+
+def _table(cell: CellResult) -> pa.Table:
+    runs = len(cell.seeds)
+    columns: dict[str, Any] = {name: [cell.description[name]] * runs for name in _DESCRIBED}
+    columns |= {axis: [value] * runs for axis, value in cell.description["swept"].items() if axis not in columns}
+    columns["seed"] = cell.seeds
+    renamed = {"demand": "demand_total"}
+    columns |= {renamed.get(name, name): cell.final(name) for name in cell.metrics}
+    columns["spent"] = cell.final("spent_money") if "spent_money" in cell.metrics else np.zeros(runs)
+    return pa.table(columns)
+
+
+def write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    """``summary.json``."""
+    text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomically(folder / "summary.json", text.encode())

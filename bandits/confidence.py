@@ -1,0 +1,61 @@
+"""Confidence bounds shared by all rules.
+
+radius(v, n) = sqrt(gamma v / n) + gamma / n, with v the empirical *mean*: for variables in [0, 1] the variance is at
+most the mean, which makes this a Bernstein-type bound that is tight for small means. Source: Badanidiyuru, Kleinberg,
+Slivkins, *Bandits with Knapsacks*, section 2; factor kappa = 2 in Agrawal, Devanur (EC 2014) and StageRoute
+(arXiv 2506.17254). A switch offers the empirical variance in its place.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from bandits.parameters import choice, number
+from bandits.statistics import Statistics
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Confidence:
+    """How wide the intervals are: gamma = confidence * log(3 M T)."""
+
+    confidence: float | jax.Array = number(0.25, low=0.0)  # theory wants about 1, practice 0.25
+    kappa: float | jax.Array = number(1.0, low=0.0)  # multiple of the radius: 1 in BwK, 2 in StageRoute
+    radius: str = choice("mean", ("mean", "variance"))  # what v is
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """Lower and upper confidence bounds, stacked as in ``bandits.statistics``."""
+
+    lower: jax.Array  # [M, D]
+    upper: jax.Array  # [M, D]
+
+
+def gamma(confidence: Confidence, num_models: jax.Array, horizon: jax.Array) -> jax.Array:
+    """[] the exploration level confidence * log(3 M T)."""
+    return confidence.confidence * jnp.log(3.0 * num_models * horizon)
+
+
+def confidence_radius(spread: jax.Array, count: jax.Array, level: jax.Array) -> jax.Array:
+    """sqrt(level * spread / count) + level / count; shapes broadcast, count >= 1."""
+    return jnp.sqrt(level * spread / count) + level / count
+
+
+def bounds(confidence: Confidence, statistics: Statistics, ceiling: jax.Array, level: jax.Array) -> Bounds:
+    """Clipped bounds of every quantity; a model never tried has [0, ceiling].
+
+    ``ceiling`` [M, D] is each quantity's known range: 1, or the model's worst case for a consumption. The radius is
+    taken on the quantity divided by its range, which is what [0, 1] variables call for.
+    """
+    count = jnp.maximum(statistics.count, 1).astype(ceiling.dtype)[:, None]
+    spread = statistics.mean / ceiling
+    if statistics.scatter is not None:
+        spread = statistics.scatter / (count * ceiling**2)
+    margin = confidence.kappa * ceiling * confidence_radius(spread, count, level)
+    tried = statistics.count[:, None] > 0
+    lower = jnp.where(tried, jnp.maximum(statistics.mean - margin, 0.0), 0.0)
+    upper = jnp.where(tried, jnp.minimum(statistics.mean + margin, ceiling), ceiling)
+    return Bounds(lower=lower, upper=upper)

@@ -1,0 +1,14 @@
+"""Routing rules, found by name in ``ROUTING``; importing this package registers those that ship with it."""
+
+from bandits.routing import (  # noqa: F401
+    best_fixed,
+    copac_lp,
+    copac_primal_dual,
+    greedy_value_per_cost,
+    lp_oracle,
+    ucb1,
+    uniform,
+)
+from bandits.routing.base import ROUTING, RoutingRule, View, fill, routing_rule, try_each_once
+
+__all__ = ["ROUTING", "RoutingRule", "View", "fill", "routing_rule", "try_each_once"]

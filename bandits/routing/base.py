@@ -1,0 +1,143 @@
+"""The contract of a routing rule, and the registry that finds rules by name.
+
+A rule is one file and one decorator, inside this package or outside it::
+
+    @routing_rule("mine")
+    class Mine(RoutingRule):
+        temperature: float | jax.Array = number(0.1, low=0.0)
+
+        def decide(self, state, view):
+            return fill(view.reward_upper / self.temperature, view.caps), state
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from bandits.confidence import Bounds
+from bandits.statistics import Statistics
+from envs.types import Feedback, Observation, Problem, Truth
+
+ROUTING: dict[str, type["RoutingRule"]] = {}
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class View:
+    """All that a rule may use to decide one round."""
+
+    problem: Problem
+    observation: Observation
+    statistics: Statistics
+    bounds: Bounds
+    demand: jax.Array  # [] q_t, or its forecast where it is revealed after choosing
+    total_demand: jax.Array  # [] predicted total over the horizon
+    remaining_demand: jax.Array  # [] predicted demand from this round on, this round included
+    key: jax.Array  # a key for rules that randomise
+    truth: Truth | None  # true means, for clairvoyant rules only
+
+    @property
+    def num_resources(self) -> int:
+        """P."""
+        return self.problem.budget.shape[0]
+
+    @property
+    def reward_mean(self) -> jax.Array:
+        """[M] empirical mean reward."""
+        return self.statistics.mean[:, 0]
+
+    @property
+    def consumption_mean(self) -> jax.Array:
+        """[M, P] empirical mean consumption, normalised units."""
+        return self.statistics.mean[:, 1 : 1 + self.num_resources]
+
+    @property
+    def reward_upper(self) -> jax.Array:
+        """[M] UCB of reward."""
+        return self.bounds.upper[:, 0]
+
+    @property
+    def consumption_lower(self) -> jax.Array:
+        """[M, P] LCB of consumption."""
+        return self.bounds.lower[:, 1 : 1 + self.num_resources]
+
+    @property
+    def service_upper(self) -> jax.Array:
+        """[M, C] UCB of service."""
+        return self.bounds.upper[:, 1 + self.num_resources :]
+
+    @property
+    def service_lower(self) -> jax.Array:
+        """[M, C] LCB of service."""
+        return self.bounds.lower[:, 1 + self.num_resources :]
+
+    @property
+    def caps(self) -> jax.Array:
+        """[M] the largest share each model may get this round; 0 where it is not available."""
+        return jnp.where(self.observation.available, self.problem.throughput, 0.0)
+
+
+class RoutingRule:
+    """Decides, each round, which share of the tasks each model gets. Subclasses become frozen pytrees when registered.
+
+    Fields made with ``number`` are traced and sweepable without recompiling, those made with ``choice`` are static.
+    All methods are pure, for one run, and work under jit and vmap.
+    """
+
+    clairvoyant: ClassVar[bool] = False  # whether the rule is shown the true means and the realised total demand
+
+    def init(self, problem: Problem, truth: Truth | None) -> Any:
+        """The rule's own state before the first round (any pytree of arrays of fixed shapes)."""
+        return ()
+
+    def decide(self, state: Any, view: View) -> tuple[jax.Array, Any]:
+        """(shares [M], state): the share of the round's tasks for each model, and what to remember of the decision.
+
+        Shares are nonnegative, at most ``view.caps`` and sum to at most 1; what is missing to 1 is declined. The
+        environment serves the round by one model drawn from them. A share that is not finite makes the whole decision
+        unusable: the round is declined and counted as ``invalid`` for this run alone.
+        """
+        raise NotImplementedError
+
+    def update(self, state: Any, view: View, feedback: Feedback) -> Any:
+        """The state after the round; ``state`` comes from ``decide`` and ``view`` is the one it decided on."""
+        return state
+
+    def duals(self, state: Any, problem: Problem) -> jax.Array:
+        """[P + C] current dual variables (prices of the constraints), zero for rules that have none."""
+        return jnp.zeros(problem.budget.shape[0] + problem.target.shape[0], problem.throughput.dtype)
+
+
+def routing_rule(name: str) -> Callable[[type], type]:
+    """Class decorator: make the class a frozen pytree dataclass and register it under ``name``."""
+
+    def register(cls: type) -> type:
+        frozen = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+        ROUTING[name] = jax.tree_util.register_dataclass(frozen)
+        return ROUTING[name]
+
+    return register
+
+
+def fill(index: jax.Array, caps: jax.Array) -> jax.Array:
+    """[M] shares that maximise index·x over 0 <= x <= caps, sum x <= 1; nothing goes to an index <= 0.
+
+    The best model gets its cap, the next one what is left, and so on; ties go to the lower number. With caps of 1 this
+    is the argmax. Ranks come from pairwise comparisons, which vectorise where a sort would not.
+    """
+    useful = (index > 0) & (caps > 0)
+    size = jnp.where(useful, caps, 0.0)
+    number = jnp.arange(index.shape[0])
+    ahead = (index[None, :] > index[:, None]) | ((index[None, :] == index[:, None]) & (number[None, :] < number[:, None]))
+    before = jnp.sum(jnp.where(ahead, size[None, :], 0.0), axis=1)
+    return jnp.where(useful, jnp.clip(1.0 - before, 0.0, size), 0.0)
+
+
+def try_each_once(view: View, shares: jax.Array) -> jax.Array:
+    """[M] ``shares``, unless some available model was never tried: then all to the first of those, up to its cap."""
+    untried = (view.statistics.count == 0) & (view.caps > 0)
+    first = untried & (jnp.cumsum(untried) == 1)
+    return jnp.where(jnp.any(untried), jnp.where(first, view.caps, 0.0), shares)

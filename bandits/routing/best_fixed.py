@@ -1,0 +1,40 @@
+"""The best single model that meets budget and targets, known in advance: what a careful operator would pin."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bandits.routing.base import RoutingRule, View, routing_rule
+from envs.types import Problem, Truth
+
+
+@routing_rule("best_fixed")
+class BestFixed(RoutingRule):
+    """Clairvoyant: of the models whose mean consumption and service keep every constraint, the one with most reward.
+
+    A cap below 1 leaves the rest of the demand declined, and counts against reward and service alike. Where no model
+    keeps all constraints, the one that misses them least.
+
+    >>> BestFixed().clairvoyant
+    True
+    """
+
+    clairvoyant = True
+
+    def init(self, problem: Problem, truth: Truth | None) -> jax.Array:
+        """[M] the fixed shares."""
+        assert truth is not None
+        per_task = problem.budget / jnp.maximum(truth.total_demand, 1.0)
+        size = jnp.where(problem.exists, problem.throughput, 0.0)
+        over = jnp.max(size[:, None] * truth.consumption / jnp.maximum(per_task, 1e-9) - 1.0, axis=1, initial=0.0)
+        under = jnp.max(problem.target - size[:, None] * truth.service, axis=1, initial=0.0)
+        miss = jnp.maximum(jnp.maximum(over, under), 0.0)
+        # Rewards are at most 1, so one unit of a miss above rounding always decides.
+        score = jnp.where(problem.exists, size * truth.reward - 1e4 * jnp.where(miss > 1e-6, miss, 0.0), -jnp.inf)
+        best = jnp.argmax(score) == jnp.arange(size.shape[0])
+        return jnp.where(best, size, 0.0)
+
+    def decide(self, state: jax.Array, view: View) -> tuple[jax.Array, Any]:
+        """The fixed shares."""
+        return jnp.minimum(state, view.caps), state

@@ -1,0 +1,28 @@
+"""This round's targets: what may be spent and what service is wanted per task, given what is left.
+
+Source: reconstruction of S1 (arXiv 2606.17489) from its abstract and nearest kin; re-solving on the remaining budget
+as in Ferreira, Simchi-Levi, Wang (2018) and UCB-ALP (Wu et al., NeurIPS 2015), advice on demand as in Lyu, Cheung
+(ICML 2023).
+"""
+
+import jax
+import jax.numpy as jnp
+
+from bandits.routing.base import View
+
+
+def round_targets(view: View, targets: str) -> tuple[jax.Array, jax.Array]:
+    """(spending [P], service [C]) per task of this round.
+
+    ``resolving``: rho = (B - spent) / R_t and g = clip((target Q - service so far) / R_t, 0, 1), with Q the predicted
+    total and R_t the predicted remaining demand. ``static``: rho = B / Q and g = target. No task uses more than 1, so
+    rho is cut there: a larger one never binds, and an unlimited budget stays finite.
+    """
+    observation, problem = view.observation, view.problem
+    remaining = jnp.maximum(view.remaining_demand, jnp.finfo(view.remaining_demand.dtype).tiny)
+    if targets == "static":
+        total = jnp.maximum(view.total_demand, jnp.finfo(view.total_demand.dtype).tiny)
+        return jnp.clip(problem.budget / total, 0.0, 1.0), problem.target
+    spending = jnp.clip(observation.remaining / remaining, 0.0, 1.0)
+    wanted = (problem.target * view.total_demand - observation.service_so_far) / remaining
+    return spending, jnp.clip(wanted, 0.0, 1.0)

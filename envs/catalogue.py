@@ -1,0 +1,240 @@
+"""Model catalogues: how well real language models answer, what an answer costs and how long it takes.
+
+A catalogue is a CSV file with one model a line. Columns (any order; further columns are kept in ``extras``):
+
+| column | unit |
+|---|---|
+| ``model`` | a name, unique in the file |
+| ``tier`` | ``edge`` or ``cloud`` |
+| ``quality`` | mean quality of an answer, in [0, 1] |
+| ``cost_usd`` | mean cost of a query in USD, > 0 |
+| ``latency_s`` | mean time to the whole answer in seconds, > 0 |
+| ``cost_cv``, ``latency_cv`` | coefficients of variation (standard deviation / mean) of the two, >= 0 |
+| ``released``, ``retired`` | ISO dates, may be empty; ``retired`` may be left out |
+
+``find("routerbench")`` reads a shipped catalogue, ``find("mine.csv")`` a user's own; where the shipped figures come
+from is told in ``catalogues/SOURCES.md``. Runs on the host, float64.
+"""
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import date
+from importlib import resources
+from math import isfinite
+from pathlib import Path
+
+import numpy as np
+
+from envs.errors import InputError, nearest
+
+COLUMNS = ("model", "tier", "quality", "cost_usd", "cost_cv", "latency_s", "latency_cv", "released")
+OPTIONAL_COLUMNS = ("retired",)
+TIERS = ("edge", "cloud")
+
+_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "quality": (lambda value: 0 <= value <= 1, "in [0, 1]"),
+    "cost_usd": (lambda value: value > 0, "> 0"),
+    "cost_cv": (lambda value: value >= 0, ">= 0"),
+    "latency_s": (lambda value: value > 0, "> 0"),
+    "latency_cv": (lambda value: value >= 0, ">= 0"),
+}
+_EPOCH = date(1970, 1, 1).toordinal()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Catalogue:
+    """N models, in the order of the file: every head of a shipped catalogue is a sensible choice of models."""
+
+    names: tuple[str, ...]  # N
+    tier_cloud: np.ndarray  # [N] bool, true for cloud and false for edge
+    quality: np.ndarray  # [N] mean in [0, 1]
+    cost_usd: np.ndarray  # [N] mean USD a query
+    cost_cv: np.ndarray  # [N] standard deviation / mean
+    latency_s: np.ndarray  # [N] mean seconds to the whole answer, without the network
+    latency_cv: np.ndarray  # [N] standard deviation / mean
+    released: np.ndarray  # [N] days since 1970-01-01, NaN where unknown
+    retired: np.ndarray  # [N] days since 1970-01-01, NaN where not retired
+    extras: dict[str, np.ndarray] = field(default_factory=dict)  # further columns: [N] float64, or [N] text
+    path: str  # where it was read
+
+    @property
+    def num_models(self) -> int:
+        return len(self.names)
+
+    def first(self, num_models: int) -> "Catalogue":
+        """The first ``num_models`` models; InputError where there are fewer."""
+        if not 1 <= num_models <= self.num_models:
+            raise InputError(f"num_models must be between 1 and the {self.num_models} of {self.path}, not {num_models}")
+        return self.take(range(num_models))
+
+    def take(self, rows: Sequence[int]) -> "Catalogue":
+        """The models at these rows, in this order."""
+        index = np.asarray(rows, dtype=int)
+        others = ("names", "extras", "path")
+        arrays = {entry.name: getattr(self, entry.name)[index] for entry in fields(self) if entry.name not in others}
+        return Catalogue(
+            names=tuple(self.names[i] for i in index),
+            extras={name: values[index] for name, values in self.extras.items()},
+            path=self.path,
+            **arrays,
+        )
+
+
+def shipped() -> list[str]:
+    """Names of the catalogues that come with the package."""
+    folder = resources.files("envs") / "catalogues"
+    return sorted(entry.name.removesuffix(".csv") for entry in folder.iterdir() if entry.name.endswith(".csv"))
+
+
+def find(name_or_path: str | Path) -> Catalogue:
+    """A shipped catalogue by its name, or anybody's by its path.
+
+    >>> find("routerbench").num_models
+    11
+    """
+    if str(name_or_path) in shipped():
+        file = resources.files("envs") / "catalogues" / f"{name_or_path}.csv"
+        return _parse(file.read_bytes(), f"{name_or_path}.csv")
+    return read(name_or_path)
+
+
+def read(path: str | Path) -> Catalogue:
+    """Read and check a catalogue file. InputError names the file, the line and the column of the first fault."""
+    file = Path(path).expanduser()
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        hint = nearest(str(path), shipped())
+        raise InputError(f"no catalogue {str(path)!r}: neither a file nor shipped; {hint}") from None
+    except OSError as error:
+        raise InputError(f"cannot read the catalogue {str(path)!r}: {error.strerror}") from None
+    return _parse(content, str(path))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Table:
+    """A CSV file cut into cells, with the line on which each row ends."""
+
+    path: str
+    columns: dict[str, list[str]]
+    lines: list[int]
+
+    def fault(self, row: int, column: str, message: str) -> InputError:
+        return InputError(f"{self.path}, line {self.lines[row]}, column {column!r}: {message}")
+
+
+def _parse(content: bytes, path: str) -> Catalogue:
+    table = _cut(content, path)
+    required = {column: _checked_numbers(table, column) for column in _RANGES}
+    names = _unique_names(table)
+    known = (*COLUMNS, *OPTIONAL_COLUMNS)
+    return Catalogue(
+        names=names,
+        tier_cloud=_tiers(table),
+        **required,
+        **_dates(table),
+        extras={name: _numbers_or_text(cells) for name, cells in table.columns.items() if name not in known},
+        path=path,
+    )
+
+
+def _cut(content: bytes, path: str) -> _Table:
+    """Header and rows of a CSV file; blank lines are skipped, every other row must be as long as the header."""
+    try:
+        text = content.decode("utf-8-sig")
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not UTF-8 text; save it as CSV in UTF-8") from None
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: not a valid CSV line: {error}") from None
+    rows = [(line, row) for line, row in rows if any(row)]
+    if not rows:
+        raise InputError(f"{path} is empty; it needs a header with the columns {', '.join(COLUMNS)}")
+    (_, header), body = rows[0], rows[1:]
+    _check_header(header, path)
+    if not body:
+        raise InputError(f"{path} has a header and no models; add one line per model")
+    for line, row in body:
+        if len(row) != len(header):
+            raise InputError(f"{path}, line {line}: {len(row)} cells where the header has {len(header)}")
+    columns = {name: [row[i] for _, row in body] for i, name in enumerate(header)}
+    return _Table(path=path, columns=columns, lines=[line for line, _ in body])
+
+
+def _check_header(header: list[str], path: str) -> None:
+    missing = [column for column in COLUMNS if column not in header]
+    if missing:
+        raise InputError(f"{path} lacks the column(s) {', '.join(missing)}; its header has {', '.join(header)}")
+    repeated = sorted({column for column in header if header.count(column) > 1})
+    if repeated:
+        raise InputError(f"{path} names the column {repeated[0]!r} twice; each column needs its own name")
+    if "" in header:
+        raise InputError(f"{path}: column {header.index('') + 1} has no name in the header")
+
+
+def _unique_names(table: _Table) -> tuple[str, ...]:
+    seen: dict[str, int] = {}
+    for row, name in enumerate(table.columns["model"]):
+        if not name:
+            raise table.fault(row, "model", "a model needs a name")
+        if name in seen:
+            raise table.fault(row, "model", f"{name!r} is already on line {table.lines[seen[name]]}; names are unique")
+        seen[name] = row
+    return tuple(seen)
+
+
+def _tiers(table: _Table) -> np.ndarray:
+    for row, tier in enumerate(table.columns["tier"]):
+        if tier not in TIERS:
+            raise table.fault(row, "tier", f"{tier!r} must be one of {', '.join(TIERS)}")
+    return np.array([tier == "cloud" for tier in table.columns["tier"]])
+
+
+def _checked_numbers(table: _Table, column: str) -> np.ndarray:
+    holds, wanted = _RANGES[column]
+    numbers = []
+    for row, cell in enumerate(table.columns[column]):
+        number = _finite(cell)
+        if number is None:
+            raise table.fault(row, column, f"{cell!r} is not a finite number" if cell else "a number is missing")
+        if not holds(number):
+            raise table.fault(row, column, f"{cell} must be {wanted}")
+        numbers.append(number)
+    return np.array(numbers)
+
+
+def _dates(table: _Table) -> dict[str, np.ndarray]:
+    released = [_day(table, row, "released", cell) for row, cell in enumerate(table.columns["released"])]
+    cells = table.columns.get("retired", [""] * len(released))
+    retired = [_day(table, row, "retired", cell) for row, cell in enumerate(cells)]
+    for row, (start, end) in enumerate(zip(released, retired, strict=True)):
+        if end < start:
+            raise table.fault(row, "retired", f"{cells[row]} is before the release on {table.columns['released'][row]}")
+    return {"released": np.array(released), "retired": np.array(retired)}
+
+
+def _day(table: _Table, row: int, column: str, cell: str) -> float:
+    """Days since 1970-01-01, NaN for an empty cell."""
+    if not cell:
+        return float("nan")
+    try:
+        return float(date.fromisoformat(cell).toordinal() - _EPOCH)
+    except ValueError:
+        raise table.fault(row, column, f"{cell!r} is not a date like 2023-11-06 (or empty if unknown)") from None
+
+
+def _numbers_or_text(cells: list[str]) -> np.ndarray:
+    numbers = [_finite(cell) for cell in cells]
+    return np.array(cells) if None in numbers else np.array(numbers, dtype=np.float64)
+
+
+def _finite(cell: str) -> float | None:
+    """The number in a cell, None where there is none; Python's 1_000 is a typing error here."""
+    try:
+        number = float(cell)
+    except ValueError:
+        return None
+    return number if isfinite(number) and "_" not in cell else None

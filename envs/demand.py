@@ -1,0 +1,728 @@
+"""Demand: how many tasks arrive in each round.
+
+A *process* gives the rate of every round, a ``Demand`` draws the tasks around that rate. Both are pytrees whose fields
+are numeric leaves, written for ONE run (batching is outside), with a state of constant size. Horizons up to 5e8 rounds.
+
+Whatever the process, the expected average of its rate over a run is ``mean`` tasks a round: exactly for ``constant``,
+``trend``, ``shocks``, ``walk``, ``mmpp`` and ``trace``; for ``sinusoid`` over whole periods and for ``diurnal`` over
+whole weeks (seven periods), so a run that ends inside one is off by at most that part's share. ``expected_total`` gives
+the exact figure for any horizon.
+
+A new process is one class: a frozen dataclass that derives from ``Process`` under ``@demand_process("its_name")``.
+"""
+
+import csv
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from numbers import Real
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from envs.errors import InputError, nearest
+
+State = Any
+"""What a process remembers between rounds: a pytree of constant size, ``()`` where there is nothing to remember."""
+
+COUNTS = ("none", "poisson", "negative_binomial")
+NEGLIGIBLE = 30.0
+"""A chance of exp(-30) a round, about 1e-13, counts as never: default caps are passed that often."""
+LARGEST_COUNT = 2.0**24
+"""Above this float32 no longer holds every whole number, so no round has more counted tasks."""
+
+
+# How a parameter is checked before anything runs.
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """The numbers that a parameter may take."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False  # true where ``low`` itself is refused
+
+    def holds(self, value: float) -> bool:
+        """Whether a number lies inside."""
+        return self.low <= value <= self.high and not (self.open_low and value == self.low)
+
+    def __str__(self) -> str:
+        """What would be right, as the end of a sentence."""
+        if math.isinf(self.high):
+            return f"a number {'above' if self.open_low else 'of at least'} {self.low:g}"
+        if self.open_low:
+            return f"a number above {self.low:g} and at most {self.high:g}"
+        return f"a number between {self.low:g} and {self.high:g}"
+
+
+POSITIVE = {"range": Range(low=0.0, open_low=True)}
+NOT_NEGATIVE = {"range": Range(low=0.0)}
+FRACTION = {"range": Range(low=0.0, high=1.0)}
+POSITIVE_FRACTION = {"range": Range(low=0.0, high=1.0, open_low=True)}
+SIGNED_FRACTION = {"range": Range(low=-1.0, high=1.0)}
+AT_LEAST_ONE = {"range": Range(low=1.0)}
+
+
+def _number(parameters: Mapping[str, Any], key: str, allowed: Range) -> float:
+    """The number under ``demand.<key>``, or an InputError that says what would be right."""
+    value = parameters[key]
+    # True is a number to Python and never what the user meant.
+    number = math.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
+    if not (math.isfinite(number) and allowed.holds(number)):
+        raise InputError(f"demand.{key} is {value!r}, but it must be {allowed}.")
+    return number
+
+
+# Shared mathematics.
+def _unit_mean_exp(exponent: jax.Array, variance: jax.Array) -> jax.Array:
+    """exp of a centred Gaussian, scaled to mean 1: E exp(x - v/2) = 1 for x ~ N(0, v)."""
+    return jnp.exp(exponent - variance / 2)
+
+
+def _unit_mean_exp_peak(deviation: float) -> float:
+    """The value that ``_unit_mean_exp`` passes with a chance of at most exp(-NEGLIGIBLE)."""
+    return math.exp(deviation * math.sqrt(2 * NEGLIGIBLE) - deviation**2 / 2)
+
+
+def _wave(t: jax.Array, period: jax.Array, phase: jax.Array) -> jax.Array:
+    """sin(2 pi (t / period + phase)) [], ``phase`` as a fraction of the period."""
+    # The remainder is exact in floating point; t / period alone would lose the phase after some 10^6 rounds of float32.
+    return jnp.sin(2 * jnp.pi * (_within(t, period) / period + phase))
+
+
+def _within(t: jax.Array, period: jax.Array) -> jax.Array:
+    """Rounds since the current period began [], in [0, period)."""
+    return jnp.fmod(jnp.asarray(t, jnp.result_type(period, float)), period)
+
+
+Search = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
+"""Of a search outwards from the mode: distance so far, mass left, chances above and below, and the count if found."""
+
+
+def poisson(key: jax.Array, rate: jax.Array) -> jax.Array:
+    """One Poisson count by inverse transform, in the dtype of ``rate``.
+
+    Probabilities are subtracted from one uniform number outwards from the mode (mode, mode + 1, mode - 1, ...), each
+    got from its neighbour by p(k + 1) = p(k) rate / (k + 1): the search from the mode of C. D. Kemp and A. W. Kemp,
+    "Poisson random variate generation", Applied Statistics 40 (1991). The law is exact within rounding: in float32 the
+    uniform number has steps of 1.2e-7, so means below 1e-3 and tails beyond 1e-7 are resolved no finer than that.
+
+    ``jax.random.poisson`` is a rejection sampler: its loop draws new keys until the unluckiest run accepts. For 192
+    runs at mean 20 on two CPU cores it takes 116 us a round and this search 18 us, 9 of which are the uniform number.
+    The search takes some sqrt(rate) steps and stays ahead up to a mean of several thousand.
+
+    Args:
+        key: a key for this draw alone.
+        rate: [] mean of the count, at least 0; above LARGEST_COUNT it is taken as that.
+
+    Returns:
+        [] a whole number, at least 0; NaN where ``rate`` is NaN.
+    """
+    rate = jnp.minimum(rate, LARGEST_COUNT)
+    remaining = jax.random.uniform(key, dtype=rate.dtype)
+    mode, chance = _poisson_start(rate)
+    divisor = jnp.maximum(rate, 1e-30)  # at rate 0 every chance above and below the mode is 0, not 0 / 0
+    tiny = float(np.finfo(rate.dtype).eps) / 256
+
+    def unfinished(carry: Search) -> jax.Array:
+        _, remaining, above, below, _ = carry
+        return (remaining >= 0) & (above + below > tiny)
+
+    def search(carry: Search) -> Search:
+        distance, remaining, above, below, count = carry
+        # Eight steps a turn: vectorised over runs, a turn's fixed cost outweighs the steps that the search overshoots.
+        for _ in range(8):
+            distance = distance + 1
+            above = above * (rate / (mode + distance))
+            below = below * (jnp.maximum(mode - distance + 1, 0) / divisor)
+            after_above = remaining - above
+            after_both = after_above - below
+            count = jnp.where((remaining >= 0) & (after_above < 0), mode + distance, count)
+            count = jnp.where((after_above >= 0) & (after_both < 0), mode - distance, count)
+            remaining = after_both
+        return distance, remaining, above, below, count
+
+    # What rounding leaves over (about 1e-7 of the mass) falls on the mode, where it does least harm.
+    start = (jnp.zeros_like(rate), remaining - chance, chance, chance, mode)
+    return jnp.where(jnp.isnan(rate), rate, jax.lax.while_loop(unfinished, search, start)[-1])
+
+
+def _poisson_start(rate: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Where the search begins and the probability there: the mode, or 0 below a rate of 16.
+
+    p(k) = exp(-stirling(k) - deviance(k)) / sqrt(2 pi k) keeps full relative accuracy where k log(rate) - rate -
+    log(k!) would cancel (C. Loader, "Fast and accurate computation of binomial probabilities", 2000).
+    """
+    mode = jnp.where(rate < 16, 0, jnp.floor(rate)).astype(rate.dtype)
+    near = jnp.maximum(mode, 16)
+    stirling = (1 / 12 - (1 / 360 - 1 / (1260 * near**2)) / near**2) / near
+    excess = (rate - near) / near
+    deviance = near * (excess - jnp.log1p(excess))
+    chance = jnp.exp(-stirling - deviance) * jax.lax.rsqrt(2 * jnp.pi * near)
+    return mode, jnp.where(rate < 16, jnp.exp(-rate), chance)
+
+
+# Processes.
+class Process:
+    """What every process offers. As it stands: no state, and the rate is what the planner expects."""
+
+    mean: jax.Array
+
+    def init(self, key: jax.Array) -> State:
+        """The state before round 0, drawn from the stationary law where there is one."""
+        return ()
+
+    def profile(self, t: jax.Array, horizon: jax.Array) -> jax.Array:
+        """The expected rate of a round, which a planner would know.
+
+        Args:
+            t: [] int32, rounds completed so far.
+            horizon: [] int32, rounds of the run.
+
+        Returns:
+            [] tasks a round.
+        """
+        return jnp.asarray(self.mean, jnp.result_type(self.mean, float))
+
+    def step(self, state: State, t: jax.Array, horizon: jax.Array, key: jax.Array) -> tuple[State, jax.Array]:
+        """The state after round t, and the round's realised rate [] in tasks a round, at least 0."""
+        return state, self.profile(t, horizon)
+
+    def peak(self) -> float:
+        """Host only, fields as floats: a rate that is passed with a chance of at most exp(-NEGLIGIBLE) a round."""
+        return float(self.mean)
+
+    def check(self) -> None:
+        """Host only, fields as floats: raises InputError where parameters contradict each other."""
+
+    @classmethod
+    def keys(cls) -> list[str]:
+        """The parameters that a config gives."""
+        return [entry.name for entry in _fields(cls)]
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, Any]) -> "Process":
+        """The process with checked host numbers as its fields."""
+        values = {entry.name: _number(parameters, entry.name, entry.metadata["range"]) for entry in _fields(cls)}
+        process = cls(**values)
+        process.check()
+        return process
+
+
+def _fields(kind: type) -> tuple[Any, ...]:
+    """The dataclass fields of a process; its class is only known to be a dataclass once it is registered."""
+    return fields(kind)
+
+
+PROCESSES: dict[str, type[Process]] = {}
+"""Every demand process under the name that configs use."""
+
+P = TypeVar("P", bound=type[Process])
+
+
+def demand_process(name: str) -> Callable[[P], P]:
+    """Registers a process under its config name."""
+
+    def register(kind: P) -> P:
+        PROCESSES[name] = kind
+        return kind
+
+    return register
+
+
+@demand_process("constant")
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Constant(Process):
+    """The same rate in every round."""
+
+    mean: jax.Array = field(metadata=POSITIVE)  # [] tasks a round
+
+
+class Noisy(Process):
+    """A known profile times log-normal noise of mean 1: it keeps the mean, and the rate can never be negative."""
+
+    noise: jax.Array
+
+    def step(self, state: State, t: jax.Array, horizon: jax.Array, key: jax.Array) -> tuple[State, jax.Array]:
+        """See ``Process.step``."""
+        profile = self.profile(t, horizon)
+        deviate = jax.random.normal(key, dtype=profile.dtype)
+        return state, profile * _unit_mean_exp(self.noise * deviate, self.noise * self.noise)
+
+    def peak(self) -> float:
+        """See ``Process.peak``."""
+        return self.profile_peak() * _unit_mean_exp_peak(float(self.noise))
+
+    def profile_peak(self) -> float:
+        """Host only: the largest value of the profile."""
+        raise NotImplementedError
+
+
+@demand_process("sinusoid")
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Sinusoid(Noisy):
+    """mean (1 + amplitude sin(2 pi (t / period + phase))), times noise."""
+
+    mean: jax.Array = field(metadata=POSITIVE)  # [] tasks a round
+    amplitude: jax.Array = field(metadata=FRACTION)  # [] swing as a fraction of the mean
+    period: jax.Array = field(metadata=POSITIVE)  # [] rounds
+    phase: jax.Array = field(metadata=FRACTION)  # [] head start, as a fraction of the period
+    noise: jax.Array = field(metadata=NOT_NEGATIVE)  # [] standard deviation of the log rate
+
+    def profile(self, t: jax.Array, horizon: jax.Array) -> jax.Array:
+        """See ``Process.profile``."""
+        return self.mean * (1 + self.amplitude * _wave(t, self.period, self.phase))
+
+    def profile_peak(self) -> float:
+        """See ``Noisy.profile_peak``."""
+        return float(self.mean * (1 + self.amplitude))
+
+
+@demand_process("diurnal")
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Diurnal(Noisy):
+    """A daily and a half-daily wave, lower on the last two days of each seven, times noise.
+
+    Harmonics 1 and 2 of the day carry most of the daily pattern of real request rates (ServeGen, arXiv 2505.09999).
+    """
+
+    mean: jax.Array = field(metadata=POSITIVE)  # [] tasks a round
+    period: jax.Array = field(metadata=POSITIVE)  # [] rounds in a day
+    amplitude: jax.Array = field(metadata=FRACTION)  # [] daily swing as a fraction of the mean
+    phase: jax.Array = field(metadata=FRACTION)  # [] head start of the daily wave, in days
+    amplitude_second: jax.Array = field(metadata=FRACTION)  # [] half-daily swing as a fraction of the mean
+    phase_second: jax.Array = field(metadata=FRACTION)  # [] head start of the half-daily wave, in half days
+    weekend: jax.Array = field(metadata=NOT_NEGATIVE)  # [] rate of days 6 and 7 as a multiple of the other days'
+    noise: jax.Array = field(metadata=NOT_NEGATIVE)  # [] standard deviation of the log rate
+
+    def profile(self, t: jax.Array, horizon: jax.Array) -> jax.Array:
+        """See ``Process.profile``."""
+        daily = self.amplitude * _wave(t, self.period, self.phase)
+        half_daily = self.amplitude_second * _wave(t, self.period / 2, self.phase_second)
+        resting = _within(t, 7 * self.period) >= 5 * self.period
+        wave = jnp.maximum(1 + daily + half_daily, 0)  # amplitudes that add up to 1 may round to just below 0
+        return self.mean * wave * jnp.where(resting, self.weekend, 1) * self._weekday()
+
+    def _weekday(self) -> jax.Array:
+        """[] the factor of a working day that makes the week's average 1."""
+        return 7 / (5 + 2 * self.weekend)
+
+    def profile_peak(self) -> float:
+        """See ``Noisy.profile_peak``."""
+        busiest_day = self._weekday() * max(1.0, float(self.weekend))
+        return float(self.mean * (1 + self.amplitude + self.amplitude_second) * busiest_day)
+
+    def check(self) -> None:
+        """See ``Process.check``."""
+        total = float(self.amplitude + self.amplitude_second)
+        if total > 1:
+            raise InputError(
+                f"demand.amplitude and demand.amplitude_second add up to {total:g}, but at most 1 keeps the rate from"
+                " falling below zero."
+            )
+
+
+@demand_process("trend")
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Trend(Noisy):
+    """A straight line from mean (1 - slope) at the start to mean (1 + slope) at the end, times noise."""
+
+    mean: jax.Array = field(metadata=POSITIVE)  # [] tasks a round
+    slope: jax.Array = field(metadata=SIGNED_FRACTION)  # [] rise from the middle to the end, as a fraction of the mean
+    noise: jax.Array = field(metadata=NOT_NEGATIVE)  # [] standard deviation of the log rate
+
+    def profile(self, t: jax.Array, horizon: jax.Array) -> jax.Array:
+        """See ``Process.profile``."""
+        # The middle of round t, from -1 to 1: these whole numbers add up to 0 over the run, so the mean is exact.
+        position = (2 * t + 1 - horizon) / jnp.asarray(horizon, jnp.result_type(self.mean, float))
+        return self.mean * (1 + self.slope * position)
+
+    def profile_peak(self) -> float:
+        """See ``Noisy.profile_peak``."""
+        return float(self.mean * (1 + abs(self.slope)))
+
+
+@demand_process("shocks")
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Shocks(Process):
+    """A level that jumps at random times and stays until the next jump.
+
+    Each level is log-uniform on [low, high], divided by the mean of that law, so a level's multiple of ``mean`` lies in
+    [low, high] / E. The first level is a draw from the same law, so the process is stationary.
+    """
+
+    mean: jax.Array = field(metadata=POSITIVE)  # [] tasks a round
+    probability: jax.Array = field(metadata=FRACTION)  # [] chance a round that the level is drawn anew
+    low: jax.Array = field(metadata=POSITIVE)  # [] smallest level before scaling to the mean
+    high: jax.Array = field(metadata=POSITIVE)  # [] largest level before scaling to the mean
+
+    def init(self, key: jax.Array) -> State:
+        """The first level [], as a multiple of ``mean``."""
+        dtype = jnp.result_type(self.mean, float)
+        spread = jnp.log(self.high / self.low)
+        # E = low expm1(spread) / spread, which is low where the two levels meet.
+        safe = jnp.where(spread > 0, spread, 1)
+        average = self.low * jnp.where(spread > 0, jnp.expm1(safe) / safe, 1)
+        return self.low * jnp.exp(spread * jax.random.uniform(key, dtype=dtype)) / average
+
+    def step(self, state: State, t: jax.Array, horizon: jax.Array, key: jax.Array) -> tuple[State, jax.Array]:
+        """See ``Process.step``."""
+        key_shock, key_level = jax.random.split(key)
+        shock = jax.random.bernoulli(key_shock, self.probability)
+        return jnp.where(shock, self.init(key_level), state), self.mean * state
+
+    def peak(self) -> float:
+        """See ``Process.peak``."""
+        spread = math.log(self.high / self.low)
+        average = self.low * math.expm1(spread) / spread if spread > 0 else self.low
+        return float(self.mean * self.high / average)
+
+    def check(self) -> None:
+        """See ``Process.check``."""
+        if self.low > self.high:
+            raise InputError(f"demand.low is {self.low:g}, but it must be at most demand.high, which is {self.high:g}.")
+
+
+@demand_process("walk")
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Walk(Process):
+    """A log rate that wanders and is drawn back: x' = (1 - reversion) x + step_size z, rate = mean exp(x - var / 2).
+
+    It starts from the stationary law N(0, var), var = step_size^2 / (1 - (1 - reversion)^2), so the mean is exact.
+    """
+
+    mean: jax.Array = field(metadata=POSITIVE)  # [] tasks a round
+    step_size: jax.Array = field(metadata=NOT_NEGATIVE)  # [] standard deviation of a round's change of the log rate
+    reversion: jax.Array = field(metadata=POSITIVE_FRACTION)  # [] share of the distance from normal lost each round
+
+    def _variance(self) -> jax.Array:
+        """[] stationary variance of the log rate."""
+        # 1 - (1 - r)^2 = r (2 - r) without the cancellation at a small r.
+        return self.step_size * self.step_size / (self.reversion * (2 - self.reversion))
+
+    def init(self, key: jax.Array) -> State:
+        """The first log rate [], before scaling."""
+        return jnp.sqrt(self._variance()) * jax.random.normal(key, dtype=jnp.result_type(self.mean, float))
+
+    def step(self, state: State, t: jax.Array, horizon: jax.Array, key: jax.Array) -> tuple[State, jax.Array]:
+        """See ``Process.step``."""
+        change = self.step_size * jax.random.normal(key, dtype=state.dtype)
+        return (1 - self.reversion) * state + change, self.mean * _unit_mean_exp(state, self._variance())
+
+    def peak(self) -> float:
+        """See ``Process.peak``."""
+        return float(self.mean) * _unit_mean_exp_peak(math.sqrt(self._variance()))
+
+
+@demand_process("mmpp")
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class MarkovModulated(Process):
+    """Two states, quiet and busy, with a constant rate in each; under Poisson counts an MMPP in discrete time.
+
+    It starts from the stationary law, busy with probability rise / (rise + fall), which makes the mean exact.
+    """
+
+    mean: jax.Array = field(metadata=POSITIVE)  # [] tasks a round
+    ratio: jax.Array = field(metadata=AT_LEAST_ONE)  # [] busy rate as a multiple of the quiet rate
+    rise: jax.Array = field(metadata=FRACTION)  # [] chance a round that quiet turns busy
+    fall: jax.Array = field(metadata=FRACTION)  # [] chance a round that busy turns quiet
+
+    def _busy_share(self) -> jax.Array:
+        """[] stationary probability of the busy state."""
+        return self.rise / (self.rise + self.fall)
+
+    def _quiet_rate(self) -> jax.Array:
+        """[] tasks a round while quiet."""
+        return self.mean / (1 + (self.ratio - 1) * self._busy_share())
+
+    def init(self, key: jax.Array) -> State:
+        """Whether the run starts busy, [] bool."""
+        return jax.random.bernoulli(key, self._busy_share())
+
+    def step(self, state: State, t: jax.Array, horizon: jax.Array, key: jax.Array) -> tuple[State, jax.Array]:
+        """See ``Process.step``."""
+        switches = jax.random.bernoulli(key, jnp.where(state, self.fall, self.rise))
+        return state ^ switches, self._quiet_rate() * jnp.where(state, self.ratio, 1)
+
+    def peak(self) -> float:
+        """See ``Process.peak``."""
+        return float(self._quiet_rate() * self.ratio)
+
+    def check(self) -> None:
+        """See ``Process.check``."""
+        if self.rise + self.fall == 0:
+            raise InputError("demand.rise and demand.fall are both 0, but one must be above 0 for a mean to exist.")
+
+
+@demand_process("trace")
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Trace(Process):
+    """A recorded series of L counts stretched over the horizon: round t of T covers [t L / T, (t + 1) L / T).
+
+    Within a row the rate is constant, and the whole is scaled so that the run's total is ``mean`` T. The rate of a
+    round costs two look-ups, however many rows it covers. Build it with ``Trace.replay``.
+    """
+
+    mean: jax.Array  # [] tasks a round
+    counts: jax.Array  # [L] the recorded rows
+    cumulative: jax.Array  # [2, L + 1] sum of the rows before each, as a float and what that float's rounding lost
+
+    @classmethod
+    def replay(cls, counts: np.ndarray, mean: float | None = None) -> "Trace":
+        """A trace from host counts [L], not all zero; ``mean`` tasks a round, or None for the rows' own mean."""
+        exact = np.concatenate([np.zeros(1), np.cumsum(counts, dtype=np.float64)])
+        dtype = jnp.result_type(float)
+        # Two floats a sum: one float32 alone would lose a row's worth of tasks in a sum over 10^4 rows.
+        leading = exact.astype(dtype)
+        cumulative = np.stack([leading, (exact - leading).astype(dtype)])
+        return cls(
+            mean=jnp.asarray(np.mean(counts) if mean is None else mean, dtype),
+            counts=jnp.asarray(counts, dtype),
+            cumulative=jnp.asarray(cumulative),
+        )
+
+    def profile(self, t: jax.Array, horizon: jax.Array) -> jax.Array:
+        """See ``Process.profile``."""
+        rows = self.counts.shape[0]
+        begin, begin_part = _position(t, horizon, rows)
+        end, end_part = _position(t + 1, horizon, rows)
+        first, last = self.counts[begin], self.counts[jnp.minimum(end, rows - 1)]
+        # Widths are in T-ths of a row, of which a round has L: whole numbers, so nothing is lost or counted twice.
+        dtype = self.counts.dtype
+        between = self.cumulative[:, end] - self.cumulative[:, jnp.minimum(begin + 1, end)]
+        parts = first * (horizon - begin_part).astype(dtype) + last * end_part.astype(dtype)
+        spanning = parts + jnp.sum(between) * jnp.asarray(horizon, dtype)
+        tasks = jnp.where(begin == end, first * rows, spanning)
+        return self.mean * (tasks / jnp.sum(self.cumulative[:, -1]))
+
+    def peak(self) -> float:
+        """See ``Process.peak``."""
+        counts = np.asarray(self.counts, np.float64)
+        return float(self.mean) * float(counts.max() / counts.mean())
+
+    @classmethod
+    def keys(cls) -> list[str]:
+        """See ``Process.keys``."""
+        return ["path", "column", "mean"]
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, Any]) -> "Process":
+        """See ``Process.from_parameters``."""
+        for key in ("path", "column"):
+            if not isinstance(parameters[key], str | Path):
+                wanted = "a CSV file" if key == "path" else "the name of a column of the file"
+                raise InputError(f"demand.{key} is {parameters[key]!r}, but it must be {wanted}.")
+        counts = read_trace(parameters["path"], str(parameters["column"]))
+        given = parameters["mean"] is not None
+        return cls.replay(counts, _number(parameters, "mean", POSITIVE["range"]) if given else None)
+
+
+def _position(t: jax.Array, horizon: jax.Array, rows: int) -> tuple[jax.Array, jax.Array]:
+    """t rows / horizon as (whole rows [], remainder [] in horizon-ths of a row), exact in int32.
+
+    t rows overflows 32 bits, but the remainder of a good guess does not, and wrapping arithmetic still gets that right.
+    """
+    t, horizon = jnp.asarray(t, jnp.int32), jnp.asarray(horizon, jnp.int32)
+    guess = (t.astype(jnp.float32) / horizon.astype(jnp.float32) * rows).astype(jnp.int32)
+    rest = t * rows - guess * horizon
+    correction = jnp.floor_divide(rest, horizon)
+    return guess + correction, rest - correction * horizon
+
+
+# Demand.
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Demand:
+    """Tasks a round: a process and the law of the counts around its rate."""
+
+    process: Process
+    counts: str = field(metadata={"static": True})  # one of COUNTS; "none" gives the rate itself
+    dispersion: jax.Array  # [] negative binomial only: variance = rate + dispersion rate^2
+    maximum: jax.Array  # [] cap on the tasks of a round, which fixed-point running totals need
+
+    def init(self, key: jax.Array) -> State:
+        """The process's state before round 0."""
+        return self.process.init(key)
+
+    def profile(self, t: jax.Array, horizon: jax.Array) -> jax.Array:
+        """The planner's expected tasks [] of round t (see ``Process.profile``), ignoring the cap."""
+        return self.process.profile(t, horizon)
+
+    def step(self, state: State, t: jax.Array, horizon: jax.Array, key: jax.Array) -> tuple[State, jax.Array]:
+        """One round.
+
+        Args:
+            state: as ``init`` or the last ``step`` returned it.
+            t: [] int32, rounds completed so far.
+            horizon: [] int32, rounds of the run.
+            key: a key for this round alone.
+
+        Returns:
+            The next state, and q_t [] tasks in [0, maximum]: whole numbers unless ``counts`` is "none".
+        """
+        # Folded in, not split: what a process or law leaves unused is dropped, and a key costs as much as a uniform.
+        key_rate, key_mixing, key_count = (jax.random.fold_in(key, use) for use in range(3))
+        state, tasks = self.process.step(state, t, horizon, key_rate)
+        if self.counts == "none":
+            return state, jnp.clip(tasks, 0, self.maximum)
+        if self.counts == "negative_binomial":
+            tasks = tasks * _gamma_factor(key_mixing, self.dispersion, tasks.dtype)
+        return state, jnp.clip(poisson(key_count, tasks), 0, jnp.floor(self.maximum))
+
+
+def _gamma_factor(key: jax.Array, dispersion: jax.Array, dtype: jnp.dtype[Any]) -> jax.Array:
+    """[] a gamma variate of mean 1 and variance ``dispersion``: Poisson counts around it are negative binomial."""
+    shape = 1 / jnp.where(dispersion > 0, dispersion, 1)
+    return jnp.where(dispersion > 0, jax.random.gamma(key, shape, dtype=dtype) / shape, 1)
+
+
+CHUNK = 1 << 16
+
+
+@jax.jit
+def _profile_chunk(demand: Demand, first: jax.Array, horizon: jax.Array) -> jax.Array:
+    """[CHUNK] profiles of the rounds from ``first`` on; those past the horizon mean nothing."""
+    return jax.vmap(demand.profile, in_axes=(0, None))(first + jnp.arange(CHUNK, dtype=jnp.int32), horizon)
+
+
+def expected_total(demand: Demand, horizon: int) -> float:
+    """The nominal tasks of a whole run: the sum of ``profile`` over its rounds, added in float64; the cap is ignored.
+
+    Example:
+        >>> expected_total(build("constant", {"mean": 20}), 1500)
+        30000.0
+    """
+    total = 0.0
+    for first in range(0, horizon, CHUNK):
+        chunk = np.asarray(_profile_chunk(demand, jnp.int32(first), jnp.int32(horizon)), dtype=np.float64)
+        total += float(chunk[: horizon - first].sum())
+    return total
+
+
+# Reading.
+OPTIONS: dict[str, Any] = {"counts": "poisson", "dispersion": 0.0, "maximum": None}
+"""The keys that every process shares, with their defaults."""
+
+
+def build(name: str, parameters: Mapping[str, Any]) -> Demand:
+    """The demand that a config describes, checked on the host.
+
+    A ``maximum`` of null is set where a round passes it with a chance of about exp(-30): the process's ``peak``, plus
+    the sub-gamma tail bounds of the counts around it (Boucheron, Lugosi, Massart 2013, sections 2.4 and 2.8).
+
+    Args:
+        name: a key of ``PROCESSES``.
+        parameters: every parameter of the process, and any of ``counts``, ``dispersion``, ``maximum``. The config's own
+            ``process`` entry may stay in.
+
+    Raises:
+        InputError: an unknown process or key, a key missing, or a value that its key does not allow.
+
+    Example:
+        >>> float(build("trend", {"mean": 20, "slope": 0.25, "noise": 0.0}).profile(0, 2))
+        17.5
+    """
+    kind = PROCESSES.get(str(name))
+    if kind is None:
+        known = nearest(str(name), list(PROCESSES))
+        raise InputError(f"demand.process is {name!r}, which is no demand process; {known}")
+    given = {**OPTIONS, **{key: value for key, value in parameters.items() if key != "process"}}
+    _check_keys(name, kind.keys(), given)
+    process = kind.from_parameters(given)
+    counts = _counts(given["counts"])
+    dispersion = _number(given, "dispersion", NOT_NEGATIVE["range"])
+    maximum = _maximum(given, process, dispersion if counts == "negative_binomial" else 0.0)
+    leaves: Process = jax.tree.map(_leaf, process)
+    return Demand(process=leaves, counts=counts, dispersion=_leaf(dispersion), maximum=_leaf(maximum))
+
+
+def _leaf(value: jax.Array | float) -> jax.Array:
+    """A number as an array of the default precision."""
+    return jnp.asarray(value, jnp.result_type(float))
+
+
+def _check_keys(name: str, known: list[str], given: Mapping[str, Any]) -> None:
+    """Refuses keys that the process does not have and asks for those that are missing."""
+    for key in given:
+        if key not in known and key not in OPTIONS:
+            raise InputError(f"demand.{key} is no parameter of {name!r}; {nearest(str(key), [*known, *OPTIONS])}")
+    for key in known:
+        if key not in given:
+            raise InputError(f"demand.{key} is missing; process {name!r} needs {', '.join(known)}.")
+
+
+def _counts(value: Any) -> str:
+    """The name of a law of counts, checked."""
+    if value not in COUNTS:
+        raise InputError(f"demand.counts is {value!r}, which is no law of counts; {nearest(str(value), list(COUNTS))}")
+    return str(value)
+
+
+def _maximum(given: Mapping[str, Any], process: Process, dispersion: float) -> float:
+    """The cap on a round's tasks, checked, or the default one."""
+    counted, mean = given["counts"] != "none", float(process.mean)
+    if given["maximum"] is not None:
+        maximum = _number(given, "maximum", POSITIVE["range"])
+    else:
+        maximum = _practical_maximum(process.peak(), dispersion) if counted else math.ceil(process.peak())
+        maximum = min(maximum, LARGEST_COUNT) if counted else maximum
+    if maximum < mean:
+        raise InputError(f"demand.maximum is {maximum:g}, but it must be at least the mean, {mean:g}.")
+    if counted and maximum > LARGEST_COUNT:
+        raise InputError(f"demand.maximum is {maximum:g}, but a round can count at most {LARGEST_COUNT:.0f} tasks.")
+    return maximum
+
+
+def _practical_maximum(peak: float, dispersion: float) -> float:
+    """A cap that counts pass with a chance of about exp(-NEGLIGIBLE), at a rate of at most ``peak``."""
+    mixed = peak * (1 + math.sqrt(2 * NEGLIGIBLE * dispersion) + NEGLIGIBLE * dispersion)
+    return float(math.ceil(mixed + math.sqrt(2 * NEGLIGIBLE * mixed) + NEGLIGIBLE / 3))
+
+
+def read_trace(path: str | Path, column: str) -> np.ndarray:
+    """One column of counts [L] float64 from a CSV file with a header line.
+
+    Raises:
+        InputError: the file or column is missing, a cell is no count, or there is nothing to replay.
+    """
+    path = Path(path)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            counts = np.array(list(_cells(csv.DictReader(file), path, column)), dtype=np.float64)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise InputError(f"demand.path: {path} cannot be read ({reason}); it must be a CSV file of counts.") from error
+    if counts.size == 0:
+        raise InputError(f"demand.path: {path} has no rows below its header; at least one count is needed.")
+    if not counts.any():
+        raise InputError(f"demand.path: column {column!r} of {path} is zero in every row; one count must be above 0.")
+    return counts
+
+
+def _cells(reader: "csv.DictReader[str]", path: Path, column: str) -> Iterator[float]:
+    """The numbers of one column, each checked."""
+    names = list(reader.fieldnames or [])
+    if column not in names:
+        ending = nearest(column, names) if names else "the file is empty"
+        raise InputError(f"demand.column is {column!r}, which {path} does not have; {ending}")
+    for row in reader:
+        text = row[column]
+        try:
+            count = float(text)
+        except (TypeError, ValueError):
+            count = math.nan
+        if not (math.isfinite(count) and count >= 0):
+            raise InputError(
+                f"{path}, line {reader.line_num}: {column} is {text!r}, but a count must be a number of at least 0."
+            )
+        yield count

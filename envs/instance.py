@@ -1,0 +1,169 @@
+"""From a catalogue and a few numbers to a ``World``: units, tables, true means. Host side, float64 until the end."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from envs import ledger, outcomes
+from envs.catalogue import Catalogue
+from envs.demand import Demand, expected_total
+from envs.edge_cloud import World
+from envs.errors import InputError, nearest
+from envs.types import Problem
+
+MONEY = "money"
+LATENCY = "latency"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdgeCloud:
+    """What distinguishes one edge-cloud world from another, apart from its catalogue and demand."""
+
+    budget_per_task: float | None  # USD a task of expected demand; None for no money budget
+    resources: Mapping[str, float]  # further hard budgets a task, by catalogue column
+    budget_rule: str  # skip | stop
+    target: float | None  # share of tasks wanted within latency_slo_s; None for none
+    latency_slo_s: float
+    floors: Mapping[str, float]  # further soft targets, by catalogue column in [0, 1]
+    cloud_rtt_s: float
+    edge_throughput: float
+    cloud_throughput: float
+    quality_noise: str  # bernoulli | beta
+    quality_concentration: float
+    cost_bound_multiple: float
+    demand_seen: str  # before | after
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instance:
+    """A world with what it takes to read its results: names and units."""
+
+    world: World  # NumPy leaves, ready to be stacked over cells
+    models: tuple[str, ...]  # the real models; padding has no name
+    resources: tuple[str, ...]  # P names
+    services: tuple[str, ...]  # C names
+    unit: np.ndarray  # [P] what one normalised unit is worth (USD for money)
+    budget: np.ndarray  # [P] total budget in that unit's own terms (USD for money)
+    expected_demand: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Constraints:
+    """A family of constraints on the N models of the catalogue."""
+
+    names: tuple[str, ...]  # K
+    mean: np.ndarray  # [N, K] mean consumption in its own unit, or mean service
+    limit: np.ndarray  # [K] budget a task, or target
+
+
+def build(
+    catalogue: Catalogue, demand: Demand, horizon: int, settings: EdgeCloud, padded: int, dtype: type
+) -> Instance:
+    """The world of ``catalogue`` padded to ``padded`` models, its budget sized for the demand that a planner expects.
+
+    InputError: a resource or floor that the catalogue has no column for, or an expected demand of zero.
+    """
+    total = expected_total(demand, horizon)
+    if total <= 0:
+        raise InputError(f"demand: the expected demand over {horizon} rounds is 0; raise demand.mean")
+    reward_table = None
+    if settings.quality_noise == "beta":
+        reward_table = outcomes.beta_table(catalogue.quality, settings.quality_concentration)
+    reward_mean = catalogue.quality if reward_table is None else outcomes.table_mean(reward_table)
+    resources = _resources(catalogue, settings)
+    services = _services(catalogue, settings, reward_mean)
+    unit = settings.cost_bound_multiple * resources.mean.max(axis=0, initial=0.0)
+    bound = settings.cost_bound_multiple * resources.mean / unit
+    # One token count drives every resource of a task, so all share the catalogue's spread of cost.
+    table = outcomes.bounded_gamma_table(resources.mean / unit, catalogue.cost_cv[:, None], bound)
+    maximum = float(demand.maximum)
+    quanta = ledger.quanta_per_task(maximum)
+    budget = resources.limit * total / unit
+
+    def rows(values: np.ndarray, fill: float = 0.0) -> np.ndarray:
+        return _pad(np.asarray(values), padded, fill).astype(dtype)
+
+    problem = Problem(
+        horizon=np.int32(horizon),
+        exists=_pad(np.ones(catalogue.num_models, bool), padded, False),
+        budget=budget.astype(dtype),
+        target=services.limit.astype(dtype),
+        consumption_bound=rows(bound, 1.0),
+        throughput=rows(np.where(catalogue.tier_cloud, settings.cloud_throughput, settings.edge_throughput), 1.0),
+        expected_demand=dtype(total),
+    )
+    world = World(
+        problem=problem,
+        demand=demand,
+        demand_seen=np.bool_(settings.demand_seen == "before"),
+        stop_when_refused=np.bool_(settings.budget_rule == "stop"),
+        quanta=dtype(quanta),
+        budget=ledger.limit(budget, quanta),
+        reward_mean=rows(reward_mean),
+        consumption_mean=rows(outcomes.table_mean(table)),
+        service_mean=rows(services.mean),
+        consumption_table=rows(table),
+        reward_table=None if reward_table is None else rows(reward_table),
+        service_is_reward=np.array([name == "quality" for name in services.names], bool),
+    )
+    return Instance(
+        world=world,
+        models=catalogue.names,
+        resources=resources.names,
+        services=services.names,
+        unit=unit,
+        budget=resources.limit * total,
+        expected_demand=total,
+    )
+
+
+def _pad(values: np.ndarray, padded: int, fill: float | bool) -> np.ndarray:
+    """[N, ...] -> [padded, ...]."""
+    missing = np.full((padded - values.shape[0], *values.shape[1:]), fill, values.dtype)
+    return np.concatenate([values, missing])
+
+
+def _resources(catalogue: Catalogue, settings: EdgeCloud) -> _Constraints:
+    """Money first, then the resources named by their column."""
+    names, means, limits = [], [], []
+    if settings.budget_per_task is not None:
+        names, means, limits = [MONEY], [catalogue.cost_usd], [settings.budget_per_task]
+    for column, amount in settings.resources.items():
+        mean = _column(catalogue, column, "env.resources")
+        if not (mean > 0).all():
+            raise InputError(f"env.resources.{column}: column {column!r} of {catalogue.path} must be > 0 for every model")
+        names.append(column)
+        means.append(mean)
+        limits.append(amount)
+    return _family(names, means, limits, catalogue.num_models)
+
+
+def _services(catalogue: Catalogue, settings: EdgeCloud, reward_mean: np.ndarray) -> _Constraints:
+    """The latency target first, then the floors named by their column; `quality` is the realised reward itself."""
+    names, means, limits = [], [], []
+    if settings.target is not None:
+        network = np.where(catalogue.tier_cloud, settings.cloud_rtt_s, 0.0)
+        met = outcomes.service_probability(catalogue.latency_s, catalogue.latency_cv, network, settings.latency_slo_s)
+        names, means, limits = [LATENCY], [met], [settings.target]
+    for column, wanted in settings.floors.items():
+        mean = reward_mean if column == "quality" else _column(catalogue, column, "env.floors")
+        if not ((mean >= 0) & (mean <= 1)).all():
+            raise InputError(f"env.floors.{column}: column {column!r} of {catalogue.path} must lie in [0, 1]")
+        names.append(column)
+        means.append(mean)
+        limits.append(wanted)
+    return _family(names, means, limits, catalogue.num_models)
+
+
+def _family(names: list[str], means: list[np.ndarray], limits: list[float], num_models: int) -> _Constraints:
+    mean = np.stack(means, axis=1) if means else np.zeros((num_models, 0))
+    return _Constraints(names=tuple(names), mean=mean, limit=np.array(limits, float))
+
+
+def _column(catalogue: Catalogue, column: str, where: str) -> np.ndarray:
+    numeric = [name for name, values in catalogue.extras.items() if values.dtype.kind == "f"]
+    if column not in numeric:
+        known = nearest(column, numeric) if numeric else "it has no further numeric columns"
+        raise InputError(f"{where}.{column}: {catalogue.path} has no numeric column {column!r}; {known}")
+    return catalogue.extras[column]

@@ -1,0 +1,119 @@
+"""Many runs at once: cells × seeds through one compiled program, walked checkpoint by checkpoint from the host.
+
+A *batch* is a block of cells that share a static signature and a horizon, times a block of seeds. Worlds and learners
+carry a leading cell axis, runs a leading (cell, seed) pair; horizons share the executable because the loop bounds are
+traced and unbatched. The host walks from checkpoint to checkpoint, which gives progress and memory that does not grow
+with the horizon.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bandits.agent import Learner
+from envs.edge_cloud import World
+from experiments import rollout
+
+_traces = 0
+
+
+def traces() -> int:
+    """How often the simulation has been traced in this process: once a static group."""
+    return _traces
+
+
+def checkpoints(horizon: int, number: int) -> np.ndarray:
+    """At most ``number`` distinct log-spaced rounds, the last one the horizon."""
+    marks = np.unique(np.round(np.geomspace(1, horizon, number)).astype(np.int64))
+    return np.unique(np.append(marks[marks <= horizon], horizon))
+
+
+def run_keys(root_seed: int, cells: np.ndarray, seeds: np.ndarray) -> jax.Array:
+    """[cells, seeds] typed keys: fold_in(fold_in(root, cell), run)."""
+    root = jax.random.key(root_seed)
+    over_seeds = jax.vmap(jax.random.fold_in, (None, 0))
+    key_cells = jax.vmap(jax.random.fold_in, (None, 0))(root, jnp.asarray(cells, jnp.uint32))
+    return jax.vmap(over_seeds, (0, None))(key_cells, jnp.asarray(seeds, jnp.uint32))
+
+
+@jax.jit
+def _start(worlds: World, learners: Learner, keys: jax.Array, horizon: jax.Array) -> rollout.RunState:
+    over_seeds = jax.vmap(rollout.start, (None, None, 0, None))
+    return jax.vmap(over_seeds, (0, 0, 0, None))(worlds, learners, keys, horizon)
+
+
+@partial(jax.jit, donate_argnames="state")
+def _advance(
+    worlds: World,
+    learners: Learner,
+    keys: jax.Array,
+    weights: jax.Array,
+    state: rollout.RunState,
+    first: jax.Array,
+    stop: jax.Array,
+) -> tuple[rollout.RunState, rollout.Snapshot]:
+    """Play to the next checkpoint; beliefs come back as weighted means over seeds, the books run by run."""
+    global _traces
+    _traces += 1
+    over_seeds = jax.vmap(rollout.advance, (None, None, 0, 0, None, None))
+    state = jax.vmap(over_seeds, (0, 0, 0, 0, None, None))(worlds, learners, keys, state, first, stop)
+    seen = jax.vmap(jax.vmap(rollout.snapshot, (None, None, 0)))(worlds, learners, state)
+
+    def mean(values: jax.Array) -> jax.Array:
+        return jnp.tensordot(weights, values, ((0,), (1,)), precision="highest")
+
+    fields = vars(seen)
+    return state, rollout.Snapshot(**{**fields, **{k: mean(fields[k]) for k in ("lower", "upper", "covered")}})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """The compiled simulation of one static group at one batch shape."""
+
+    start: Any
+    advance: Any
+    compile_seconds: float
+
+
+def compile_program(worlds: World, learners: Learner, keys: jax.Array) -> Program:
+    """Compile once for a batch shape; horizons, budgets and every other number are arguments."""
+    began = perf_counter()
+    rounds = jnp.zeros((), jnp.int32)
+    weights = jnp.zeros(keys.shape[1], worlds.reward_mean.dtype)
+    start = _start.lower(worlds, learners, keys, rounds).compile()
+    state = jax.eval_shape(_start, worlds, learners, keys, rounds)
+    advance = _advance.lower(worlds, learners, keys, weights, state, rounds, rounds).compile()
+    return Program(start=start, advance=advance, compile_seconds=perf_counter() - began)
+
+
+def simulate(
+    program: Program,
+    worlds: World,
+    learners: Learner,
+    keys: jax.Array,
+    weights: np.ndarray,
+    marks: Sequence[int],
+    progress: Callable[[int], None] = lambda rounds: None,
+) -> rollout.Snapshot:
+    """Snapshots at every mark, stacked on the host along a leading checkpoint axis [E, ...].
+
+    ``weights`` [seeds] sum to 1 over the seeds that count and are 0 for padding. ``progress`` is told the rounds played
+    after each checkpoint.
+    """
+    horizon = jnp.asarray(marks[-1], jnp.int32)
+    state = program.start(worlds, learners, keys, horizon)
+    device_weights = jnp.asarray(weights, worlds.reward_mean.dtype)
+    snapshots, first = [], 0
+    for mark in marks:
+        bounds = jnp.asarray(first, jnp.int32), jnp.asarray(mark, jnp.int32)
+        state, seen = program.advance(worlds, learners, keys, device_weights, state, *bounds)
+        snapshots.append(jax.device_get(seen))
+        progress(int(mark) - first)
+        first = int(mark)
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *snapshots)

@@ -1,0 +1,137 @@
+"""From a study's cells to arrays: identity, instances, learners, and the groups that share one compiled program."""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from bandits import forecast, parameters
+from bandits.agent import Learner
+from bandits.confidence import Confidence
+from bandits.routing import ROUTING
+from envs import catalogue as catalogues
+from envs import demand as demands
+from envs import instance as instances
+from envs.catalogue import Catalogue
+from envs.instance import Instance
+from experiments.config import CellConfig, StudyConfig
+
+FORMAT = 1  # of the results; part of every cell's identity
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One cell, ready to be simulated."""
+
+    config: CellConfig
+    id: str  # hash of everything its results depend on
+    stream: int  # which random stream its runs draw from
+    instance: Instance
+    learner: Learner  # NumPy leaves
+    models_padded: int
+
+
+def build(study: StudyConfig) -> list[Cell]:
+    """All cells of a study, in the order of its sweep, each with its world and learner."""
+    padded = max(_catalogue(cell).num_models for cell in study.cells)
+    worlds: dict[str, Instance] = {}
+    return [_cell(study, config, padded, worlds) for config in study.cells]
+
+
+def groups(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """Cells that share a static signature (the structure and shapes of their pytrees), in order of first appearance."""
+    found: dict[Any, list[Cell]] = {}
+    for cell in cells:
+        leaves, structure = jax.tree.flatten((cell.instance.world, cell.learner))
+        signature = (structure, tuple((np.shape(leaf), np.asarray(leaf).dtype) for leaf in leaves))
+        found.setdefault(signature, []).append(cell)
+    return list(found.values())
+
+
+def stack(cells: list[Cell]) -> tuple[Any, Any]:
+    """(worlds, learners) with a leading cell axis."""
+    pairs = [(cell.instance.world, cell.learner) for cell in cells]
+    return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *pairs)
+
+
+def _cell(study: StudyConfig, config: CellConfig, padded: int, worlds: dict[str, Instance]) -> Cell:
+    catalogue = _catalogue(config)
+    dtype = np.float64 if study.precision == "float64" else np.float32
+    demand_identity = _demand_identity(config)
+    world_identity = _digest([_catalogue_identity(catalogue), asdict(config.env), demand_identity, config.horizon])
+    if world_identity not in worlds:
+        worlds[world_identity] = instances.build(
+            catalogue, _demand(config), config.horizon, config.env, padded, dtype
+        )
+    identity = {
+        "format": FORMAT,
+        "policy": asdict(config.policy),
+        "rule_source": _digest(inspect.getsource(ROUTING[config.policy.rule])) if study.rules else None,
+        "world": world_identity,
+        "forecaster": config.policy.forecaster or config.forecaster,
+        "seeds": study.seeds,
+        "root_seed": study.root_seed,
+        "checkpoints": study.checkpoints,
+        "precision": study.precision,
+    }
+    # Policies, budgets and targets share their streams, so that they are compared on the same demand and luck.
+    stream = _digest([_catalogue_identity(catalogue), demand_identity, config.horizon])
+    return Cell(
+        config=config,
+        id=_digest(identity)[:16],
+        stream=int(stream[:8], 16),
+        instance=worlds[world_identity],
+        learner=_learner(config, dtype),
+        models_padded=padded,
+    )
+
+
+def _learner(config: CellConfig, dtype: type) -> Learner:
+    given = dict(config.policy.forecaster or config.forecaster)
+    learner = Learner(
+        rule=parameters.build(ROUTING[config.policy.rule], config.policy.parameters, f"policy ({config.policy.name})"),
+        forecaster=forecast.build(given.pop("name"), given),
+        confidence=parameters.build(Confidence, config.policy.confidence, f"policy ({config.policy.name})"),
+    )
+    return jax.tree.map(lambda leaf: np.asarray(leaf, dtype), learner)
+
+
+def _catalogue(config: CellConfig) -> Catalogue:
+    found = _read_catalogue(config.catalogue)
+    return found if config.num_models is None else found.first(config.num_models)
+
+
+@cache
+def _read_catalogue(name: str) -> Catalogue:
+    return catalogues.find(name)
+
+
+def _demand(config: CellConfig) -> demands.Demand:
+    return demands.build(config.demand.get("process"), config.demand)
+
+
+def _demand_identity(config: CellConfig) -> dict[str, Any]:
+    """The demand's parameters, with the content of a trace in place of its path."""
+    identity = dict(config.demand)
+    if identity.get("path"):
+        file = Path(identity["path"])
+        identity["path"] = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+    return identity
+
+
+def _catalogue_identity(catalogue: Catalogue) -> list[Any]:
+    columns = (getattr(catalogue, name) for name in ("tier_cloud", "quality", "cost_usd", "cost_cv"))
+    more = (getattr(catalogue, name) for name in ("latency_s", "latency_cv"))
+    extras = [[name, values.tolist()] for name, values in sorted(catalogue.extras.items()) if values.dtype.kind == "f"]
+    return [list(catalogue.names), *(column.tolist() for column in (*columns, *more)), extras]
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

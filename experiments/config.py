@@ -1,0 +1,297 @@
+"""Configuration: a plain mapping, as Hydra composes it, becomes validated frozen dataclasses, once.
+
+Nothing downstream reads a DictConfig. Every refusal is an ``InputError`` with one sentence.
+"""
+
+import importlib.util
+import itertools
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from bandits import parameters
+from bandits.confidence import Confidence
+from bandits.routing import ROUTING
+from envs.errors import InputError, nearest
+from envs.instance import EdgeCloud
+
+PRECISIONS = ("float32", "float64")
+_GROUPS = ("env", "demand", "forecaster", "policy", "sweep", "tracker")
+_TOP = ("name", "policies", "rules", "horizon", "seeds", "root_seed", "checkpoints", "precision", "chunk_rows", "out")
+_KNOWN = (*_GROUPS, *_TOP, "claims")
+_SHORT_AXES = {"horizon": "horizon", "num_models": "env.num_models", "target": "env.target"} | {
+    "budget_per_task": "env.budget_per_task"
+}
+_CHOICES = {
+    "budget_rule": ("skip", "stop"),
+    "quality_noise": ("bernoulli", "beta"),
+    "demand_seen": ("before", "after"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyConfig:
+    """A named learner: a routing rule with its parameters, confidence and, if it differs, its own forecaster."""
+
+    name: str
+    rule: str
+    parameters: dict[str, Any]
+    confidence: dict[str, Any]
+    forecaster: dict[str, Any] | None  # None takes the study's
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellConfig:
+    """One cell: one policy in one world at one horizon. All values are plain."""
+
+    policy: PolicyConfig
+    catalogue: str
+    num_models: int | None
+    env: EdgeCloud
+    demand: dict[str, Any]
+    forecaster: dict[str, Any]
+    horizon: int
+    swept: dict[str, float | int | str | None]  # axis -> this cell's value
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """A whole study, validated."""
+
+    name: str
+    cells: tuple[CellConfig, ...]
+    seeds: int
+    root_seed: int
+    checkpoints: int
+    precision: str
+    chunk_rows: int
+    out: str | None
+    tracker: dict[str, Any]
+    claims: dict[str, float]
+    rules: tuple[str, ...]
+    plain: dict[str, Any]  # the resolved configuration, for the record
+
+
+def study_from(plain: Mapping[str, Any]) -> StudyConfig:
+    """Validate a resolved configuration and expand its sweep."""
+    _refuse_unknown(plain, _KNOWN, "")
+    for path in plain["rules"]:
+        load_rules(path)
+    axes = _axes(plain["sweep"], plain)
+    cells: dict[str, CellConfig] = {}
+    for swept in _combinations(axes, plain["sweep"].get("mode", "product")):
+        variant = _with(plain, {_axis_path(axis): value for axis, value in swept.items()})
+        for cell in _cells(variant, swept):
+            cells.setdefault(repr(cell), cell)
+    return StudyConfig(
+        name=_text(plain["name"], "name"),
+        cells=tuple(cells.values()),
+        seeds=_integer(plain["seeds"], "seeds", 1),
+        root_seed=_integer(plain["root_seed"], "root_seed", 0, 2**63 - 1),
+        checkpoints=_integer(plain["checkpoints"], "checkpoints", 2),
+        precision=_one_of(plain["precision"], "precision", PRECISIONS),
+        chunk_rows=_integer(plain["chunk_rows"], "chunk_rows", 1),
+        out=None if plain["out"] is None else _text(plain["out"], "out"),
+        tracker=dict(plain["tracker"]),
+        claims={key: _real(value, f"claims.{key}") for key, value in plain["claims"].items()},
+        rules=tuple(plain["rules"]),
+        plain=dict(plain),
+    )
+
+
+def load_rules(path: str) -> None:
+    """Import a user's rule file; its decorators register what it defines."""
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f"rules: there is no file {path!r}; give the path of a Python file with a @routing_rule class")
+    spec = importlib.util.spec_from_file_location(f"user_rules_{file.stem}", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise InputError(f"rules: {path} could not be loaded: {type(error).__name__}: {error}") from error
+
+
+def _cells(plain: Mapping[str, Any], swept: dict[str, Any]) -> list[CellConfig]:
+    policies = plain["policies"]
+    if not isinstance(policies, Sequence) or isinstance(policies, str) or not policies:
+        raise InputError("policies is empty; give at least one, e.g. policies=[copac_lp,uniform]")
+    _refuse_unknown(plain["policy"], _policy_parameters(), "policy.")
+    env = plain["env"]
+    chosen = [_policy(entry, plain["policy"], swept) for entry in policies]
+    made = [
+        CellConfig(
+            policy=policy,
+            catalogue=_text(env.get("catalogue"), "env.catalogue"),
+            num_models=None if env["num_models"] is None else _integer(env["num_models"], "env.num_models", 1),
+            env=_edge_cloud(env),
+            demand=dict(plain["demand"]),
+            forecaster=dict(plain["forecaster"]),
+            horizon=_integer(plain["horizon"], "horizon", 1, 2**31 - 2),
+            swept={axis: value for axis, value in swept.items() if _concerns(axis, policy)},
+        )
+        for policy in chosen
+    ]
+    names = [cell.policy.name for cell in made]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"policies: two are called {name!r}; give each mapping a `name` of its own")
+    return made
+
+
+def _concerns(axis: str, policy: PolicyConfig) -> bool:
+    """Whether a swept axis changes this policy's cells at all."""
+    group, _, key = axis.partition(".")
+    return group != "policy" or key in policy.parameters or key in policy.confidence
+
+
+def _edge_cloud(env: Mapping[str, Any]) -> EdgeCloud:
+    known = [field.name for field in fields(EdgeCloud)]
+    _refuse_unknown(env, [*known, "catalogue", "num_models"], "env.")
+    for key in known:
+        if key not in env:
+            raise InputError(f"env.{key} is missing; conf/env/routerbench.yaml shows every key")
+    for key, options in _CHOICES.items():
+        _one_of(env[key], f"env.{key}", options)
+    positive = ("latency_slo_s", "quality_concentration")
+    budget, target = env["budget_per_task"], env["target"]
+    return EdgeCloud(
+        budget_per_task=None if budget is None else _real(budget, "env.budget_per_task", 0.0, above=True),
+        resources={k: _real(v, f"env.resources.{k}", 0.0, above=True) for k, v in env["resources"].items()},
+        target=None if target is None else _real(target, "env.target", 0.0, 1.0),
+        floors={k: _real(v, f"env.floors.{k}", 0.0, 1.0) for k, v in env["floors"].items()},
+        cloud_rtt_s=_real(env["cloud_rtt_s"], "env.cloud_rtt_s", 0.0),
+        cost_bound_multiple=_real(env["cost_bound_multiple"], "env.cost_bound_multiple", 1.0),
+        **{k: _real(env[k], f"env.{k}", 0.0, above=True) for k in positive},
+        **{k: _real(env[k], f"env.{k}", 0.0, 1.0, above=True) for k in ("edge_throughput", "cloud_throughput")},
+        **{k: env[k] for k in _CHOICES},
+    )
+
+
+def _policy_parameters() -> set[str]:
+    """Every parameter that some rule, or the confidence, has."""
+    return set(parameters.names(Confidence)).union(*(parameters.names(rule) for rule in ROUTING.values()))
+
+
+def _policy(entry: Any, shared: Mapping[str, Any], swept: Mapping[str, Any]) -> PolicyConfig:
+    """A policy from a rule's name, or a mapping {name, rule, forecaster, parameters}.
+
+    A swept parameter wins over the mapping's, which wins over the shared one.
+    """
+    own = {"rule": entry} if isinstance(entry, str) else dict(entry)
+    rule = own.pop("rule", own.get("name"))
+    name = own.pop("name", rule)
+    forecaster = own.pop("forecaster", None)
+    if rule not in ROUTING:
+        raise InputError(f"policies: there is no rule {rule!r}; {nearest(str(rule), list(ROUTING))}")
+    mine, ours = parameters.names(ROUTING[rule]), parameters.names(Confidence)
+    _refuse_unknown(own, [*mine, *ours, "name", "rule", "forecaster"], f"policies.{name}.")
+    swept_names = {axis.removeprefix("policy.") for axis in swept if axis.startswith("policy.")}
+    values = {**shared, **{key: value for key, value in own.items() if key not in swept_names}}
+    for cls, keys in ((ROUTING[rule], mine), (Confidence, ours)):
+        parameters.build(cls, {k: values[k] for k in keys if k in values}, f"policy ({name})")
+    if isinstance(forecaster, str):
+        forecaster = {"name": forecaster}
+    return PolicyConfig(
+        name=_text(name, "policies: name"),
+        rule=rule,
+        parameters={k: values[k] for k in mine if k in values},
+        confidence={k: values[k] for k in ours if k in values},
+        forecaster=None if forecaster is None else dict(forecaster),
+    )
+
+
+def _axes(sweep: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Flat axes `policy.eta`, `horizon`, ... with their values; a null axis is not swept."""
+    axes: dict[str, list[Any]] = {}
+    for key, value in sweep.items():
+        if key == "mode":
+            _one_of(value, "sweep.mode", ("product", "zip"))
+        elif isinstance(value, Mapping):
+            if key not in ("policy", "demand", "forecaster", "env"):
+                raise InputError(f"sweep.{key} cannot be swept; {nearest(key, ['policy', 'demand', 'forecaster', 'env'])}")
+            axes |= {f"{key}.{inner}": values for inner, values in value.items() if values is not None}
+        elif value is not None:
+            if key not in _SHORT_AXES:
+                known = [*_SHORT_AXES, "policy", "demand", "forecaster", "env", "mode"]
+                raise InputError(f"sweep.{key} is no axis; {nearest(key, known)}")
+            axes[key] = value
+    for axis, values in axes.items():
+        if not isinstance(values, Sequence) or isinstance(values, str):
+            raise InputError(f"sweep.{axis} is {values!r}; it must be a list, e.g. sweep.{axis}=[{values}]")
+        if not values:
+            raise InputError(f"sweep.{axis} is empty; give at least one value, or leave the axis out")
+        _refuse_unknown_axis(axis, plain)
+    return axes
+
+
+def _refuse_unknown_axis(axis: str, plain: Mapping[str, Any]) -> None:
+    group, _, key = _axis_path(axis).partition(".")
+    known = _policy_parameters() if group == "policy" else set(plain[group]) if key else set()
+    if key and key not in known:
+        raise InputError(f"sweep.{axis}: {group} has no parameter {key!r}; {nearest(key, sorted(known))}")
+
+
+def _combinations(axes: Mapping[str, list[Any]], mode: str) -> list[dict[str, Any]]:
+    if mode == "product" or not axes:
+        return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    lengths = {axis: len(values) for axis, values in axes.items()}
+    if len(set(lengths.values())) > 1:
+        raise InputError(f"sweep.mode=zip pairs the axes, so they must be equally long; they are {lengths}")
+    return [dict(zip(axes, values, strict=True)) for values in zip(*axes.values(), strict=True)]
+
+
+def _axis_path(axis: str) -> str:
+    return _SHORT_AXES.get(axis, axis)
+
+
+def _with(plain: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of the configuration with dotted paths set."""
+    changed = dict(plain)
+    for path, value in values.items():
+        group, _, key = path.partition(".")
+        changed[group] = {**changed[group], key: value} if key else value
+    return changed
+
+
+def _refuse_unknown(given: Mapping[str, Any], known: Sequence[str] | set[str], prefix: str) -> None:
+    for key in given:
+        if key not in known:
+            raise InputError(f"unknown key {prefix}{key}; {nearest(str(key), sorted(known))}")
+
+
+def _real(value: Any, where: str, low: float = -math.inf, high: float = math.inf, *, above: bool = False) -> float:
+    """A finite number within [low, high], or (low, high] with ``above``."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InputError(f"{where} is {value!r}; it must be a finite number")
+    if not low <= value <= high or (above and value == low):
+        least = f"above {low:g}" if above else f"at least {low:g}"
+        raise InputError(f"{where} is {value}; it must be {least}" + (f" and at most {high:g}" if high < math.inf else ""))
+    return float(value)
+
+
+def _integer(value: Any, where: str, low: int, high: int = 2**31 - 1) -> int:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InputError(f"{where} is {value!r}; it must be a whole number")
+    if not low <= value <= high:
+        raise InputError(f"{where} is {value}; it must be between {low} and {high}")
+    return value
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise InputError(f"{where} is {value!r}; it must be a name")
+    return value
+
+
+def _one_of(value: Any, where: str, options: Sequence[str]) -> str:
+    if value not in options:
+        raise InputError(f"{where} is {value!r}; it must be one of {', '.join(options)}")
+    return value

@@ -1,0 +1,135 @@
+"""What a person sees while a study runs, and after it: rich on a terminal, plain lines elsewhere."""
+
+from time import monotonic
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from experiments import summary as summaries
+from experiments.store import CellResult
+
+_PLAIN_SECONDS = 5.0  # between two lines when there is no terminal
+
+
+class _Rate(ProgressColumn):
+    """Decisions per second, short."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{_short(task.speed or 0.0)} decisions/s")
+
+
+class Live:
+    """A live display on a terminal; plain lines, a few a minute, elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.live: Progress | None = None
+        self.what = "starting"
+        self.cells, self.total, self.decisions, self.played_so_far = 0, 0, 0, 0
+        self.began = self.spoke = monotonic()
+
+    def __enter__(self) -> "Live":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live is not None:
+            self.live.stop()
+
+    def begin(self, cells_done: int, cells_total: int, decisions: int) -> None:
+        """The study is known."""
+        self.cells, self.total, self.decisions = cells_done, cells_total, decisions
+        self.console.print(
+            f"{cells_total} cells, {cells_done} of them done before; {_short(decisions)} decisions to simulate"
+        )
+        if self.console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[cells]}"), _Rate())
+            self.live = Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True)
+            self.task = self.live.add_task("starting", total=max(decisions, 1), cells="")
+            self.live.start()
+
+    def note(self, text: str) -> None:
+        """What is being done now."""
+        self.what = text
+        self._show()
+
+    def played(self, decisions: int) -> None:
+        """Progress of the simulation."""
+        self.played_so_far += decisions
+        if self.live is not None:
+            self.live.advance(self.task, decisions)
+        self._show()
+
+    def cell_done(self) -> None:
+        """A cell is stored."""
+        self.cells += 1
+        self._show()
+
+    def _show(self) -> None:
+        if self.live is not None:
+            self.live.update(self.task, description=self.what, cells=f"{self.cells}/{self.total} cells")
+        elif monotonic() - self.spoke >= _PLAIN_SECONDS:
+            self.spoke = monotonic()
+            speed = self.played_so_far / max(self.spoke - self.began, 1e-9)
+            left = (self.decisions - self.played_so_far) / speed if speed else float("nan")
+            self.console.print(
+                f"{self.cells}/{self.total} cells, {_short(speed)} decisions/s, {left:.0f} s left; {self.what}"
+            )
+
+
+def _short(number: float) -> str:
+    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= limit:
+            return f"{number / limit:.1f} {suffix}"
+    return f"{number:.0f}"
+
+
+def findings(cells: list[CellResult], summary: dict[str, Any]) -> Table:
+    """What was found: a row for each policy and budget at the longest horizon."""
+    longest = max(cell.description["horizon"] for cell in cells)
+    table = Table(title=f"At {longest:,} rounds, means over runs", title_justify="left")
+    table.add_column("policy")
+    for name in ("USD a task", "reward / benchmark", "regret", "violation a task", "spent", "overspend", "declined"):
+        table.add_column(name, justify="right")
+    table.add_column("regret exponent", justify="right")
+    table.add_column("violation exponent", justify="right")
+    exponents = {_group(entry): entry for entry in summary["exponents"]}
+    for entry in summary["cells"]:
+        if entry["horizon"] == longest:
+            fits = exponents.get(_group(entry), {})
+            table.add_row(*_row(entry), _fit(fits.get("regret")), _fit(fits.get("violation")))
+    return table
+
+
+def _group(entry: dict[str, Any]) -> tuple[Any, ...]:
+    budget = entry.get("budget_per_task")
+    return entry["label"], entry["setting"], None if budget is None else float(f"{budget:.6g}")
+
+
+def _row(entry: dict[str, Any]) -> list[str]:
+    name = f"{entry['label']} {entry['setting']}".strip()
+    budget = entry.get("budget_per_task")
+    return [
+        name,
+        "-" if budget is None else f"{budget:.2g}",
+        _mean(entry, "reward_share", ".3f"),
+        _mean(entry, "regret", ",.0f"),
+        _mean(entry, "violation_per_task", ".4f"),
+        _mean(entry, "spent_share", ".1%"),
+        _mean(entry, "overspend", "g"),
+        _mean(entry, "declined_share", ".1%"),
+    ]
+
+
+def _mean(entry: dict[str, Any], metric: str, form: str) -> str:
+    value = entry.get(metric)
+    return "-" if not value or value.get("mean") is None else format(value["mean"], form)
+
+
+def _fit(fit: dict[str, Any] | None) -> str:
+    if not fit or fit.get("slope") is None:
+        return "-"
+    low, high = fit["interval"]
+    return f"{fit['slope']:.2f} [{low:.2f}, {high:.2f}]"

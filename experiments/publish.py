@@ -1,0 +1,49 @@
+"""What is made from stored results: tables, summary, figures, report, dashboards, and the words on the terminal."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from experiments import display, figures, report, store, summary, trackers
+from experiments.config import StudyConfig
+from experiments.study import Outcome
+from experiments.trackers import EventLog, WandbSettings
+
+
+def publish(
+    outcome: Outcome,
+    study: StudyConfig,
+    folder: Path,
+    tracker: WandbSettings | None,
+    log: EventLog,
+    console: Console,
+) -> None:
+    """Everything below the simulation. Reads results and nothing else, so that it can be done again at any time."""
+    found = summary.summarise(outcome.cells, claims=study.claims)
+    store.write_results(folder, outcome.cells)
+    store.write_summary(folder, found)
+    console.print(display.findings(outcome.cells, found))
+    _say_speed(outcome, console)
+    figures.write_all(outcome.cells, folder / "figures")
+    record: dict[str, Any] = yaml.safe_load((folder / store.CONFIG).read_text(encoding="utf-8"))
+    page = report.write(outcome.cells, record, found, folder)
+    console.print(f"results, figures and report: {folder}/  (open {page})", soft_wrap=True)
+    if tracker is not None:
+        sent = trackers.sync_wandb(outcome.cells, record, found, folder, tracker, log)
+        if sent.error:
+            console.print(f"Weights & Biases: {sent.error}; the results above are complete", soft_wrap=True)
+        else:
+            console.print(f"Weights & Biases: {sent.runs} runs; to upload: {sent.sync_command}", soft_wrap=True)
+    log.write("finished", cells=len(outcome.cells), failed=len(outcome.failed))
+
+
+def _say_speed(outcome: Outcome, console: Console) -> None:
+    if not outcome.decisions:
+        console.print("nothing was missing; everything was read back")
+        return
+    console.print(
+        f"{outcome.decisions:,} decisions in {outcome.run_seconds:.1f} s including "
+        f"{outcome.compilations} compilations ({outcome.compile_seconds:.1f} s, partly beside the simulation)"
+    )

@@ -1,0 +1,113 @@
+"""The command line: ``llm-bandits [study=NAME] [key=value ...]``, a Hydra application."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from envs.errors import InputError, nearest
+
+GROUPS = ("env", "demand", "policy", "forecaster", "sweep", "tracker", "study")
+
+
+def main() -> None:
+    """Entry point. Exit codes: 0 done, 1 some cells failed, 2 bad input, 130 interrupted."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us instead of Hydra's own printer
+    sys.argv[1:] = open_overrides(sys.argv[1:])
+    try:
+        _app()
+    except (InputError, HydraException, OmegaConfBaseException) as error:
+        print(f"error: {sentence(error)}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def open_overrides(arguments: Sequence[str]) -> list[str]:
+    """Let ``key=value`` reach our own validation, which knows the nearest right key, also where Hydra has no such key."""
+
+    def opened(argument: str) -> str:
+        key = argument.partition("=")[0]
+        own = re.fullmatch(r"[A-Za-z_][\w.]*", key) and key not in GROUPS and not key.startswith("hydra.")
+        return f"++{argument}" if own and "=" in argument else argument
+
+    return [opened(argument) for argument in arguments]
+
+
+def sentence(error: Exception) -> str:
+    """One sentence for a configuration error."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        return f"there is no {group or 'config'} called {name!r}; {nearest(name, list(error.options or []))}"
+    return " ".join(str(error).split())
+
+
+@hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")
+def _app(configuration: DictConfig) -> None:
+    plain = OmegaConf.to_container(configuration, resolve=True)
+    code = execute(plain)  # type: ignore[arg-type]
+    if code:
+        raise SystemExit(code)
+
+
+def execute(plain: dict[str, Any]) -> int:
+    """Validate, simulate what is missing, and make everything that is made from results."""
+    import jax
+    from rich.console import Console
+
+    from experiments import cells, config, display, publish, store, study, trackers
+
+    jax.config.update("jax_enable_x64", plain.get("precision") == "float64")
+    settings = config.study_from(plain)
+    planned = cells.build(settings)
+    folder = Path(settings.out or _default_folder(settings.name, plain))
+    tracker = trackers.settings_from(settings.tracker, settings.name, folder)
+    store.open_folder(folder, {"config": plain, "versions": versions()})
+    log = trackers.EventLog(folder / "events.jsonl")
+    console = Console()
+    with display.Live(console) as live:
+        outcome = study.run(settings, planned, folder, log, live)
+    if outcome.cells:
+        publish.publish(outcome, settings, folder, tracker, log, console)
+    for cell, error in outcome.failed.items():
+        print(f"failed: cell {cell}: {error}", file=sys.stderr)
+    return 1 if outcome.failed else 0
+
+
+def _default_folder(name: str, plain: dict[str, Any]) -> Path:
+    identity = {key: value for key, value in plain.items() if key not in ("out", "tracker", "chunk_rows")}
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return Path("results") / f"{name}-{digest[:8]}"
+
+
+def versions() -> dict[str, str]:
+    """What computed the results."""
+    import jax
+
+    found = {name: metadata.version(name) for name in ("jax", "jaxlib", "numpy", "optax", "scipy")}
+    found |= {"python": sys.version.split()[0], "device": str(jax.devices()[0].device_kind)}
+    try:
+        found["llm_bandits"] = metadata.version("llm-bandits")
+    except metadata.PackageNotFoundError:
+        found["llm_bandits"] = "not installed"
+    here = Path(__file__).resolve().parent.parent
+    if (here / ".git").exists():
+        asked = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
+        found["git"] = asked.stdout.strip()
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,281 @@
+"""Results in one dictionary: what every cell scored, with intervals, and how regret and violation grow."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from experiments.scaling import fit_exponent, mean_interval
+from experiments.store import CellResult
+
+METRICS = (
+    "reward_share",
+    "regret",
+    "regret_realised",
+    "violation",
+    "violation_per_task",
+    "violation_worst_per_task",
+    "spent",
+    "spent_share",
+    "overspend",
+    "declined_share",
+    "forecast_error",
+)
+LINE_FIELDS = ("deployment", "forecaster")  # with the policy: what tells one line of a figure from another
+SETTING_FIELDS = ("env", "demand", "num_models", "target")  # what tells one world from another, besides the budget
+_WORLD_GROUPS = {"env", "demand", "inventory", "outcomes", "problem", "tracker", "study"}
+_DESCRIBED = {*LINE_FIELDS, *SETTING_FIELDS, "policy", "horizon", "budget", "budget_per_task", "cell", "seed", "seeds"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """How people are told which cell this is: only what differs within the study is spelt out."""
+
+    line: str  # the policy, and in brackets what tells its variants apart
+    setting: str  # the world; empty where the study has one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Cells that differ in the horizon only, in increasing order of horizon."""
+
+    label: Label
+    budget_per_task: float | None  # USD, to six digits
+    cells: tuple[CellResult, ...]
+
+    @property
+    def repeated(self) -> bool:
+        """Whether two cells share a horizon, so that something the description does not name differs."""
+        return len({cell.description["horizon"] for cell in self.cells}) < len(self.cells)
+
+
+def summarise(
+    cells: Sequence[CellResult], *, claims: Mapping[str, float] | None = None, level: float = 0.95, seed: int = 0
+) -> dict[str, Any]:
+    """What ``summary.json`` holds.
+
+    Args:
+        cells: all cells of one study, in the order of the study.
+        claims: claimed exponents to check: keys "regret" and "violation". Clairvoyant policies are not held to them.
+        level: confidence level of all intervals.
+        seed: of the bootstrap of the exponents.
+
+    Returns:
+        ``{"level", "cells", "exponents"}`` of plain JSON values. A cell holds its description, ``label``, ``setting``,
+        ``runs``, ``runs_failed`` (runs without a finite regret, left out), ``violation_positive_share`` (share of runs
+        with any violation) and for each name in :data:`METRICS` ``{"mean", "low", "high"}`` or None where it does not
+        apply. Exponents exist for groups of at least three horizons; each holds the fields of the group and, under
+        "regret" and "violation", :meth:`experiments.scaling.ExponentFit.to_dict` or None.
+
+    """
+    labelled = label_cells(cells)
+    return {
+        "level": level,
+        "cells": [_cell_entry(cell, label, level) for cell, label in zip(cells, labelled, strict=True)],
+        "exponents": [
+            _exponent_entry(group, claims or {}, level, seed) for group in horizon_groups(cells) if len(group.cells) > 2
+        ],
+    }
+
+
+def label_cells(cells: Sequence[CellResult]) -> list[Label]:
+    """A label a cell; two cells have equal labels when they differ in budget and horizon only."""
+    settings = [_setting(cell) for cell in cells]
+    differing = _differing(settings)
+    variants: dict[str, list[dict[str, Any]]] = {}
+    for cell in cells:
+        variants.setdefault(str(cell.description["policy"]), []).append(_variant(cell))
+    told_apart = {policy: _differing(entries) for policy, entries in variants.items()}
+    labels = []
+    for cell, setting in zip(cells, settings, strict=True):
+        policy, variant = str(cell.description["policy"]), _variant(cell)
+        details = [_spell(name, variant.get(name)) for name in told_apart[policy]]
+        line = f"{policy} ({', '.join(details)})" if details else policy
+        labels.append(Label(line=line, setting=", ".join(_spell(name, setting.get(name)) for name in differing)))
+    return labels
+
+
+def horizon_groups(cells: Sequence[CellResult]) -> Iterator[Group]:
+    """Cells gathered by everything but the horizon (and what follows from it), in order of first appearance."""
+    gathered: dict[tuple[Label, float | None], list[CellResult]] = {}
+    for cell, label in zip(cells, label_cells(cells), strict=True):
+        gathered.setdefault((label, budget_of(cell)), []).append(cell)
+    for (label, budget), members in gathered.items():
+        ordered = sorted(members, key=lambda cell: float(cell.description["horizon"]))
+        yield Group(label=label, budget_per_task=budget, cells=tuple(ordered))
+
+
+def budget_of(cell: CellResult) -> float | None:
+    """Budget in USD a task, to six digits so that totals divided by different horizons still agree."""
+    value = cell.description.get("budget_per_task")
+    return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
+
+
+def has_violation(cell: CellResult) -> bool:
+    """Whether this cell has a service target at all."""
+    if "violation" not in cell.metrics:
+        return False
+    per_metric = [name for name in cell.metrics if name.startswith("violation_") and name != "violation_worst"]
+    return cell.description.get("target") is not None or len(per_metric) > 0
+
+
+def money_metric(cell: CellResult) -> str | None:
+    """The metric of money spent: ``spent_money`` if there is one, else the first resource."""
+    spends = [name for name in cell.metrics if name.startswith("spent_")]
+    return "spent_money" if "spent_money" in spends else next(iter(spends), None)
+
+
+def metric_values(cell: CellResult, name: str) -> np.ndarray | None:
+    """[R'] values at the horizon of a metric of :data:`METRICS`, finite runs only; None where it does not apply.
+
+    Shares are of the same run's benchmark, budget or demand. Violation is its positive part.
+    """
+    curve = metric_curve(cell, name)
+    if curve is None:
+        return None
+    final: np.ndarray = curve[:, -1]
+    return final[np.isfinite(final)]
+
+
+def metric_curve(cell: CellResult, name: str) -> np.ndarray | None:
+    """[R, E] of a metric of :data:`METRICS` or of the curves, NaN where a denominator is zero; None without it."""
+    if name.startswith("violation") and not has_violation(cell):
+        return None
+    if name in ("violation", "violation_worst"):
+        return _positive_part(cell.curve(name))
+    if name in ("spent", "spent_share", "overspend"):
+        return _spending(cell, name)
+    shares = {
+        "reward_share": ("reward_expected", "benchmark"),
+        "violation_per_task": ("violation", "demand"),
+        "violation_worst_per_task": ("violation_worst", "demand"),
+        "declined_share": ("declined", "demand"),
+    }
+    if name not in shares:
+        return cell.curve(name) if name in cell.metrics else None
+    above, below = shares[name]
+    if above not in cell.metrics or below not in cell.metrics:
+        return None
+    numerator = _positive_part(cell.curve(above)) if above.startswith("violation") else cell.curve(above)
+    return _ratio(numerator, cell.curve(below))
+
+
+def _spending(cell: CellResult, name: str) -> np.ndarray | None:
+    """[R, E] of money spent, in USD or as a share of the whole budget, or beyond it."""
+    money, budget = money_metric(cell), cell.description.get("budget")
+    if money is None:
+        return None
+    spent = cell.curve(money)
+    if name == "spent":
+        return spent
+    if budget is None or not math.isfinite(budget):
+        return None
+    if name == "overspend":
+        return _positive_part(spent - budget)
+    return spent / budget if budget > 0 else None
+
+
+def _positive_part(values: np.ndarray) -> np.ndarray:
+    return np.asarray(np.maximum(values, 0.0))
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    positive = denominator > 0
+    return np.where(positive, numerator / np.where(positive, denominator, 1.0), np.nan)
+
+
+def _variant(cell: CellResult) -> dict[str, Any]:
+    swept = {name: value for name, value in _swept(cell).items() if name.split(".")[0] not in _WORLD_GROUPS}
+    return {name: cell.description.get(name) for name in LINE_FIELDS} | swept
+
+
+def _setting(cell: CellResult) -> dict[str, Any]:
+    swept = {name: value for name, value in _swept(cell).items() if name.split(".")[0] in _WORLD_GROUPS}
+    return {name: cell.description.get(name) for name in SETTING_FIELDS} | swept
+
+
+def _swept(cell: CellResult) -> dict[str, Any]:
+    """Swept parameters that the description does not already name."""
+    swept = cell.description.get("swept") or {}
+    return {str(name): value for name, value in swept.items() if str(name).split(".")[-1] not in _DESCRIBED}
+
+
+def _differing(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names whose value is not the same in all entries (absent counts as None), in order of first appearance."""
+    names = list(dict.fromkeys(name for entry in entries for name in entry))
+    return [name for name in names if len({json.dumps(entry.get(name), default=str) for entry in entries}) > 1]
+
+
+def _spell(name: str, value: Any) -> str:
+    """A named number, or a bare word: "greedy", "step_size=0.1", "no target"."""
+    short = name.split(".")[-1]
+    if value is None:
+        return f"no {short}"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    return f"{short}={value:.6g}"
+
+
+def _cell_entry(cell: CellResult, label: Label, level: float) -> dict[str, Any]:
+    entry: dict[str, Any] = {str(name): _plain(value) for name, value in cell.description.items()}
+    entry |= {"label": label.line, "setting": label.setting, "runs": int(cell.curves.shape[0])}
+    regret = metric_values(cell, "regret")
+    entry["runs_failed"] = 0 if regret is None else entry["runs"] - len(regret)
+    violation = metric_values(cell, "violation")
+    has_any = violation is not None and len(violation) > 0
+    entry["violation_positive_share"] = float((violation > 0).mean()) if violation is not None and has_any else None
+    for name in METRICS:
+        values = metric_values(cell, name)
+        entry[name] = None if values is None or len(values) == 0 else _interval(values, level)
+    return entry
+
+
+def _interval(values: np.ndarray, level: float) -> dict[str, float | None]:
+    return {
+        name: _plain(value) for name, value in zip(("mean", "low", "high"), mean_interval(values, level), strict=True)
+    }
+
+
+def _exponent_entry(group: Group, claims: Mapping[str, float], level: float, seed: int) -> dict[str, Any]:
+    first = group.cells[0].description
+    names = ("policy", "deployment", "env", "demand", "forecaster", "num_models", "target", "clairvoyant")
+    entry = {name: _plain(first.get(name)) for name in names}
+    entry |= {"budget_per_task": group.budget_per_task, "label": group.label.line, "setting": group.label.setting}
+    entry["swept"] = {name: _plain(value) for name, value in _swept(group.cells[0]).items()}
+    entry["horizons"] = [_plain(cell.description["horizon"]) for cell in group.cells]
+    note = ""
+    if group.repeated:
+        note = "Several cells share a horizon, so something that the description does not name differs: no fit."
+    entry["note"] = note
+    for metric in ("regret", "violation"):
+        claimed = None if first.get("clairvoyant") else claims.get(metric)
+        entry[metric] = fit_group(group, metric, claimed=claimed, level=level, seed=seed)
+    return entry
+
+
+def fit_group(
+    group: Group, metric: str, *, claimed: float | None = None, level: float = 0.95, seed: int = 0
+) -> dict[str, Any] | None:
+    """The exponent of a metric over the horizons of a group as plain values, or None where it cannot be asked."""
+    values = [metric_values(cell, metric) for cell in group.cells]
+    samples = [found for found in values if found is not None and len(found) > 0]
+    if len(samples) < max(2, len(values)) or group.repeated:
+        return None
+    horizons = [float(cell.description["horizon"]) for cell in group.cells]
+    return fit_exponent(horizons, samples, claimed=claimed, level=level, seed=seed).to_dict()
+
+
+def _plain(value: Any) -> Any:
+    """Values that strict JSON can hold."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(name): _plain(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)

@@ -1,0 +1,25 @@
+"""Every test runs with JAX's strictest checks, without a display and without the network."""
+
+import os
+from pathlib import Path
+
+os.environ["MPLBACKEND"] = "Agg"
+os.environ["WANDB_MODE"] = "offline"  # for the processes that tests start, too
+os.environ["WANDB_SILENT"] = "true"
+
+import jax
+import pytest
+
+jax.config.update("jax_debug_key_reuse", True)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Return the folder of measured traces beside the repository; it is not part of it."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the shared data are not beside this checkout")
+    return folder
