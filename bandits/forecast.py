@@ -45,6 +45,7 @@ import jax.numpy as jnp
 from bandits import parameters
 from bandits.parameters import number
 from envs.errors import InputError, nearest
+from envs.pytree import register_apart
 from envs.types import Problem
 
 Number = jax.Array | float
@@ -92,10 +93,10 @@ class Now:
 class Forecaster:
     """Predicts demand within one run. Subclasses become frozen pytrees when registered with ``forecaster``.
 
-    The caller uses ``init``, ``predict`` at the start of every round and ``update`` at its end, once each, so that after
-    t rounds the state has seen q_0 .. q_{t-1}. A subclass supplies ``init``, ``outlook`` and ``learn``, all pure, for one
-    run, under jit and vmap, in the float type of ``problem.expected_demand``. What they return may be negative or not a
-    number: ``predict`` clips at zero and puts the planner's nominal figure in the place of what is not a number.
+    The caller uses ``init``, then ``predict`` at the start of every round and ``update`` at its end, once each, so that
+    after t rounds the state has seen q_0 .. q_{t-1}. A subclass supplies ``init``, ``outlook`` and ``learn``, all pure,
+    for one run, under jit and vmap, in the float type of ``problem.expected_demand``. What they return may be negative
+    or not a number: ``predict`` clips at zero and puts the planner's nominal figure in the place of what is no number.
     """
 
     needs_hint: ClassVar[bool] = False  # whether ``predict`` must be given a Hint
@@ -152,8 +153,7 @@ def forecaster(name: str) -> Callable[[type], type]:
     """Class decorator: make the class a frozen pytree dataclass and register it under ``name``."""
 
     def register(cls: type) -> type:
-        frozen = dataclass(frozen=True, kw_only=True)(cls)
-        FORECASTERS[name] = jax.tree_util.register_dataclass(frozen)
+        FORECASTERS[name] = register_apart(dataclass(frozen=True, kw_only=True)(cls))
         return FORECASTERS[name]
 
     return register
@@ -162,7 +162,7 @@ def forecaster(name: str) -> Callable[[type], type]:
 def build(name: str, values: Mapping[str, Any]) -> Forecaster:
     """The forecaster ``name`` with parameters ``values`` (its name not among them); InputError says what is wrong."""
     if name not in FORECASTERS:
-        raise InputError(f"forecaster.name is {name!r}, which no forecaster has; {nearest(str(name), list(FORECASTERS))}")
+        raise InputError(f"forecaster.name is {name!r}, which is unknown; {nearest(str(name), list(FORECASTERS))}")
     cls = FORECASTERS[name]
     built: Forecaster = parameters.build(cls, values, "forecaster")
     whole = [field.name for field in dataclasses.fields(cls) if field.metadata.get("whole")]
@@ -205,8 +205,8 @@ def _rounds_left(problem: Problem, t: jax.Array) -> jax.Array:
 
 def _sensible(value: jax.Array, fallback: jax.Array) -> jax.Array:
     """``value`` clipped to [0, largest finite], or ``fallback`` where it is not a number; in the fallback's type."""
-    number_ = jnp.where(jnp.isnan(value), fallback, value).astype(fallback.dtype)
-    return jnp.clip(number_, 0.0, jnp.finfo(fallback.dtype).max)
+    known = jnp.where(jnp.isnan(value), fallback, value).astype(fallback.dtype)
+    return jnp.clip(known, 0.0, jnp.finfo(fallback.dtype).max)
 
 
 def _toward(old: jax.Array, new: jax.Array, weight: Number) -> jax.Array:
@@ -443,9 +443,13 @@ class Season:
 
     The rounds left are some full seasons and a last piece. The end of the run being fixed, that piece loses one round
     at its near end every round, and is a whole season less a round after it was empty.
+
+    The present round's value is carried beside the others: a round then writes the array once and reads it once, in
+    that order, which XLA does in place. Reading before writing made it copy the array every round.
     """
 
     values: jax.Array  # [season_capacity] zero where not yet set; only the first ``period`` are used
+    current: jax.Array  # [] the value of the present round
     phase: jax.Array  # [] int32, the present round's place in the season
     piece_rounds: jax.Array  # [] int32, rounds left modulo the period
     total: CompensatedSum  # of a whole season
@@ -457,25 +461,24 @@ class Season:
         zero = jnp.zeros_like(nominal_demand(problem))
         return cls(
             values=jnp.zeros((capacity,), zero.dtype),
+            current=zero,
             phase=jnp.zeros((), jnp.int32),
             piece_rounds=jnp.asarray(problem.horizon, jnp.int32) % period,
             total=CompensatedSum.zero(zero),
             piece=CompensatedSum.zero(zero),
         )
 
-    @property
-    def current(self) -> jax.Array:
-        """[] the value of the present round."""
-        return self.values[self.phase]
-
     def replace(self, value: jax.Array, period: jax.Array) -> "Season":
         """Set the present round's value [] and go on to the next round."""
         value = value.astype(self.values.dtype)
+        values = jax.lax.dynamic_update_index_in_dim(self.values, value, self.phase, axis=0)
+        phase = jnp.where(self.phase + 1 == period, 0, self.phase + 1)
         whole_next = self.piece_rounds == 0
         piece = jax.tree.map(functools.partial(jnp.where, whole_next), self.total, self.piece)
         return Season(
-            values=self.values.at[self.phase].set(value),
-            phase=jnp.where(self.phase + 1 == period, 0, self.phase + 1),
+            values=values,
+            current=jax.lax.dynamic_index_in_dim(values, phase, keepdims=False),
+            phase=phase,
             piece_rounds=jnp.where(whole_next, period, self.piece_rounds) - 1,
             total=self.total.add(-self.current).add(value),
             piece=piece.add(-self.current),
@@ -611,10 +614,10 @@ class AutoregressiveState:
 class Autoregressive(Forecaster):
     """AR(p) with intercept, fitted by recursive least squares with forgetting (Ljung and Söderström, 1983).
 
-    The prior is "like the last round", of variance ``prior_variance``. The first ``SIMULATED_STEPS`` rounds are recursed
-    one by one; later ones are at the long-run mean w_0 / (1 - Σ w), or, where Σ w is so near or above 1 that the
-    recursion would not have got there, at the last recursed value. So that an unstable fit stays sensible, every recursed
-    value and the mean lie in [0, ``CEILING`` times the largest demand seen].
+    The prior is "like the last round", of variance ``prior_variance``. The first ``SIMULATED_STEPS`` rounds are
+    recursed one by one; later ones are at the long-run mean w_0 / (1 - Σ w), or, where Σ w is so near or above 1 that
+    the recursion would not have got there, at the last recursed value. So that an unstable fit stays sensible, every
+    recursed value and the mean lie in [0, ``CEILING`` times the largest demand seen].
 
     Forgetting without news would inflate the covariance for ever: its trace is kept at or below the prior's. A fit that
     overflows returns to the prior.

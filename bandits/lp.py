@@ -22,9 +22,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import reduce
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+
+_Stored: TypeAlias = Callable[[Callable[[], Any]], Any]
 
 
 class Status(IntEnum):
@@ -89,6 +92,8 @@ class _Point:
     price: jax.Array  # [m, L]
     reduced: jax.Array  # [N, L] reduced costs; exactly 0 where basic or below rounding
     at_upper: jax.Array  # [N, L] bool, made dual feasible
+    resting: jax.Array  # [N, L] value of the non-basic variables, 0 for basic ones
+    right: jax.Array  # [m, L] what the basic variables have to make up
     value: jax.Array  # [m, L] of the basic variables
     slop: jax.Array  # [m, L] rounding error that value may carry
 
@@ -144,20 +149,25 @@ def _solve_lanes(
         matrix, bound = jnp.zeros_like(objective)[None], jnp.zeros_like(limit, objective.dtype)[None]
         solution = _solve_lanes(objective, matrix, bound, upper, limit)
         return replace(solution, dual=solution.dual[:0])
+    stored = _storage(limit - limit)
     live = upper > 0
-    objective, matrix = jnp.where(live, objective, 0), jnp.where(live, matrix, 0)
-    program, row_scale, column_scale, unit = _scaled(objective, matrix, bound, upper)
+    objective, matrix = jnp.where(live, objective, 0), jnp.where(live[None], matrix, 0)
+    program, row_scale, column_scale, unit = _scaled(objective, matrix, bound, upper, stored)
     state = _simplex(program, objective > 0, limit)
-    x, price = _vertex(program, state)
-    residual = _residual(matrix, bound, jnp.clip(x * column_scale, 0, upper))
-    hopeless = (state.status == Status.INFEASIBLE) & (residual > _forgiven(bound.dtype))
-    status = jnp.where((state.status == Status.INFEASIBLE) & ~hopeless, Status.OPTIMAL, state.status)
-    x = jax.lax.cond(jnp.any(hopeless), _least_violation, lambda x, *_: x, x, program, objective > 0, hopeless, limit)
-    x = jnp.clip(x * column_scale, 0, upper)
+    scaled_x, price = _vertex(program, state)
+    x = stored(lambda: jnp.clip(scaled_x * column_scale, 0, upper))
+    stuck = state.status == Status.INFEASIBLE
+    hopeless = stored(lambda: stuck & (_residual(matrix, bound, x) > _forgiven(bound.dtype)))
+
+    def mended() -> jax.Array:
+        scaled = _least_violation(program, objective > 0, jnp.where(hopeless, limit, 0))
+        return jnp.where(hopeless[None], jnp.clip(scaled * column_scale, 0, upper), x)
+
+    x = jax.lax.cond(jnp.any(hopeless), mended, lambda: x)
     return Solution(
         x=x,
         value=_total(objective * x),
-        status=status.astype(jnp.int32),
+        status=jnp.where(stuck & ~hopeless, Status.OPTIMAL, state.status).astype(jnp.int32),
         dual=jnp.maximum(price * row_scale * unit[None], 0),
         residual=_residual(matrix, bound, x),
         steps=state.steps,
@@ -180,31 +190,38 @@ def _merge_lanes(axis_size: int, batched: list[bool], *operands: jax.Array) -> t
 
 
 def _scaled(
-    objective: jax.Array, matrix: jax.Array, bound: jax.Array, upper: jax.Array
+    objective: jax.Array, matrix: jax.Array, bound: jax.Array, upper: jax.Array, stored: _Stored
 ) -> tuple[_Program, jax.Array, jax.Array, jax.Array]:
     """The LP in well-scaled units, with slacks, and the scales: rows [m, L], columns [n, L], objective [L].
 
     Geometric-mean equilibration (Fulkerson and Wolfe 1962), rounded to powers of two: multiplying by them is exact.
     """
-    size = jnp.abs(matrix)
-    row_scale, column_scale = jnp.ones_like(bound), jnp.ones_like(upper)
-    for _ in range(2):
-        row_scale = row_scale * _balance((size * row_scale[:, None] * column_scale[None]).swapaxes(0, 1))
-        column_scale = column_scale * _balance(size * row_scale[:, None] * column_scale[None])
-    row_scale = row_scale / _power_of_two(_largest((size * row_scale[:, None] * column_scale[None]).swapaxes(0, 1)))
-    matrix, bound = matrix * row_scale[:, None] * column_scale[None], bound * row_scale
-    objective, upper = objective * column_scale, upper / column_scale
-    unit = _power_of_two(_largest(jnp.abs(objective)))
-    identity = jnp.broadcast_to(jnp.eye(len(bound), dtype=bound.dtype)[:, :, None], (len(bound), *bound.shape))
+    row_scale, column_scale = _equilibration(jnp.abs(matrix), stored)
+    matrix = stored(lambda: matrix * row_scale[:, None] * column_scale[None])
+    bound, objective, upper = stored(lambda: (bound * row_scale, objective * column_scale, upper / column_scale))
+    unit = stored(lambda: _power_of_two(_largest(jnp.abs(objective))))
     # No point in the box needs more slack than this, so the bound is idle; it only makes the slack a boxed variable.
-    idle = 1 + jnp.maximum(bound - _total((jnp.minimum(matrix, 0) * upper[None]).swapaxes(0, 1)), 0)
+    idle = 1 + jnp.maximum(bound - _row_sums(jnp.minimum(matrix, 0) * upper[None]), 0)
+    identity = jnp.eye(len(bound), dtype=bound.dtype)[:, :, None]
     program = _Program(
         objective=jnp.concatenate([objective / unit[None], jnp.zeros_like(bound)]),
-        matrix=jnp.concatenate([matrix, identity], axis=1),
+        matrix=jnp.concatenate([matrix, jnp.broadcast_to(identity, (len(bound), *bound.shape))], axis=1),
         bound=bound,
         upper=jnp.concatenate([upper, idle]),
     )
-    return program, row_scale, column_scale, unit
+    return stored(lambda: (program, row_scale, column_scale, unit))
+
+
+def _equilibration(size: jax.Array, stored: _Stored) -> tuple[jax.Array, jax.Array]:
+    """Scales of the rows [m, L] and columns [n, L] that bring the non-zero sizes [m, n, L] near 1, and below about 1."""
+    row_scale, column_scale = jnp.ones_like(size[:, 0]), jnp.ones_like(size[0])
+    for _ in range(2):
+        middle = stored(lambda size=size, column=column_scale: _middle((size * column[None]).swapaxes(0, 1)))
+        row_scale = 1 / middle
+        middle = stored(lambda size=size, row=row_scale: _middle(size * row[:, None]))
+        column_scale = 1 / middle
+    tallest = stored(lambda: _power_of_two(_largest((size * column_scale[None]).swapaxes(0, 1))))
+    return 1 / tallest, column_scale
 
 
 def _simplex(program: _Program, at_upper: jax.Array, limit: jax.Array) -> _State:
@@ -240,172 +257,182 @@ def _slack_basis(program: _Program, at_upper: jax.Array) -> _State:
     )
 
 
-def _point(program: _Program, state: _State) -> _Point:
+def _point(program: _Program, state: _State, stored: _Stored) -> _Point:
     """The basic solution, from the data: only the inverse comes from earlier steps."""
     tolerance = _rounding(program.bound.dtype)
-    price = _total(state.objective[:, None] * state.inverse)
+    price = stored(lambda: _total(state.objective[:, None] * state.inverse))
+    reduced = stored(lambda: _reduced(program, state, price))
+    at_upper = (reduced > 0) | (state.at_upper & (reduced == 0))
+    resting = stored(lambda: jnp.where(at_upper & ~state.basic, program.upper, 0))
+    right = stored(lambda: program.bound - _row_sums(program.matrix * resting[None]))
+    value = stored(lambda: _times(state.inverse, right))
+    size = stored(lambda: jnp.abs(program.bound) + _row_sums(jnp.abs(program.matrix) * resting[None]))
+    load = stored(lambda: size + _times(jnp.abs(state.basis), jnp.abs(value)))
+    slop = stored(lambda: tolerance * _times(jnp.abs(state.inverse), load))
+    return _Point(price=price, reduced=reduced, at_upper=at_upper, resting=resting, right=right, value=value, slop=slop)
+
+
+def _reduced(program: _Program, state: _State, price: jax.Array) -> jax.Array:
     terms = price[:, None] * program.matrix
     reduced = program.objective - _total(terms)
-    noise = tolerance * (jnp.abs(program.objective) + _total(jnp.abs(terms)))
-    reduced = jnp.where(state.basic | (jnp.abs(reduced) <= noise), 0, reduced)
-    at_upper = (reduced > 0) | (state.at_upper & (reduced == 0))
-    resting = jnp.where(at_upper & ~state.basic, program.upper, 0)
-    terms = (program.matrix * resting[None]).swapaxes(0, 1)
-    right = program.bound - _total(terms)
-    value = _times(state.inverse, right)
-    load = jnp.abs(program.bound) + _total(jnp.abs(terms)) + _times(jnp.abs(state.basis), jnp.abs(value))
-    slop = tolerance * _times(jnp.abs(state.inverse), load)
-    return _Point(price=price, reduced=reduced, at_upper=at_upper, value=value, slop=slop)
+    noise = _rounding(price.dtype) * (jnp.abs(program.objective) + _total(jnp.abs(terms)))
+    return jnp.where(state.basic | (jnp.abs(reduced) <= noise), 0, reduced)
 
 
 def _exchange(program: _Program, state: _State, limit: jax.Array, patience: int) -> _State:
     """One step: recompute the point, choose a row that leaves and a column that enters."""
-    point = _point(program, state)
-    running = (state.status == Status.STEP_LIMIT) & (state.steps < limit)
+    stored = _storage(state.steps)
+    point = _point(program, state, stored)
     cautious = state.steps >= patience  # lowest indices only: cannot cycle (Bland 1977)
-    row, shortfall, rising = _leaving_row(state, point, cautious)
-    wrong = shortfall > 0
-    push = _push(program, state, point, row, rising)
-    column, flipped = _entering_column(program, point, push, shortfall, cautious)
-    found = _any(column)
-    pivoting = running & wrong & found
-    status = jnp.where(running & ~wrong, Status.OPTIMAL, state.status)
-    status = jnp.where(running & wrong & ~found, Status.INFEASIBLE, status)
-    moved = _pivoted(program, state, point, row, column, flipped, rising)
-    
+    row, shortfall, rising = _leaving_row(state, point, cautious, stored)
+    push = _push(program, state, point, row, rising, stored)
+    column, flipped = _entering_column(program, point, push, shortfall, cautious, stored)
+    running = (state.status == Status.STEP_LIMIT) & (state.steps < limit)
+    wrong, found = shortfall > 0, column >= 0
+    status = jnp.where(wrong, Status.INFEASIBLE, Status.OPTIMAL)
+    status = jnp.where(running & ~(wrong & found), status, state.status).astype(jnp.int32)
+    pivoting = stored(lambda: running & wrong & found)
+    moved = _pivoted(program, state, row, column, stored)
+    leaving = _indices(flipped) == _pick(state.columns, row)[None]
+    moved = replace(moved, at_upper=jnp.where(leaving, ~rising[None], point.at_upper ^ flipped))
+
     def choose(new: jax.Array, old: jax.Array) -> jax.Array:
         return jnp.where(pivoting.reshape((1,) * (new.ndim - 1) + (-1,)), new, old)
 
-    chosen = jax.tree.map(choose, moved, state)
-    return replace(chosen, status=status.astype(jnp.int32), steps=state.steps + pivoting.astype(jnp.int32))
+    return replace(jax.tree.map(choose, moved, state), status=status)
 
 
-def _leaving_row(state: _State, point: _Point, cautious: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The row [m, L] one-hot that is furthest out of its box, by how much [L], and whether it must rise [L]."""
-    below, above = -point.value, point.value - state.upper
-    violation = jnp.maximum(below, above)
-    wrong = violation > point.slop
-    steepness = _total((state.inverse * state.inverse).swapaxes(0, 1))
-    score = jnp.where(wrong, violation * violation / steepness, -1)
-    score = jnp.where(cautious[None] & wrong, 1 / (1 + state.columns.astype(score.dtype)), score)
-    row = _first(score == _largest(score)[None])
-    return row, _pick(jnp.where(wrong, violation, 0), row), _any(row & (below > 0))
+def _leaving_row(
+    state: _State, point: _Point, cautious: jax.Array, stored: _Stored
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The row [m, L] one-hot that is furthest out of its box, by how much [L] (0: none is), whether it must rise [L]."""
+    excess = stored(lambda: jnp.maximum(-point.value, point.value - state.upper))
+    wrong = excess > point.slop
+
+    def score() -> jax.Array:
+        steepness = _row_sums(state.inverse * state.inverse)
+        careful = 1 / (1 + state.columns.astype(excess.dtype))
+        return jnp.where(wrong, jnp.where(cautious[None], careful, excess * excess / steepness), -1)
+
+    scores = stored(score)
+    row = stored(lambda: _first(scores == _largest(scores)[None]))
+    return stored(lambda: (row, _pick(jnp.where(wrong, excess, 0), row), _pick(point.value, row) < 0))
 
 
-def _push(program: _Program, state: _State, point: _Point, row: jax.Array, rising: jax.Array) -> jax.Array:
+def _push(
+    program: _Program, state: _State, point: _Point, row: jax.Array, rising: jax.Array, stored: _Stored
+) -> jax.Array:
     """How much each variable [N, L] mends the row per unit that it leaves its bound; 0 where it does not."""
-    weights = _pick(state.inverse, row[:, None])
-    terms = weights[:, None] * program.matrix
-    alpha = _total(terms)
-    push = jnp.where(point.at_upper == rising[None], alpha, -alpha)
-    free = ~state.basic & (program.upper > 0)
-    return jnp.where(free & (push > _rounding(push.dtype) * _total(jnp.abs(terms))), push, 0)
+    weights = stored(lambda: _pick(state.inverse, row[:, None]))
+
+    def push() -> jax.Array:
+        terms = weights[:, None] * program.matrix
+        alpha, noise = _total(terms), _rounding(weights.dtype) * _total(jnp.abs(terms))
+        gain = jnp.where(point.at_upper == rising[None], alpha, -alpha)
+        return jnp.where(~state.basic & (program.upper > 0) & (gain > noise), gain, 0)
+
+    return stored(push)
 
 
 def _entering_column(
-    program: _Program, point: _Point, push: jax.Array, shortfall: jax.Array, cautious: jax.Array
+    program: _Program, point: _Point, push: jax.Array, shortfall: jax.Array, cautious: jax.Array, stored: _Stored
 ) -> tuple[jax.Array, jax.Array]:
-    """The column that enters and those that flip to their other bound on the way, [N, L] each, the first one-hot.
+    """The index of the column that enters [L], -1 for none, and those that flip to their other bound on the way [N, L].
 
     The bound-flipping ratio test: columns in the order of their ratios (then of their indices) are flipped as long as
     flipping all earlier ones leaves a shortfall.
     """
-    eligible = push > 0
-    ratio = jnp.where(eligible, jnp.abs(point.reduced) / jnp.where(eligible, push, 1), jnp.inf)
-    reach = push * program.upper
-    index = _indices(ratio)
-    passed = jnp.zeros_like(ratio)
-    for k in range(len(ratio)):
-        earlier = jnp.where(index > k, ratio[k][None] <= ratio, ratio[k][None] < ratio)
-        passed = passed + jnp.where(earlier, reach[k][None], 0)
-    reachable = eligible & ((passed == 0) | ((passed < shortfall[None]) & ~cautious[None]))
-    reachable = jnp.where(cautious[None], eligible & (ratio == _smallest(ratio)[None]), reachable)
-    solid = reachable & (push >= 0.01 * _largest(jnp.where(reachable, push, 0))[None])
-    last = _largest(jnp.where(solid, ratio, -1))[None]
-    tied = solid & (ratio == last)
-    column = jnp.where(cautious[None], _first(tied), jnp.flip(_first(jnp.flip(tied, 0)), 0))
-    position = _pick(index, column)[None]
-    flipped = eligible & ((ratio < last) | ((ratio == last) & (index < position))) & ~cautious[None]
-    return column, flipped
+    eligible, index = push > 0, _indices(push)
+    ratio = stored(lambda: jnp.where(eligible, jnp.abs(point.reduced) / jnp.where(eligible, push, 1), jnp.inf))
+    reach = stored(lambda: push * program.upper)
+
+    def reachable() -> jax.Array:
+        passed = jnp.zeros_like(ratio)
+        for k in range(len(ratio)):
+            earlier = jnp.where(index > k, ratio[k][None] <= ratio, ratio[k][None] < ratio)
+            passed = passed + jnp.where(earlier, reach[k][None], 0)
+        first = ratio == _smallest(ratio)[None]
+        return eligible & jnp.where(cautious[None], first, passed < shortfall[None])
+
+    candidate = stored(reachable)
+    strongest = stored(lambda: _largest(jnp.where(candidate, push, 0)))
+    solid = stored(lambda: candidate & (push >= 0.01 * strongest[None]))
+    last = stored(lambda: _largest(jnp.where(solid, ratio, -1)))
+    tied = solid & (ratio == last[None])
+    lowest, highest = _smallest(jnp.where(tied, index, len(push))), _largest(jnp.where(tied, index, -1))
+    column = stored(lambda: jnp.where(cautious & (highest >= 0), lowest, highest))
+    before = (ratio < last[None]) | ((ratio == last[None]) & (index < column[None]))
+    return column, eligible & before & ~cautious[None]
 
 
-def _pivoted(
-    program: _Program,
-    state: _State,
-    point: _Point,
-    row: jax.Array,
-    column: jax.Array,
-    flipped: jax.Array,
-    rising: jax.Array,
-) -> _State:
-    """The state after ``column`` has taken the place of ``row`` in the basis."""
-    entering = _pick(program.matrix.swapaxes(0, 1), column[:, None])
-    direction = _times(state.inverse, entering)
+def _pivoted(program: _Program, state: _State, row: jax.Array, column: jax.Array, stored: _Stored) -> _State:
+    """The state after the variable ``column`` has taken the place of ``row`` in the basis."""
+    index = _indices(program.upper)
+    chosen = index == column[None]
+    entering = stored(lambda: _row_sums(jnp.where(chosen[None], program.matrix, 0)))
+    direction = stored(lambda: _times(state.inverse, entering))
     pivot = _pick(direction, row)
-    pivot_row = _pick(state.inverse, row[:, None]) / jnp.where(pivot == 0, 1, pivot)[None]
-    inverse = jnp.where(row[:, None], pivot_row[None], state.inverse - direction[:, None] * pivot_row[None])
-    basis = jnp.where(row[None], entering[:, None], state.basis)
-    index = _indices(column)
+    pivot_row = stored(lambda: _pick(state.inverse, row[:, None]) / jnp.where(pivot == 0, 1, pivot)[None])
+    basis = stored(lambda: jnp.where(row[None], entering[:, None], state.basis))
+    inverse = stored(
+        lambda: jnp.where(row[:, None], pivot_row[None], state.inverse - direction[:, None] * pivot_row[None])
+    )
     leaving = index == _pick(state.columns, row)[None]
-    return _State(
-        columns=jnp.where(row, _pick(index, column)[None], state.columns),
-        basic=(state.basic & ~leaving) | column,
-        at_upper=jnp.where(leaving, ~rising[None], point.at_upper ^ flipped),
+    return replace(
+        state,
+        columns=jnp.where(row, column[None], state.columns),
+        basic=(state.basic & ~leaving) | chosen,
         basis=basis,
-        inverse=_corrected(inverse, basis),
-        objective=jnp.where(row, _pick(program.objective, column)[None], state.objective),
-        upper=jnp.where(row, _pick(program.upper, column)[None], state.upper),
-        status=state.status,
-        steps=state.steps,
+        inverse=_corrected(inverse, basis, stored),
+        objective=jnp.where(row, _pick(program.objective, chosen)[None], state.objective),
+        upper=jnp.where(row, _pick(program.upper, chosen)[None], state.upper),
+        steps=state.steps + 1,
     )
 
 
-def _corrected(inverse: jax.Array, basis: jax.Array) -> jax.Array:
+def _corrected(inverse: jax.Array, basis: jax.Array, stored: _Stored) -> jax.Array:
     """One Newton-Schulz step towards the inverse of ``basis``, unless ``inverse`` is too far off for it to converge."""
     identity = jnp.eye(len(basis), dtype=basis.dtype)[:, :, None]
-    error = identity - _matmul(basis, inverse)
-    converging = _largest(_total(jnp.abs(error))) < 0.5
-    return inverse + jnp.where(converging[None, None], _matmul(inverse, error), 0)
+    error = stored(lambda: identity - _matmul(basis, inverse))
+    converging = stored(lambda: _largest(_total(jnp.abs(error))) < 0.5)
+    return stored(lambda: inverse + jnp.where(converging[None, None], _matmul(inverse, error), 0))
 
 
 def _vertex(program: _Program, state: _State) -> tuple[jax.Array, jax.Array]:
     """The structural variables [n, L] and the row prices [m, L] of the final basis, refined once."""
-    point = _point(program, state)
-    index = _indices(program.upper)
-    resting = jnp.where(point.at_upper & ~state.basic, program.upper, 0)
-    right = program.bound - _total((program.matrix * resting[None]).swapaxes(0, 1))
-    value = point.value + _times(state.inverse, right - _times(state.basis, point.value))
-    error = state.objective - _total(state.basis * point.price[:, None])
-    price = point.price + _total(error[:, None] * state.inverse)
+    stored = _storage(state.steps)
+    point = _point(program, state, stored)
+    missing = stored(lambda: point.right - _times(state.basis, point.value))
+    value = stored(lambda: point.value + _times(state.inverse, missing))
+    unpaid = stored(lambda: state.objective - _total(state.basis * point.price[:, None]))
+    price = stored(lambda: point.price + _total(unpaid[:, None] * state.inverse))
+    x = point.resting
     for k in range(len(value)):
-        resting = jnp.where(index == state.columns[k][None], value[k][None], resting)
-    return resting[: len(program.upper) - len(program.bound)], price
+        x = jnp.where(_indices(x) == state.columns[k][None], value[k][None], x)
+    return stored(lambda: x[: len(x) - len(value)]), price
 
 
-def _least_violation(
-    _: jax.Array, program: _Program, at_upper: jax.Array, hopeless: jax.Array, limit: jax.Array
-) -> jax.Array:
-    """The point [n, L] of least total violation of the scaled rows, where ``hopeless``; elsewhere the one passed in."""
-    num_rows, num_all = len(program.bound), len(program.upper)
-    num_variables = num_all - num_rows
-    matrix, slack = program.matrix[:, :num_variables], program.matrix[:, num_variables:]
-    most = jnp.maximum(_total((jnp.maximum(matrix, 0) * program.upper[None, :num_variables]).swapaxes(0, 1)) - program.bound, 0)
+def _least_violation(program: _Program, at_upper: jax.Array, limit: jax.Array) -> jax.Array:
+    """The point [n, L] of least total violation of the scaled rows."""
+    n = len(at_upper)
+    matrix, slack = program.matrix[:, :n], program.matrix[:, n:]
+    most = jnp.maximum(_row_sums(jnp.maximum(matrix, 0) * program.upper[None, :n]) - program.bound, 0)
     elastic = _Program(
-        objective=jnp.concatenate([jnp.zeros_like(at_upper, most.dtype), -jnp.ones_like(most), jnp.zeros_like(most)]),
+        objective=jnp.concatenate([jnp.zeros_like(program.upper[:n]), -jnp.ones_like(most), jnp.zeros_like(most)]),
         matrix=jnp.concatenate([matrix, -slack, slack], axis=1),
         bound=program.bound,
-        upper=jnp.concatenate([program.upper[:num_variables], most, program.upper[num_variables:] + most]),
+        upper=jnp.concatenate([program.upper[:n], most, program.upper[n:] + most]),
     )
     start = jnp.concatenate([at_upper, jnp.zeros_like(most, bool)])
-    x, _price = _vertex(elastic, _simplex(elastic, start, jnp.where(hopeless, limit, 0)))
-    return jnp.where(hopeless[None], x[:num_variables], _)
+    x, _ = _vertex(elastic, _simplex(elastic, start, limit))
+    return x[:n]
 
 
 def _residual(matrix: jax.Array, bound: jax.Array, x: jax.Array) -> jax.Array:
     """The largest violation [L] of a row, as a share of the size of its terms."""
-    terms = (matrix * x[None]).swapaxes(0, 1)
-    size = jnp.abs(bound) + _total(jnp.abs(terms))
-    return _largest(jnp.maximum(_total(terms) - bound, 0) / jnp.where(size > 0, size, 1))
+    terms = matrix * x[None]
+    size = jnp.abs(bound) + _row_sums(jnp.abs(terms))
+    return _largest(jnp.maximum(_row_sums(terms) - bound, 0) / jnp.where(size > 0, size, 1))
 
 
 def _rounding(dtype: jnp.dtype) -> float:
@@ -418,10 +445,10 @@ def _forgiven(dtype: jnp.dtype) -> float:
     return 1e-9 if dtype == jnp.float64 else 2e-5
 
 
-def _balance(size: jax.Array) -> jax.Array:
-    """One over the geometric middle of the non-zero sizes along the first axis, as a power of two."""
-    least = reduce(jnp.minimum, list(jnp.where(size > 0, size, jnp.inf)))
-    return 1 / _power_of_two(jnp.sqrt(_largest(size)) * jnp.sqrt(jnp.where(least < jnp.inf, least, 0)))
+def _middle(size: jax.Array) -> jax.Array:
+    """The geometric middle of the non-zero sizes along the first axis, as a power of two; 1 where all are zero."""
+    least = _smallest(jnp.where(size > 0, size, jnp.inf))
+    return _power_of_two(jnp.sqrt(_largest(size)) * jnp.sqrt(jnp.where(least < jnp.inf, least, 0)))
 
 
 def _power_of_two(size: jax.Array) -> jax.Array:
@@ -431,31 +458,54 @@ def _power_of_two(size: jax.Array) -> jax.Array:
     return jnp.where(size > 0, jax.lax.reduce_precision(bounded, limits.nexp, 0), 1)
 
 
+def _storage(steps: jax.Array) -> _Stored:
+    """A function that computes its argument once and stores the result.
+
+    Left alone, XLA fuses chains of these small sums and computes inner ones again for each use, which is exponential
+    in the length of the chain, and may round differently each time, so that a maximum equals none of its elements.
+    """
+    always = jnp.all(steps >= 0)  # true, but the compiler cannot know
+
+    def stored(compute: Callable[[], Any]) -> Any:
+        def branch() -> Any:  # the CPU compiler drops optimization barriers before it fuses, but keeps conditionals
+            shapes = jax.eval_shape(compute)
+            return jax.lax.cond(always, compute, lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes))
+
+        return jax.lax.platform_dependent(cpu=branch, default=lambda: jax.lax.optimization_barrier(compute()))
+
+    return stored
+
+
 def _indices(array: jax.Array) -> jax.Array:
     return jnp.arange(len(array), dtype=jnp.int32)[:, None]
 
 
 def _total(array: jax.Array) -> jax.Array:
     """Sum over the first axis, in order: written out, it fuses and vectorises, and padding adds exact zeros."""
-    return reduce(lambda left, right: left + right, list(array))
+    return reduce(jnp.add, _slices(array))
+
+
+def _row_sums(array: jax.Array) -> jax.Array:
+    """Sum over the second axis, in order."""
+    return _total(array.swapaxes(0, 1))
 
 
 def _largest(array: jax.Array) -> jax.Array:
-    return reduce(jnp.maximum, list(array))
+    return reduce(jnp.maximum, _slices(array))
 
 
 def _smallest(array: jax.Array) -> jax.Array:
-    return reduce(jnp.minimum, list(array))
+    return reduce(jnp.minimum, _slices(array))
 
 
-def _any(array: jax.Array) -> jax.Array:
-    return reduce(jnp.logical_or, list(array))
+def _slices(array: jax.Array) -> list[jax.Array]:
+    return [array[k] for k in range(len(array))]
 
 
 def _first(mask: jax.Array) -> jax.Array:
     """Only the first True along the first axis."""
     index = jnp.where(mask, _indices(mask), len(mask))
-    return mask & (index == _smallest(index)[None])
+    return index == _smallest(index)[None]
 
 
 def _pick(array: jax.Array, chosen: jax.Array) -> jax.Array:
@@ -465,7 +515,7 @@ def _pick(array: jax.Array, chosen: jax.Array) -> jax.Array:
 
 def _times(matrix: jax.Array, vector: jax.Array) -> jax.Array:
     """Matrix [a, b, L] times vector [b, L]."""
-    return _total((matrix * vector[None]).swapaxes(0, 1))
+    return _row_sums(matrix * vector[None])
 
 
 def _matmul(left: jax.Array, right: jax.Array) -> jax.Array:

@@ -61,6 +61,7 @@ class Catalogue:
 
     @property
     def num_models(self) -> int:
+        """N."""
         return len(self.names)
 
     def first(self, num_models: int) -> "Catalogue":

@@ -561,6 +561,9 @@ class Demand:
     def step(self, state: State, t: jax.Array, horizon: jax.Array, key: jax.Array) -> tuple[State, jax.Array]:
         """One round.
 
+        A run's tasks do not depend on the other runs of its batch, but for the last bit of a rate: XLA on a CPU rounds
+        exp otherwise in batches that are no multiple of its vector width.
+
         Args:
             state: as ``init`` or the last ``step`` returned it.
             t: [] int32, rounds completed so far.

@@ -128,12 +128,12 @@ def _outcome(world: World, chosen: jax.Array, demand: jax.Array, uniform: jax.Ar
     All resources share one uniform: money and energy both follow the number of tokens, so they rise together.
     """
     model = jnp.argmax(chosen)
-    drawn = outcomes.sample(world.consumption_table[model], uniform[1])
+    drawn = outcomes.sample(world.consumption_table, model, uniform[1])
     consumption = jnp.minimum(drawn, world.problem.consumption_bound[model])
     if world.reward_table is None:
         reward = (uniform[0] < world.reward_mean[model]).astype(chosen.dtype)
     else:
-        reward = outcomes.sample(world.reward_table[model], uniform[0])
+        reward = outcomes.sample(world.reward_table, model, uniform[0])
     met = (uniform[2:] < world.service_mean[model]).astype(chosen.dtype)
     service = jnp.where(world.service_is_reward, reward, met)
     return Feedback(

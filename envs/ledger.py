@@ -75,7 +75,7 @@ def left(total: Total, budget: Total) -> Total:
 
 def value(total: Total, quanta: jax.Array) -> jax.Array:
     """The total in task units, rounded once to the dtype of ``quanta``."""
-    return (total.high.astype(quanta.dtype) * _LIMB + total.low.astype(quanta.dtype)) / quanta
+    return (total.high.astype(quanta.dtype) * float(_LIMB) + total.low.astype(quanta.dtype)) / quanta
 
 
 def host_value(total: Total, quanta: np.ndarray) -> np.ndarray:

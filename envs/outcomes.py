@@ -6,11 +6,13 @@ the cell of probability around it (half a cell at either end). The trapezoid wei
 function are these cells' probabilities, so the table's mean *is* the distribution's mean, whatever the number of
 knots, and a knot can leave neither the support nor the order.
 
-This part runs on the host in float64; tables are built once per world.
+Tables are built on the host in float64, once per world, and sampled on the device.
 """
 
 from collections.abc import Callable
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
@@ -78,7 +80,7 @@ def beta_table(mean: ArrayLike, concentration: ArrayLike, knots: int = KNOTS) ->
 
 
 def table_mean(table: np.ndarray) -> np.ndarray:
-    """Mean of what a quantile table [..., knots] samples: the "true mean" of the world. [...]"""
+    """[...] mean of what a quantile table [..., knots] samples: the "true mean" of the world."""
     return (table[..., 1:] + table[..., :-1]).mean(axis=-1) / 2
 
 
@@ -135,3 +137,15 @@ def _require(value: ArrayLike, name: str, holds: Callable[[np.ndarray], np.ndarr
     good = np.isfinite(array) & holds(array)
     if not good.all():
         raise InputError(f"{name} must be finite and {wanted}, not {array[~good].flat[0]:g}")
+
+
+def sample(table: jax.Array, model: jax.Array, uniform: jax.Array) -> jax.Array:
+    """[...] one draw from row ``model`` [] of the quantile tables [M, ..., knots], by one uniform [] in [0, 1).
+
+    On the device; only the two knots around the uniform are read.
+    """
+    cells = table.shape[-1] - 1
+    position = uniform * cells
+    below = jnp.minimum(jnp.floor(position).astype(jnp.int32), cells - 1)
+    low, high = table[model, ..., below], table[model, ..., below + 1]
+    return low + (high - low) * (position - below.astype(position.dtype))

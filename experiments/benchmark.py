@@ -56,9 +56,9 @@ def fluid(
 
     V(b) = max { reward.x : consumption_i.x <= b_i, service_j.x >= target_j, 0 <= x <= throughput, sum x <= 1 }.
 
-    ``reward`` [M], ``consumption`` [M, P] and ``service`` [M, C] are true means of one task; ``budget`` [R, P] totals in
-    the unit of ``consumption``, inf where unlimited; ``target`` [C] and ``throughput`` [M] lie in [0, 1]; ``demand`` [R]
-    counts tasks.
+    ``reward`` [M], ``consumption`` [M, P] and ``service`` [M, C] are true means of one task; ``budget`` [R, P] holds
+    totals in the unit of ``consumption``, inf where unlimited; ``target`` [C] and ``throughput`` [M] lie in [0, 1];
+    ``demand`` [R] counts tasks.
 
     Targets that nobody can meet are not an error: such a run gets the mix with the smallest largest shortfall
     max_j (target_j - service_j.x), of those the one of most reward, and ``feasible`` False. A run without demand is
@@ -107,9 +107,9 @@ def per_task_value(
 ) -> Mix:
     """V(b, S): the best mix for one task at the per-task budget b [P], using only the models of ``support`` [M] bool.
 
-    ``serve_all`` asks for sum x = 1 (StageRoute's form, Li and Li, arXiv 2506.17254) instead of sum x <= 1. It counts as
-    one more target: where not every task can be served the result is the least-violating mix with ``feasible`` False.
-    Other arguments as in ``fluid``.
+    ``serve_all`` asks for sum x = 1 (StageRoute's form, Li and Li, arXiv 2506.17254) instead of sum x <= 1. It counts
+    as one more target: where not every task can be served the result is the least-violating mix with ``feasible``
+    False. Other arguments as in ``fluid``.
     """
     reward_, service_, target_ = (np.asarray(value, float) for value in (reward, service, target))
     caps = np.asarray(throughput, float)
@@ -176,7 +176,7 @@ def _least_violating(world: _World, budget: np.ndarray) -> _Solution:
 
 
 def _solve(world: _World, budget: np.ndarray, reward: np.ndarray, price: float, cap: np.ndarray) -> _Solution:
-    """max reward.x - price z with service.x + z >= target and 0 <= z <= cap, for each budget [R, P] and cap [R]."""
+    """Maximise reward.x - price z with service.x + z >= target, 0 <= z <= cap, for each budget [R, P] and cap [R]."""
     models, metrics = world.service.shape
     entries = (models + 1) * (world.consumption.shape[1] + metrics + 1)
     size = max(1, BLOCK_ENTRIES // entries)

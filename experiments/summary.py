@@ -22,6 +22,8 @@ METRICS = (
     "spent_share",
     "overspend",
     "declined_share",
+    "refused_share",
+    "invalid",
     "forecast_error",
 )
 LINE_FIELDS = ("deployment", "forecaster")  # with the policy: what tells one line of a figure from another
@@ -146,13 +148,16 @@ def metric_curve(cell: CellResult, name: str) -> np.ndarray | None:
         return None
     if name in ("violation", "violation_worst"):
         return _positive_part(cell.curve(name))
-    if name in ("spent", "spent_share", "overspend"):
+    if name in ("spent", "spent_share"):
         return _spending(cell, name)
+    if name == "overspend" and cell.description.get("budget") is None:
+        return None
     shares = {
         "reward_share": ("reward_expected", "benchmark"),
         "violation_per_task": ("violation", "demand"),
         "violation_worst_per_task": ("violation_worst", "demand"),
         "declined_share": ("declined", "demand"),
+        "refused_share": ("refused", "demand"),
     }
     if name not in shares:
         return cell.curve(name) if name in cell.metrics else None
@@ -164,7 +169,7 @@ def metric_curve(cell: CellResult, name: str) -> np.ndarray | None:
 
 
 def _spending(cell: CellResult, name: str) -> np.ndarray | None:
-    """[R, E] of money spent, in USD or as a share of the whole budget, or beyond it."""
+    """[R, E] of money spent, in USD or as a share of the whole budget."""
     money, budget = money_metric(cell), cell.description.get("budget")
     if money is None:
         return None
@@ -173,8 +178,6 @@ def _spending(cell: CellResult, name: str) -> np.ndarray | None:
         return spent
     if budget is None or not math.isfinite(budget):
         return None
-    if name == "overspend":
-        return _positive_part(spent - budget)
     return spent / budget if budget > 0 else None
 
 

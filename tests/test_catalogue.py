@@ -43,7 +43,8 @@ def raw(name):
 
 def test_columns_become_arrays(write):
     models = read(write(HEADER, SMALL, LARGE))
-    assert models.names == ("small", "large") and models.num_models == 2
+    assert models.names == ("small", "large")
+    assert models.num_models == 2
     np.testing.assert_array_equal(models.tier_cloud, [False, True])
     for values, wanted in (
         (models.quality, [0.5, 0.9]),
@@ -54,9 +55,11 @@ def test_columns_become_arrays(write):
     ):
         assert values.dtype == np.float64
         np.testing.assert_array_equal(values, wanted)
-    assert models.released[0] == (date(2023, 9, 27) - date(1970, 1, 1)).days and np.isnan(models.released[1])
+    assert models.released[0] == (date(2023, 9, 27) - date(1970, 1, 1)).days
+    assert np.isnan(models.released[1])
     assert np.isnan(models.retired).all()
-    assert models.path.endswith("mine.csv") and models.extras == {}
+    assert models.path.endswith("mine.csv")
+    assert models.extras == {}
 
 
 def test_further_columns_are_kept_as_numbers_or_text(write):
@@ -64,7 +67,8 @@ def test_further_columns_are_kept_as_numbers_or_text(write):
     assert models.extras["energy_wh"].dtype == np.float64
     assert models.extras["energy_wh"].tolist() == [0.3, 2.0]
     assert models.extras["note"].tolist() == ["7", "see below"]
-    assert models.retired[0] - models.released[0] == 366 and np.isnan(models.retired[1])
+    assert models.retired[0] - models.released[0] == 366
+    assert np.isnan(models.retired[1])
 
 
 def test_layout_of_the_file_does_not_matter(write):
@@ -82,9 +86,12 @@ def test_layout_of_the_file_does_not_matter(write):
 def test_first_and_take(write):
     models = read(write(HEADER + ",note", SMALL + ",a", LARGE + ",b", SMALL.replace("small", "third") + ",c"))
     head = models.first(2)
-    assert head.names == ("small", "large") and head.extras["note"].tolist() == ["a", "b"] and head.path == models.path
+    assert head.names == ("small", "large")
+    assert head.extras["note"].tolist() == ["a", "b"]
+    assert head.path == models.path
     turned = models.take([2, 0])
-    assert turned.names == ("third", "small") and turned.tier_cloud.shape == turned.retired.shape == (2,)
+    assert turned.names == ("third", "small")
+    assert turned.tier_cloud.shape == turned.retired.shape == (2,)
     for wrong in (0, -1, 4):
         with pytest.raises(InputError, match=f"between 1 and the 3 of .*mine.csv, not {wrong}"):
             models.first(wrong)
@@ -176,7 +183,8 @@ def test_shipped_catalogues_are_sound(name):
     models = find(name)
     assert models.num_models >= 10
     assert np.isfinite(models.released).all()
-    assert models.tier_cloud.any() and not models.tier_cloud.all()
+    assert models.tier_cloud.any()
+    assert not models.tier_cloud.all()
     assert all(text.strip() for text in models.extras["source"])
     np.testing.assert_array_equal(models.quality, find(FOLDER / f"{name}.csv").quality)
 
@@ -185,7 +193,8 @@ def test_shipped_catalogues_are_sound(name):
 def test_every_head_of_a_shipped_catalogue_mixes_cheap_and_strong(name):
     """The cheapest and the best model of the whole catalogue come first, then the rest of the cost-quality frontier."""
     models = find(name)
-    assert models.cost_usd[0] == models.cost_usd.min() and models.quality[1] == models.quality.max()
+    assert models.cost_usd[0] == models.cost_usd.min()
+    assert models.quality[1] == models.quality.max()
     frontier, gap = frontier_and_gap(models.cost_usd, models.quality)
     assert set(range(len(frontier))) == set(frontier)
     assert (np.diff(gap[len(frontier) :]) >= -1e-9).all()
@@ -204,7 +213,8 @@ def frontier_and_gap(cost, quality):
 
 def test_shipped_names():
     assert {"routerbench", "paretobandit"} <= set(shipped())
-    assert find("routerbench").num_models == 11 and find("paretobandit").num_models >= 30
+    assert find("routerbench").num_models == 11
+    assert find("paretobandit").num_models >= 30
 
 
 def test_routerbench_quality_and_cost_are_the_reported_means():

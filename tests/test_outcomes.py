@@ -35,7 +35,8 @@ def test_gamma_table_has_the_mean_of_the_clipped_gamma(cv, bound):
     mean = 0.1
     table = bounded_gamma_table(mean, cv, bound)
     assert table_mean(table) == pytest.approx(clipped_gamma_mean(mean, cv, bound), rel=1e-7)
-    assert table.min() >= 0 and table.max() <= bound
+    assert table.min() >= 0
+    assert table.max() <= bound
     assert (np.diff(table) >= 0).all()
 
 
@@ -62,7 +63,8 @@ def test_gamma_bound_is_reached_exactly_and_never_passed():
 def test_gamma_table_is_vectorised_over_models():
     mean, cv, bound = np.array([0.2, 0.05, 0.0]), np.array([0.5, 0.0, 2.0]), np.array([0.4, 1.0, 1.0])
     table = bounded_gamma_table(mean, cv, bound)
-    assert table.shape == (3, 1025) and table.dtype == np.float64
+    assert table.shape == (3, 1025)
+    assert table.dtype == np.float64
     for i in range(3):
         np.testing.assert_array_equal(table[i], bounded_gamma_table(mean[i], cv[i], bound[i]))
     assert table_mean(table).shape == (3,)
@@ -99,7 +101,9 @@ def test_sampling_with_one_uniform_gives_the_table_mean():
 def test_beta_table_has_the_exact_mean_and_stays_in_the_unit_interval(mean, concentration):
     table = beta_table(mean, concentration)
     assert table_mean(table) == pytest.approx(mean, rel=1e-8)
-    assert table.min() >= 0 and table.max() <= 1 and (np.diff(table) >= 0).all()
+    assert table.min() >= 0
+    assert table.max() <= 1
+    assert (np.diff(table) >= 0).all()
     samples = (np.arange(200_000) + 0.5) / 200_000 * 1024
     spread = np.interp(samples, np.arange(1025), table).std()
     assert spread == pytest.approx(np.sqrt(mean * (1 - mean) / (1 + concentration)), rel=0.02)
@@ -114,7 +118,9 @@ def test_beta_table_is_close_in_distribution(mean, concentration):
 def test_beta_of_certain_quality_is_a_constant_and_models_do_not_mix():
     table = beta_table([0.0, 1.0, 0.6, 0.6], [2.0, 2.0, 1e12, 2.0])
     assert table.shape == (4, 1025)
-    assert (table[0] == 0).all() and (table[1] == 1).all() and (table[2] == 0.6).all()
+    assert (table[0] == 0).all()
+    assert (table[1] == 1).all()
+    assert (table[2] == 0.6).all()
     np.testing.assert_array_equal(table[3], beta_table(0.6, 2.0))
 
 
@@ -127,12 +133,16 @@ def test_service_probability_is_that_of_the_log_normal():
 
 
 def test_service_probability_at_the_edges():
-    assert service_probability(2.0, 0.0, 0.5, 2.5) == 1 and service_probability(2.0, 0.0, 0.5, 2.4) == 0
-    assert service_probability(2.0, 0.5, 3.0, 3.0) == 0 and service_probability(2.0, 0.5, 3.0, 1.0) == 0
-    assert service_probability(2.0, 0.5, 0.1, np.inf) == 1 and service_probability(2.0, 0.0, 0.1, np.inf) == 1
+    assert service_probability(2.0, 0.0, 0.5, 2.5) == 1
+    assert service_probability(2.0, 0.0, 0.5, 2.4) == 0
+    assert service_probability(2.0, 0.5, 3.0, 3.0) == 0
+    assert service_probability(2.0, 0.5, 3.0, 1.0) == 0
+    assert service_probability(2.0, 0.5, 0.1, np.inf) == 1
+    assert service_probability(2.0, 0.0, 0.1, np.inf) == 1
     assert service_probability(2.0, 1e-6, 0.0, 2.1) == 1
     probability = service_probability(np.array([0.5, 2.0, 20.0]), np.array([0.5, 0.0, 3.0]), 0.05, 4.0)
-    assert probability.shape == (3,) and (np.diff(probability) <= 0).sum() >= 1
+    assert probability.shape == (3,)
+    assert (np.diff(probability) <= 0).sum() >= 1
     assert ((probability >= 0) & (probability <= 1)).all()
 
 

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from bandits.confidence import Bounds
 from bandits.statistics import Statistics
+from envs.pytree import register_apart
 from envs.types import Feedback, Observation, Problem, Truth
 
 ROUTING: dict[str, type["RoutingRule"]] = {}
@@ -115,8 +116,7 @@ def routing_rule(name: str) -> Callable[[type], type]:
     """Class decorator: make the class a frozen pytree dataclass and register it under ``name``."""
 
     def register(cls: type) -> type:
-        frozen = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
-        ROUTING[name] = jax.tree_util.register_dataclass(frozen)
+        ROUTING[name] = register_apart(dataclasses.dataclass(frozen=True, kw_only=True)(cls))
         return ROUTING[name]
 
     return register

@@ -1,0 +1,712 @@
+"""One self-contained page of a study, and its tables in Markdown and LaTeX.
+
+The page needs no network: styles, script and pictures are inside. Its filters and sorting are plain JavaScript; without
+it every row is simply shown.
+"""
+
+import base64
+import html
+import math
+import re
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.figures import draw_all, save
+from experiments.store import CellResult
+
+MAX_SVG_BYTES = 1_500_000  # a larger picture goes into the page as PNG
+MAX_TABULAR_ROWS = 40  # a longer LaTeX table is a longtable
+MAX_ROWS_UNFILTERED = 30  # beyond it the page opens at the longest horizon
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A metric of the summary as tables show it."""
+
+    metric: str
+    title: str
+    percent: bool = False
+
+
+COLUMNS = (
+    Column(metric="reward_share", title="Reward, share of benchmark", percent=True),
+    Column(metric="regret", title="Regret (tasks)"),
+    Column(metric="violation_per_task", title="Violation per task"),
+    Column(metric="spent_share", title="Spent, share of budget", percent=True),
+    Column(metric="overspend", title="Overspend, share of budget"),
+    Column(metric="declined_share", title="Declined, share of demand", percent=True),
+    Column(metric="forecast_error", title="Forecast error", percent=True),
+)
+
+
+def write(
+    cells: Sequence[CellResult], config: Mapping[str, Any], summary: Mapping[str, Any], folder: str | Path
+) -> Path:
+    """Write ``report.html``, ``tables.md``, ``tables.tex`` and ``figures/`` into a folder.
+
+    Args:
+        cells: all cells of one study, for the figures.
+        config: the resolved configuration, plain nested values.
+        summary: what :func:`experiments.summary.summarise` returned for the same cells.
+        folder: made if it does not exist; files of these names are replaced.
+
+    Returns:
+        The path of ``report.html``.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tables.md").write_text(markdown_tables(summary), encoding="utf-8")
+    (folder / "tables.tex").write_text(latex_tables(summary), encoding="utf-8")
+    pictures = [_picture(*drawn) for drawn in _draw(cells, folder / "figures")]
+    page = folder / "report.html"
+    page.write_text(_page(config, summary, pictures), encoding="utf-8")
+    return page
+
+
+def headlines(summary: Mapping[str, Any]) -> list[str]:
+    """What was found, in plain sentences computed from a summary."""
+    cells: list[Mapping[str, Any]] = list(summary["cells"])
+    if not cells:
+        return ["The study holds no cells."]
+    parts = [_size(cells), *_hard_budget(cells), *_best(cells), *_growth(summary["exponents"]), *_warnings(cells)]
+    return [part for part in parts if part]
+
+
+def markdown_tables(summary: Mapping[str, Any]) -> str:
+    """The findings, the table of cells and the table of exponents in Markdown."""
+    parts = ["# Results", "", *(f"- {_escape_markdown(sentence)}" for sentence in headlines(summary)), ""]
+    for title, (head, rows) in _tables(summary):
+        parts += [f"## {title}", ""]
+        for number, row in enumerate([head, *rows]):
+            parts.append("| " + " | ".join(_escape_markdown(text) for text in row) + " |")
+            if number == 0:
+                parts.append("|" + "---|" * len(head))
+        parts.append("")
+    return "\n".join(parts)
+
+
+def latex_tables(summary: Mapping[str, Any]) -> str:
+    """The same tables in LaTeX; needs the packages booktabs and, for long ones, longtable."""
+    parts = ["% \\usepackage{booktabs,longtable}; names outside ASCII need XeLaTeX or LuaLaTeX"]
+    for title, (head, rows) in _tables(summary):
+        environment = "longtable" if len(rows) > MAX_TABULAR_ROWS else "tabular"
+        columns = "l" * _label_columns(head) + "r" * (len(head) - _label_columns(head))
+        parts += [f"% {_escape_latex(title)}", f"\\begin{{{environment}}}{{{columns}}}", "\\toprule"]
+        parts += [_latex_row(head), "\\midrule", *(["\\endhead"] if environment == "longtable" else [])]
+        parts += [_latex_row(row) for row in rows]
+        parts += ["\\bottomrule", f"\\end{{{environment}}}", ""]
+    return "\n".join(parts)
+
+
+def _tables(summary: Mapping[str, Any]) -> list[tuple[str, tuple[list[str], list[list[str]]]]]:
+    """Titles, heads and rows of the plain tables that have rows."""
+    level = f"{summary.get('level', 0.95):.0%}".replace("%", " %")
+    tables = [
+        (f"Cells: mean [{level} interval of the mean]", _cell_table(summary["cells"])),
+        (f"Growth exponents: slope [{level} bootstrap interval]", _exponent_table(summary["exponents"])),
+    ]
+    return [(title, table) for title, table in tables if table[1]]
+
+
+def _cell_table(cells: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    columns, with_setting = _columns(cells), _has_settings(cells)
+    head = ["Policy", *(["Setting"] if with_setting else []), "Budget (USD a task)", "Horizon"]
+    head += [*(column.title for column in columns), "Runs"]
+    rows = []
+    for cell in cells:
+        labels = [cell["label"], *([cell["setting"]] if with_setting else [])]
+        labels += [_budget(cell.get("budget_per_task")), _count(cell["horizon"])]
+        values = [_inline(cell.get(column.metric), column) for column in columns]
+        rows.append([*labels, *values, str(cell["runs"])])
+    return head, rows
+
+
+def _exponent_table(exponents: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    with_setting = _has_settings(exponents)
+    head = ["Policy", *(["Setting"] if with_setting else []), "Budget (USD a task)"]
+    for metric in ("Regret", "Violation"):
+        head += [f"{metric}, all horizons", f"{metric}, tail", f"{metric}, verdict"]
+    rows = []
+    for entry in exponents:
+        row = [entry["label"], *([entry["setting"]] if with_setting else []), _budget(entry.get("budget_per_task"))]
+        for metric in ("regret", "violation"):
+            row += list(_fit_texts(entry.get(metric)))
+        rows.append(row)
+    return head, rows
+
+
+def _fit_texts(fit: Mapping[str, Any] | None) -> tuple[str, str, str]:
+    """Slope, tail slope and verdict in words."""
+    if fit is None:
+        return "—", "—", "—"
+    verdict = "—" if fit["verdict"] is None else f"{fit['verdict']} (claim {fit['claimed']:.3g})"
+    return _slope(fit["slope"], fit["interval"]), _slope(fit["tail_slope"], fit["tail_interval"]), verdict
+
+
+def _slope(slope: float | None, interval: Sequence[float | None]) -> str:
+    if slope is None:
+        return "—"
+    low, high = interval
+    text = f"{slope:.2f}" if low is None or high is None else f"{slope:.2f} [{low:.2f}, {high:.2f}]"
+    return text.replace("-", "−")
+
+
+def _columns(cells: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """Columns that hold anything."""
+    return [column for column in COLUMNS if any(cell.get(column.metric) for cell in cells)]
+
+
+def _has_settings(entries: Sequence[Mapping[str, Any]]) -> bool:
+    return any(entry["setting"] for entry in entries)
+
+
+def _label_columns(head: Sequence[str]) -> int:
+    return 2 if "Setting" in head else 1
+
+
+def _number(value: float) -> str:
+    """Three digits, thousands grouped, a true minus sign."""
+    if value == 0:
+        return "0"
+    text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
+    return text.replace("-", "−")
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _budget(value: float | None) -> str:
+    return "none" if value is None else f"{value:.4g}"
+
+
+def _value(value: float, column: Column) -> str:
+    return f"{100 * value:.1f}".replace("-", "−") if column.percent else _number(value)
+
+
+def _interval(entry: Mapping[str, Any], column: Column) -> str:
+    """The interval's ends, empty where there is none."""
+    if entry["low"] is None or entry["high"] is None:
+        return ""
+    return f"[{_value(entry['low'], column)}, {_value(entry['high'], column)}]"
+
+
+def _inline(entry: Mapping[str, Any] | None, column: Column) -> str:
+    if entry is None or entry["mean"] is None:
+        return "—"
+    unit = " %" if column.percent else ""
+    return f"{_value(entry['mean'], column)}{unit} {_interval(entry, column)}".strip()
+
+
+def _size(cells: Sequence[Mapping[str, Any]]) -> str:
+    """How much was run."""
+    policies = {cell["label"] for cell in cells}
+    budgets = {cell.get("budget_per_task") for cell in cells}
+    horizons = sorted({cell["horizon"] for cell in cells})
+    runs = sum(cell["runs"] for cell in cells)
+    length = f"{_count(horizons[0])} to {_count(horizons[-1])} rounds" if len(horizons) > 1 else _rounds(horizons[0])
+    settings = {cell["setting"] for cell in cells}
+    worlds = f", {len(settings)} settings" if len(settings) > 1 else ""
+    return (
+        f"{_plural(len(cells), 'cell')} with {_count(runs)} runs: {_plural(len(policies), 'policy', 'policies')}, "
+        f"{_plural(len(budgets), 'budget')}, {_plural(len(horizons), 'horizon')} ({length}){worlds}."
+    )
+
+
+def _rounds(horizon: float) -> str:
+    return f"{_count(horizon)} rounds"
+
+
+def _plural(count: int, one: str, many: str | None = None) -> str:
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+def _hard_budget(cells: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Whether the hard budget held."""
+    limited = [cell for cell in cells if cell.get("overspend")]
+    if not limited:
+        return
+    over = [cell for cell in limited if cell["overspend"]["mean"] > 0]
+    if over:
+        worst = max(over, key=lambda cell: float(cell["overspend"]["mean"]))
+        amount = _number(worst["overspend"]["mean"])
+        yield (
+            f"Runs overspent in {_plural(len(over), 'cell')}; in the worst ({worst['label']}) by {amount} "
+            "of the budget on average."
+        )
+    else:
+        yield "No run spent more than its budget."
+
+
+def _best(cells: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Who earned most and who violated least at the longest horizon, clairvoyant policies aside."""
+    horizon = max(cell["horizon"] for cell in cells)
+    learners = [cell for cell in cells if cell["horizon"] == horizon and not cell.get("clairvoyant")]
+    shares = _by_policy(learners, "reward_share")
+    violations = _by_policy(learners, "violation_per_task")
+    if not shares:
+        return
+    count = len({cell["label"] for cell in learners})
+    best = max(shares, key=lambda policy: shares[policy])
+    extra = f", and violated the target by {_number(violations[best])} per task" if best in violations else ""
+    yield (
+        f"After {_rounds(horizon)} {best} earned most among {_plural(count, 'policy', 'policies')} (clairvoyant ones "
+        f"aside): {100 * shares[best]:.1f} % of the benchmark, averaged over its cells{extra}."
+    )
+    least = min(violations, key=lambda policy: violations[policy], default=best)
+    if least != best:
+        share = f", earning {100 * shares[least]:.1f} % of the benchmark" if least in shares else ""
+        yield f"{least} violated the target least: {_number(violations[least])} per task{share}."
+
+
+def _by_policy(cells: Sequence[Mapping[str, Any]], metric: str) -> dict[str, float]:
+    """Mean over cells of a metric, a policy; policies without the metric are left out."""
+    gathered: dict[str, list[float]] = {}
+    for cell in cells:
+        if cell.get(metric):
+            gathered.setdefault(cell["label"], []).append(cell[metric]["mean"])
+    return {policy: statistics.fmean(values) for policy, values in gathered.items()}
+
+
+def _growth(exponents: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Tail slopes by policy and the verdicts on claims."""
+    for metric in ("regret", "violation"):
+        fits = [(entry, entry.get(metric)) for entry in exponents if not entry.get("clairvoyant")]
+        slopes: dict[str, list[float]] = {}
+        verdicts: dict[str, int] = {}
+        for entry, fit in fits:
+            if fit is not None and fit["tail_slope"] is not None:
+                slopes.setdefault(entry["label"], []).append(fit["tail_slope"])
+            if fit is not None and fit["verdict"] is not None:
+                verdicts[fit["verdict"]] = verdicts.get(fit["verdict"], 0) + 1
+        if slopes:
+            ranked = sorted(slopes, key=lambda policy: statistics.median(slopes[policy]))
+            listed = ", ".join(f"{policy} {statistics.median(slopes[policy]):.2f}" for policy in ranked[:6])
+            rest = f" and {len(ranked) - 6} more" if len(ranked) > 6 else ""
+            yield f"Tail slope of {metric} against the horizon (median over fits): {listed}{rest}.".replace(" -", " −")
+        if verdicts:
+            counted = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
+            claimed = next(fit["claimed"] for _, fit in fits if fit is not None and fit["claimed"] is not None)
+            yield f"Claim that {metric} of learning policies grows no faster than T^{claimed:.3g}: {counted}."
+
+
+def _warnings(cells: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What a reader should know before trusting the numbers."""
+    negative = [cell for cell in cells if not cell.get("clairvoyant") and cell.get("regret") and _below_zero(cell)]
+    if negative:
+        yield (
+            f"Regret is negative beyond its interval in {_plural(len(negative), 'cell')} of learning policies: read it "
+            "together with violation, spend and declined demand."
+        )
+    infeasible = sum(cell.get("benchmark_feasible") is False for cell in cells)
+    if infeasible:
+        yield (
+            f"In {_plural(infeasible, 'cell')} nobody can meet the target: the benchmark is the least-violating choice "
+            "(marked †)."
+        )
+    failed = sum(cell.get("runs_failed") or 0 for cell in cells)
+    if failed:
+        yield f"{_plural(failed, 'run')} failed and left the averages."
+    invalid = sum(1 for cell in cells if (cell.get("invalid") or {}).get("mean"))
+    if invalid:
+        yield f"In {_plural(invalid, 'cell')} some decisions were not finite and were declined."
+    if all(cell["runs"] == 1 for cell in cells):
+        yield "One run a cell: there are no intervals."
+
+
+def _below_zero(cell: Mapping[str, Any]) -> bool:
+    high = cell["regret"]["high"]
+    return bool((cell["regret"]["mean"] if high is None else high) < 0)
+
+
+def _draw(cells: Sequence[CellResult], folder: Path) -> Iterator[tuple[str, Path, Path]]:
+    """Caption, PNG and SVG of every figure."""
+    for drawing in draw_all(cells):
+        png, svg = save(drawing, folder)
+        yield drawing.caption, png, svg
+
+
+def _picture(caption: str, png: Path, svg: Path) -> str:
+    """A figure element with the picture inside. As an image, an SVG's styles and ids cannot meddle with the page's."""
+    kind, path = ("svg+xml", svg) if svg.stat().st_size <= MAX_SVG_BYTES else ("png", png)
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    text = html.escape(caption)
+    image = f'<img loading="lazy" alt="{text}" src="data:image/{kind};base64,{data}">'
+    box = f'<div class="paper" tabindex="0" role="region" aria-label="{text}">{image}</div>'
+    return f"<figure>{box}<figcaption>{text}</figcaption></figure>"
+
+
+def _page(config: Mapping[str, Any], summary: Mapping[str, Any], pictures: Sequence[str]) -> str:
+    title = html.escape(_title(config))
+    found = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in headlines(summary))
+    exponents, drawn = _exponent_section(summary), "".join(pictures) or "<p>Nothing to draw.</p>"
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{title}</title>
+<style>{_CSS}</style>
+</head>
+<body>
+<main>
+<h1>{title}</h1>
+<section aria-labelledby="found"><h2 id="found">What was found</h2><ul class="found">{found}</ul></section>
+<section aria-labelledby="results"><h2 id="results">Results</h2>
+{_filters(summary["cells"])}
+{_cell_section(summary)}
+</section>
+{exponents}
+<section aria-labelledby="figures"><h2 id="figures">Figures</h2>{drawn}</section>
+<section aria-labelledby="asked"><h2 id="asked">What was asked</h2>{_config_section(config)}</section>
+</main>
+<script>{_SCRIPT}</script>
+</body>
+</html>
+"""
+
+
+def _title(config: Mapping[str, Any]) -> str:
+    """The study's name where the configuration gives one."""
+    name = config.get("name")
+    return f"Study {name}" if isinstance(name, str) and name else "Study report"
+
+
+def _filters(cells: Sequence[Mapping[str, Any]]) -> str:
+    """One drop-down list a filter; the script shows them."""
+    axes: list[tuple[str, str, list[tuple[str, str]]]] = [
+        ("policy", "Policy", _options(cells, lambda cell: (cell["label"], cell["label"]))),
+        ("setting", "Setting", _options(cells, lambda cell: (cell["setting"], cell["setting"]))),
+        ("budget", "Budget (USD a task)", _options(cells, _budget_option)),
+        ("horizon", "Horizon", _options(cells, lambda cell: (f"{cell['horizon']:.0f}", _count(cell["horizon"])))),
+    ]
+    lists = []
+    for name, title, options in axes:
+        if len(options) > 1:
+            items = "".join(f'<option value="{html.escape(v)}">{html.escape(text)}</option>' for v, text in options)
+            lists.append(f'<label>{title}<select name="{name}"><option value="">all</option>{items}</select></label>')
+    start = max((cell["horizon"] for cell in cells), default=0) if len(cells) > MAX_ROWS_UNFILTERED else 0
+    first = f"{start:.0f}" if start else ""
+    output = '<output aria-live="polite"></output>'
+    return f'<form id="filters" data-horizon="{first}" hidden>{"".join(lists)}{output}</form>'
+
+
+def _options(
+    cells: Sequence[Mapping[str, Any]], pick: Callable[[Mapping[str, Any]], tuple[str, str]]
+) -> list[tuple[str, str]]:
+    return list(dict.fromkeys(pick(cell) for cell in cells))
+
+
+def _budget_option(cell: Mapping[str, Any]) -> tuple[str, str]:
+    budget = cell.get("budget_per_task")
+    return _budget_key(budget), _budget(budget)
+
+
+def _budget_key(budget: float | None) -> str:
+    """What filters compare: as many digits as the groups of horizons use."""
+    return "none" if budget is None else f"{budget:.6g}"
+
+
+def _row_open(entry: Mapping[str, Any]) -> str:
+    """A table row that the filters can find."""
+    horizon = f' data-horizon="{entry["horizon"]:.0f}"' if "horizon" in entry else ""
+    budget = _budget_key(entry.get("budget_per_task"))
+    return (
+        f'<tr data-policy="{html.escape(entry["label"])}" data-setting="{html.escape(entry["setting"])}" '
+        f'data-budget="{budget}"{horizon}><th scope="row">{_breakable(entry["label"])}</th>'
+    )
+
+
+def _breakable(name: str) -> str:
+    """An escaped name that may break after its separators."""
+    return re.sub(r"([_/,-])", r"\1<wbr>", html.escape(name))
+
+
+def _cell_section(summary: Mapping[str, Any]) -> str:
+    """The table of cells."""
+    cells = summary["cells"]
+    columns, with_setting = _columns(cells), _has_settings(cells)
+    head = ["Policy", *(["Setting"] if with_setting else []), "Budget (USD a task)", "Horizon"]
+    head += [*(column.title for column in columns), "Runs"]
+    rows = []
+    for cell in cells:
+        mark = " †" if cell.get("benchmark_feasible") is False else ""
+        parts = [_row_open(cell)]
+        if with_setting:
+            parts.append(f"<td>{html.escape(cell['setting'])}</td>")
+        parts.append(_data(cell.get("budget_per_task"), _budget(cell.get("budget_per_task"))))
+        parts.append(_data(cell["horizon"], _count(cell["horizon"])))
+        parts += [_metric_cell(cell.get(column.metric), column, mark) for column in columns]
+        rows.append("".join([*parts, _data(cell["runs"], str(cell["runs"])), "</tr>"]))
+    level = f"{100 * summary.get('level', 0.95):g} %"
+    caption = f"Mean over runs at the horizon; beneath it the {level} interval of the mean (Student t)."
+    return _table(head, rows, caption)
+
+
+def _table(head: Sequence[str], rows: Sequence[str], caption: str) -> str:
+    buttons = [f'<button type="button">{html.escape(text)}</button>' for text in head]
+    headers = "".join(f'<th scope="col">{button}</th>' for button in buttons)
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{html.escape(caption)}"><table>'
+        f'<caption class="unseen">{html.escape(caption)}</caption><thead><tr>{headers}</tr></thead>'
+        f'<tbody>{"".join(rows)}</tbody></table></div><p class="notes" aria-hidden="true">{html.escape(caption)}</p>'
+    )
+
+
+def _data(value: float | None, text: str, beneath: str = "", kind: str = "") -> str:
+    """A cell that sorts by its value."""
+    number = "" if value is None or not math.isfinite(value) else f' data-value="{value:.10g}"'
+    below = f"<small>{html.escape(beneath)}</small>" if beneath else ""
+    style = f' class="{kind}"' if kind else ""
+    return f"<td{number}{style}>{html.escape(text)}{below}</td>"
+
+
+def _metric_cell(entry: Mapping[str, Any] | None, column: Column, mark: str) -> str:
+    if entry is None or entry["mean"] is None:
+        return _data(None, "—")
+    unit = " %" if column.percent else ""
+    flag = mark if column.metric in ("reward_share", "regret") else ""
+    return _data(entry["mean"], f"{_value(entry['mean'], column)}{unit}{flag}", _interval(entry, column))
+
+
+def _exponent_section(summary: Mapping[str, Any]) -> str:
+    """The table of exponents with a word on reading it; nothing without exponents."""
+    entries = summary["exponents"]
+    if not entries:
+        return ""
+    with_setting = _has_settings(entries)
+    head, _ = _exponent_table(entries)
+    rows = []
+    for entry in entries:
+        parts = [_row_open(entry)]
+        if with_setting:
+            parts.append(f"<td>{html.escape(entry['setting'])}</td>")
+        parts.append(_data(entry.get("budget_per_task"), _budget(entry.get("budget_per_task"))))
+        for metric in ("regret", "violation"):
+            parts += _fit_cells(entry.get(metric))
+        rows.append("".join([*parts, "</tr>"]))
+    notes = sorted({text for entry in entries for text in _fit_notes(entry)})
+    listed = "".join(f"<li>{html.escape(note)}</li>" for note in notes[:12])
+    more = f"<li>{len(notes) - 12} further notes are in summary.json.</li>" if len(notes) > 12 else ""
+    level = f"{100 * summary.get('level', 0.95):g} %"
+    caption = f"Slope of log(mean over runs) on log(horizon), {level} bootstrap interval over runs."
+    return (
+        '<section aria-labelledby="exponents"><h2 id="exponents">Growth with the horizon</h2>'
+        "<p>Lower-order terms bias a slope over all horizons, and its interval does not know it: the tail slope, over "
+        "the longest horizons, is the better guide, and verdicts use its interval.</p>"
+        f"{_table(head, rows, caption)}{f'<ul class=notes>{listed}{more}</ul>' if notes else ''}</section>"
+    )
+
+
+def _fit_cells(fit: Mapping[str, Any] | None) -> list[str]:
+    whole, tail, verdict = _fit_texts(fit)
+    if fit is None:
+        return [_data(None, text) for text in (whole, tail, verdict)]
+    kind = "" if fit["verdict"] is None else f"verdict {fit['verdict']}"
+    slopes = [_split(fit["slope"], whole), _split(fit["tail_slope"], tail)]
+    word, _, claim = verdict.partition(" (")
+    return [*slopes, _data(None, word, claim.rstrip(")"), kind)]
+
+
+def _split(value: float | None, text: str) -> str:
+    """Slope above, interval beneath."""
+    above, _, below = text.partition(" ")
+    return _data(value, above, below)
+
+
+def _fit_notes(entry: Mapping[str, Any]) -> Iterator[str]:
+    name = f"{entry['label']}, budget {_budget(entry.get('budget_per_task'))}"
+    name += f", {entry['setting']}" if entry["setting"] else ""
+    if entry.get("note"):
+        yield f"{name}: {entry['note']}"
+    for metric in ("regret", "violation"):
+        fit = entry.get(metric)
+        if fit is not None and fit["note"]:
+            yield f"{name}, {metric}: {fit['note']}"
+
+
+def _config_section(config: Mapping[str, Any]) -> str:
+    """The configuration, a folding table a group."""
+    plain = {name: value for name, value in config.items() if not isinstance(value, Mapping)}
+    groups: list[tuple[str, Mapping[str, Any]]] = [("General", plain)] if plain else []
+    groups += [(str(name), value) for name, value in config.items() if isinstance(value, Mapping)]
+    return "".join(
+        f"<details open><summary>{html.escape(name)}</summary>"
+        f"<table class=config>{_config_rows(values)}</table></details>"
+        for name, values in groups
+    )
+
+
+def _config_rows(values: Mapping[str, Any]) -> str:
+    return "".join(
+        f'<tr><th scope="row">{html.escape(name)}</th><td>{html.escape(text)}</td></tr>'
+        for name, text in _flatten(values)
+    )
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted names and readable values."""
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{prefix}{name}.")
+        elif isinstance(value, (list, tuple)):
+            yield f"{prefix}{name}", ", ".join(str(entry) for entry in value) or "none"
+        else:
+            yield f"{prefix}{name}", "none" if value is None or value == {} else str(value)
+
+
+def _escape_markdown(text: str) -> str:
+    """One line in which no letter is markup."""
+    text = html.escape(" ".join(text.split()), quote=False)
+    for letter in "\\`*_[]|~#$":
+        text = text.replace(letter, f"\\{letter}")
+    return text
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "−": "$-$",
+    "—": "---",
+    "[": "{[}",  # a row that starts with [ would be read as an argument of the line break before it
+    "]": "{]}",
+}
+
+
+def _escape_latex(text: str) -> str:
+    return "".join(_LATEX.get(letter, letter) for letter in " ".join(text.split()))
+
+
+def _latex_row(texts: Sequence[str]) -> str:
+    return " & ".join(_escape_latex(text) for text in texts) + r" \\"
+
+
+_CSS = """
+:root{--ink:#1b1f24;--soft:#57606a;--line:#d8dee4;--ground:#fff;--band:#f6f8fa;--link:#0b62c4;--good:#0a6b3d;
+--bad:#a8321a}
+@media (prefers-color-scheme:dark){:root{--ink:#e6e8eb;--soft:#a0a8b2;--line:#3a424d;--ground:#14181d;
+--band:#1d232a;
+--link:#79b4ff;--good:#5fd39a;--bad:#ff9c85}}
+*{box-sizing:border-box}
+body{margin:0;background:var(--ground);color:var(--ink);
+font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
+main{max-width:1180px;margin:0 auto;padding:1rem}
+h1{font-size:1.6rem;margin:.5rem 0 1rem;overflow-wrap:anywhere}
+h2{font-size:1.2rem;margin:2rem 0 .6rem;padding-bottom:.2rem;border-bottom:1px solid var(--line)}
+.found{padding-left:1.2rem}.found li{margin:.35rem 0;overflow-wrap:anywhere}
+.notes{color:var(--soft);font-size:.85rem;overflow-wrap:anywhere}
+form{display:flex;flex-wrap:wrap;gap:.6rem 1rem;align-items:end;margin:.5rem 0 .8rem}
+form[hidden]{display:none}
+label{display:flex;flex-direction:column;font-size:.8rem;color:var(--soft);max-width:100%}
+select{font:inherit;font-size:.95rem;color:var(--ink);background:var(--ground);border:1px solid var(--line);
+border-radius:6px;
+padding:.35rem .5rem;min-height:2.4rem;max-width:100%}
+output{font-size:.85rem;color:var(--soft);padding-bottom:.5rem}
+.scroll{overflow-x:auto;border:1px solid var(--line);border-radius:8px}
+table{border-collapse:collapse;width:100%;font-size:.85rem;font-variant-numeric:tabular-nums}
+caption{caption-side:bottom;text-align:left;color:var(--soft);font-size:.8rem;padding:.5rem .6rem}
+th,td{padding:.35rem .6rem;text-align:right;border-bottom:1px solid var(--line);vertical-align:top}
+td small{display:block;color:var(--soft);font-size:.75rem;white-space:nowrap}
+th[scope=row],thead th:first-child{text-align:left;position:sticky;left:0;background:var(--ground);
+font-weight:600;
+min-width:6rem;max-width:14rem;overflow-wrap:break-word}
+thead th{background:var(--band);vertical-align:bottom}thead th:first-child{background:var(--band)}
+thead button{font:inherit;font-weight:600;color:inherit;background:none;border:0;padding:0;cursor:pointer;
+text-align:inherit}
+thead th[aria-sort=ascending] button::after{content:" ▲"}
+thead th[aria-sort=descending] button::after{content:" ▼"}
+tbody tr:hover td,tbody tr:hover th{background:var(--band)}
+.consistent{color:var(--good)}.exceeds{color:var(--bad)}.verdict{font-weight:600}
+.unseen{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
+figure{margin:1.5rem 0}.paper{background:#fff;border:1px solid var(--line);border-radius:8px;padding:.5rem;
+overflow-x:auto}
+.paper img{display:block;max-width:100%;height:auto;margin:0 auto}
+figcaption{color:var(--soft);font-size:.85rem;margin-top:.4rem;overflow-wrap:anywhere}
+details{margin:.4rem 0}summary{cursor:pointer;font-weight:600}
+.config th,.config td{text-align:left;overflow-wrap:anywhere;position:static;max-width:none}
+.config th{font-weight:400;
+color:var(--soft);width:40%}
+@media (max-width:640px){main{padding:.75rem}.paper img{max-width:none}
+th[scope=row],thead th:first-child{min-width:5rem;max-width:8rem}}
+@media print{:root{--ink:#000;--soft:#444;--line:#bbb;--ground:#fff;--band:#fff}form{display:none}
+body{font-size:10pt}
+main{max-width:none;padding:0}.scroll{overflow:visible;border:0}table{font-size:7pt}
+th,td{padding:.15rem .25rem}
+th[scope=row],thead th:first-child{position:static;min-width:0}tr,figure{break-inside:avoid}
+thead{display:table-header-group}}
+"""
+
+_SCRIPT = """
+(function () {
+  var form = document.getElementById('filters');
+  var lists = Array.prototype.slice.call(form.querySelectorAll('select'));
+  var rows = Array.prototype.slice.call(document.querySelectorAll('tr[data-policy]'));
+  function apply() {
+    var shown = 0, total = 0;
+    rows.forEach(function (row) {
+      row.hidden = lists.some(function (list) {
+        var own = row.getAttribute('data-' + list.name);
+        return list.value !== '' && own !== null && own !== list.value;
+      });
+      if (row.hasAttribute('data-horizon')) { total += 1; shown += row.hidden ? 0 : 1; }
+    });
+    form.querySelector('output').textContent = shown + ' of ' + total + ' cells';
+  }
+  function read() {
+    var wanted = new URLSearchParams(location.hash.slice(1));
+    lists.forEach(function (list) {
+      var value = wanted.has(list.name) ? wanted.get(list.name) : '';
+      if (!location.hash && list.name === 'horizon') { value = form.getAttribute('data-horizon'); }
+      list.value = value;
+      if (list.selectedIndex < 0) { list.value = ''; }
+    });
+    apply();
+  }
+  form.addEventListener('change', function () {
+    var chosen = new URLSearchParams();
+    lists.forEach(function (list) { if (list.value) { chosen.set(list.name, list.value); } });
+    try {
+      history.replaceState(null, '', '#' + (chosen.toString() || 'all'));
+    } catch (error) { /* some viewers of files forbid it; the filter works all the same */ }
+    apply();
+  });
+  form.addEventListener('submit', function (event) { event.preventDefault(); });
+  window.addEventListener('hashchange', read);
+  document.querySelectorAll('thead button').forEach(function (button) {
+    button.addEventListener('click', function () {
+      var head = button.closest('th'), body = head.closest('table').tBodies[0];
+      var column = Array.prototype.indexOf.call(head.parentNode.children, head);
+      var sign = head.getAttribute('aria-sort') === 'ascending' ? -1 : 1;
+      Array.prototype.forEach.call(head.parentNode.children, function (other) {
+        other.removeAttribute('aria-sort');
+      });
+      head.setAttribute('aria-sort', sign === 1 ? 'ascending' : 'descending');
+      Array.prototype.slice.call(body.rows).map(function (row) {
+        var cell = row.children[column], number = cell.getAttribute('data-value');
+        return { row: row, number: number === null ? null : parseFloat(number), text: cell.textContent };
+      }).sort(function (a, b) {
+        if (a.number !== null && b.number !== null) { return sign * (a.number - b.number); }
+        if (a.number !== null || b.number !== null) { return a.number === null ? 1 : -1; }
+        return sign * a.text.localeCompare(b.text);
+      }).forEach(function (entry) { body.appendChild(entry.row); });
+    });
+  });
+  form.hidden = false;
+  read();
+})();
+"""

@@ -1,0 +1,629 @@
+"""Where results are also told: JSON lines, always on, and Weights & Biases, written from stored results."""
+
+import hashlib
+import json
+import math
+import os
+import re
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from envs.errors import InputError, nearest
+from experiments.scaling import mean_band
+from experiments.store import CellResult
+from experiments.summary import METRICS, metric_curve
+
+MODES = ("offline", "online", "disabled")
+MOST_ROWS = 10_000  # of a W&B table, which becomes slow to look at beyond
+MOST_MODELS = 20  # whose shares are drawn one by one
+_TRACKERS = {"jsonl": {"name"}, "wandb": {"name", "project", "entity", "mode", "tags"}}
+_NOT_IDENTITY = ("out", "tracker", "chunk_rows")  # how the results folder's own digest is made, too
+_PLAIN_FINALS = {name for name in METRICS if "share" in name or "per_task" in name} | {"overspend", "forecast_error"}
+_MOST_VALUES = 64  # of an array in a line of JSON
+_LINE_BREAKS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}  # that JSON allows and line readers split at
+
+
+class EventLog:
+    """JSON lines: one object a line, appended whole, readable with ``tail -f`` while the study runs.
+
+    Each line is one ``write`` to a file opened for appending, so that several processes may log to one local file. A
+    full disk costs lines, never the study: the first failure is told once on stderr.
+
+    Example:
+        >>> import tempfile
+        >>> log = EventLog(Path(tempfile.mkdtemp()) / "events.jsonl")
+        >>> log.write("cell", policy="ucb", regret=float("nan"))
+        >>> list(json.loads(log.path.read_text(encoding="utf-8")).items())[1:]
+        [('event', 'cell'), ('policy', 'ucb'), ('regret', None)]
+    """
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+        self._warned = False
+        with suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._torn = _ends_within_a_line(self.path)
+
+    def write(self, event: str, /, **fields: Any) -> None:
+        """Append ``{"time": now in UTC, "event": event, ...}``.
+
+        NaN and infinity become null, NumPy and JAX values become numbers and lists (large arrays their shape and type),
+        whatever else JSON lacks its ``str``. A field called "time" or "event" gets an underscore behind its name.
+        """
+        record = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event}
+        for name, value in fields.items():
+            record[f"{name}_" if name in ("time", "event") else name] = plain(value)
+        line = json.dumps(record, ensure_ascii=False, allow_nan=False).translate(_LINE_BREAKS) + "\n"
+        # A torn line before this one, of a full disk or a killed process, costs itself and not this one.
+        content = ("\n" * self._torn + line).encode("utf-8", "backslashreplace")
+        try:
+            written = self._append(content)
+        except OSError as error:
+            self._warn(error.strerror or type(error).__name__)
+            return
+        self._torn = written < len(content)
+        if self._torn:
+            self._warn("only part of a line was written")
+
+    def _append(self, content: bytes) -> int:
+        handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            return os.write(handle, content)
+        finally:
+            os.close(handle)
+
+    def _warn(self, reason: str) -> None:
+        if not self._warned and sys.stderr is not None:
+            with suppress(OSError, ValueError):
+                print(f"warning: cannot log to {self.path}: {reason}; going on without", file=sys.stderr)
+        self._warned = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class WandbSettings:
+    """Where and how W&B runs are written."""
+
+    project: str = "llm-bandits"
+    entity: str | None = None  # None: the account's default
+    group: str = "study"  # begins the name of the W&B group; the study's digest ends it
+    tags: tuple[str, ...] = ()
+    mode: str | None = None  # of MODES; None: offline
+    folder: Path | None = None  # W&B's files go to its subfolder "wandb"; None: the results folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class WandbOutcome:
+    """What came of writing to W&B."""
+
+    mode: str | None  # None: it could not be made out
+    runs: int  # finished
+    folder: Path | None  # of W&B's own files; None where there are none
+    sync_command: str | None  # uploads offline runs
+    url: str | None  # of the project, when online
+    error: str | None  # one sentence
+
+    @property
+    def sentence(self) -> str:
+        """What to tell the user."""
+        if self.error:
+            return f"{self.error} (the results are complete without)"
+        if self.mode == "disabled":
+            return "switched off"
+        if self.sync_command:
+            return f"{self.runs} runs; to upload: {self.sync_command}"
+        return f"{self.runs} runs" + (f": {self.url}" if self.url else "")
+
+
+def settings_from(tracker_config: Mapping[str, Any], study: str, folder: Path) -> WandbSettings | None:
+    """Validated settings of ``tracker=wandb``; None for ``tracker=jsonl``.
+
+    Raises:
+        InputError: an unknown tracker or key, a value of the wrong kind, or a mode that does not exist, in the
+            configuration or in WANDB_MODE.
+    """
+    name = tracker_config.get("name")
+    if name not in _TRACKERS:
+        raise InputError(f"tracker.name: there is no tracker {name!r}; {nearest(str(name), list(_TRACKERS))}")
+    for key in tracker_config:
+        if key not in _TRACKERS[name]:
+            raise InputError(f"tracker: unknown key {key!r} for {name}; {nearest(str(key), sorted(_TRACKERS[name]))}")
+    if name != "wandb":
+        return None
+    mode = tracker_config.get("mode")
+    resolve_mode(mode, os.environ)
+    return WandbSettings(
+        project=_project(tracker_config.get("project", WandbSettings.project)),
+        entity=_entity(tracker_config.get("entity")),
+        group=study,
+        tags=_configured_tags(tracker_config.get("tags")),
+        mode=mode,
+        folder=folder,
+    )
+
+
+def resolve_mode(configured: str | None, environ: Mapping[str, str]) -> str:
+    """The mode: WANDB_MODE, else the configured one, else offline. Never changed later: W&B cannot fall back [1].
+
+    [1] https://github.com/wandb/wandb/issues/9865
+
+    Raises:
+        InputError: either names a mode that does not exist.
+
+    Example:
+        >>> resolve_mode("online", {}), resolve_mode("online", {"WANDB_MODE": "disabled"}), resolve_mode(None, {})
+        ('online', 'disabled', 'offline')
+    """
+    if configured is not None and configured not in MODES:
+        raise InputError(f"tracker.mode: there is no mode {configured!r}; {nearest(str(configured), list(MODES))}")
+    wanted = environ.get("WANDB_MODE") or configured or "offline"
+    if wanted not in MODES:
+        raise InputError(f"WANDB_MODE: there is no mode {wanted!r}; {nearest(wanted, list(MODES))}")
+    return wanted
+
+
+def sync_wandb(
+    cells: Sequence[CellResult],
+    config: Mapping[str, Any],
+    summary: Mapping[str, Any],
+    results_folder: Path,
+    settings: WandbSettings,
+    log: EventLog,
+) -> WandbOutcome:
+    """Write one W&B run a cell and one for the whole study, from results alone.
+
+    Runs have the same ids whenever this is called again, and offline the folders of the earlier call are replaced. No
+    error of W&B's is raised: the first ends the writing, is logged and returned. KeyboardInterrupt passes through.
+
+    Args:
+        cells: all cells of the study.
+        config: the resolved configuration; git revision under "versions", if known.
+        summary: :func:`experiments.summary.summarise` of the cells; what is missing in it is left out.
+        results_folder: holds the PNG files of figures/, results.parquet and summary.json, as far as they exist.
+        settings: where to write.
+        log: gets one event "wandb", with the error if there was one.
+    """
+    began = perf_counter()
+    study = _Study(config=config, summary=summary, results_folder=Path(results_folder), settings=settings)
+    mode, error = None, None
+    try:
+        mode = resolve_mode(settings.mode, os.environ)
+        if mode != "disabled":
+            _write_runs(study, cells, mode)
+    except Exception as failure:  # whatever W&B does, the results are safe
+        error = _sentence(failure) + ("; WANDB_MODE=offline needs no network" if mode == "online" else "")
+    outcome = WandbOutcome(
+        mode=mode,
+        runs=study.runs,
+        folder=study.folder if study.runs else None,
+        sync_command=sync_command(study.folder) if study.runs and mode == "offline" else None,
+        url=study.url,
+        error=error,
+    )
+    log.write("wandb", **vars(outcome), seconds=round(perf_counter() - began, 3))
+    return outcome
+
+
+def sync_command(folder: Path) -> str:
+    """The shell line that uploads all offline runs in a folder of W&B's, relative to the working directory if below."""
+    shown = folder.resolve()
+    with suppress(ValueError, OSError):
+        shown = shown.relative_to(Path.cwd())
+    text = str(shown)
+    return f"wandb sync {shlex.quote(f'./{text}' if text.startswith('-') else text)}/offline-run-*"
+
+
+def study_digest(config: Mapping[str, Any]) -> str:
+    """Eight hex digits of what a study is: its configuration without versions, output folder and tracker."""
+    inner = config.get("config", config)
+    identity = {name: value for name, value in inner.items() if name not in (*_NOT_IDENTITY, "versions")}
+    return hashlib.sha256(json.dumps(plain(identity), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def run_id(config: Mapping[str, Any], cell: str) -> str:
+    """The W&B id of a cell's run: ``<study digest>-<first 12 of the cell id>``.
+
+    Of cell ids that are not hex digits, whose beginnings may be equal, a digest is taken.
+    """
+    short = cell if re.fullmatch("[0-9a-f]{12,}", cell) else hashlib.sha256(cell.encode()).hexdigest()
+    return f"{study_digest(config)}-{short[:12]}"
+
+
+def plain(value: Any) -> Any:
+    """What strict JSON can hold: NaN and infinity become None, arrays lists, unknown things their ``str``.
+
+    Example:
+        >>> plain({"mean": np.float32(0.5), "runs": np.arange(3), "bound": float("inf"), "curve": np.zeros((9, 9))})
+        {'mean': 0.5, 'runs': [0, 1, 2], 'bound': None, 'curve': {'shape': [9, 9], 'dtype': 'float64'}}
+    """
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(name): plain(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(entry) for entry in value]
+    return _plain_array(value) if hasattr(value, "__array__") else str(value)
+
+
+def _plain_array(value: Any) -> Any:
+    try:
+        array = np.asarray(value)
+    except Exception:  # for example a JAX array on a device that is gone
+        return str(value)
+    if array.size > _MOST_VALUES:
+        return {"shape": list(array.shape), "dtype": str(array.dtype)}
+    if array.ndim == 0:
+        single = array.item()
+        return str(single) if hasattr(single, "__array__") else plain(single)
+    return [plain(entry) for entry in array]
+
+
+class _Study:
+    """What all runs of one call share, and how far it got."""
+
+    def __init__(
+        self, *, config: Mapping[str, Any], summary: Mapping[str, Any], results_folder: Path, settings: WandbSettings
+    ):
+        self.settings = settings
+        self.results_folder = results_folder
+        self.folder = Path(settings.folder or results_folder) / "wandb"
+        self.config = config
+        self.digest = study_digest(config)
+        self.summary = summary
+        self.entries = {entry.get("cell"): entry for entry in summary.get("cells") or ()}
+        self.revision = _revision(config.get("versions"))
+        self.runs = 0
+        self.url: str | None = None
+
+
+def _write_runs(study: _Study, cells: Sequence[CellResult], mode: str) -> None:
+    """All cells, then the aggregate. Every error is the caller's to catch."""
+    _make_writable(study.folder)
+    # Silent also means that W&B never asks for a key in a terminal that nobody looks at.
+    with _environment(WANDB_SILENT="true", WANDB_CACHE_DIR=study.folder / "cache"):
+        import wandb
+
+        for cell in cells:
+            with _open_run(wandb, study, mode, **_cell_identity(study, cell)) as run:
+                run.define_metric("*", step_metric="t")
+                for row in history(cell):
+                    run.log(row)
+                run.summary.update(finals(cell, study.entries.get(cell.description.get("cell"))))
+        with (
+            _open_run(wandb, study, mode, **_aggregate_identity(study, cells)) as run,
+            _environment(WANDB_DATA_DIR=Path(run.dir).parent),  # where files on their way to an artifact wait
+        ):
+            _write_aggregate(wandb, run, study, cells)
+
+
+def _make_writable(folder: Path) -> None:
+    """W&B itself would quietly write somewhere else."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _open_run(wandb: Any, study: _Study, mode: str, **identity: Any) -> Iterator[Any]:
+    """A run that is finished whatever happens; an earlier offline copy of it is removed once this one is whole."""
+    earlier = _offline_folders(study.folder, identity["id"])
+    run = wandb.init(
+        project=study.settings.project,
+        entity=study.settings.entity,
+        group=f"{study.settings.group}-{study.digest}",
+        dir=str(study.folder.parent),
+        mode=mode,
+        reinit="create_new",  # leaves a run of the calling script alone
+        settings=_quiet_settings(wandb),
+        **identity,
+    )
+    try:
+        yield run
+        if mode == "online" and run.url:
+            study.url = run.url.rpartition("/runs/")[0] or run.url
+    except BaseException:
+        with suppress(Exception):
+            run.finish(exit_code=1)
+        raise
+    run.finish()
+    study.runs += 1
+    for folder in earlier:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _offline_folders(folder: Path, identity: str) -> list[Path]:
+    pattern = re.compile(rf"offline-run-\d+_\d+-{re.escape(identity)}(-\d+)?")
+    return [path for path in folder.iterdir() if pattern.fullmatch(path.name) and not path.is_symlink()]
+
+
+def _quiet_settings(wandb: Any) -> Any:
+    """No console capture, machine statistics, code or git: a run holds results, which know where they come from."""
+    wanted = {
+        "console": "off",
+        "disable_code": True,
+        "disable_git": True,
+        "disable_job_creation": True,
+        "init_timeout": 30,
+        "login_timeout": 30,
+        "save_code": False,
+        "silent": True,
+        "x_disable_machine_info": True,
+        "x_disable_stats": True,
+        "x_save_requirements": False,
+    }
+    known = getattr(wandb.Settings, "model_fields", wanted)  # those that begin with x_ may go at any time
+    return wandb.Settings(**{name: value for name, value in wanted.items() if name in known})
+
+
+@contextmanager
+def _environment(**values: object) -> Iterator[None]:
+    """Environment variables for a while, where the user has not set them."""
+    added = [name for name in values if name not in os.environ]
+    os.environ.update({name: str(values[name]) for name in added})
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+def _cell_identity(study: _Study, cell: CellResult) -> dict[str, Any]:
+    about = cell.description
+    return {
+        "id": run_id(study.config, str(about.get("cell"))),
+        "job_type": "cell",
+        "name": _cell_name(about, study.entries.get(about.get("cell"), {})),
+        "tags": _tags(about.get("policy"), about.get("env"), study.revision, *study.settings.tags),
+        "config": plain(about) | {"runs": len(cell.seeds), "models": list(cell.models), "study": plain(study.config)},
+    }
+
+
+def _aggregate_identity(study: _Study, cells: Sequence[CellResult]) -> dict[str, Any]:
+    worlds = sorted({str(cell.description.get("env")) for cell in cells})
+    return {
+        "id": f"{study.digest}-aggregate",
+        "job_type": "aggregate",
+        "name": f"{study.settings.group}: all cells"[:128],
+        "tags": _tags(*worlds, study.revision, *study.settings.tags),
+        "config": {"cells": len(cells), "study": plain(study.config)},
+    }
+
+
+def _cell_name(about: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
+    """For example "ucb (step_size=0.1) | no target | T=4000 | 0.002 USD a task"."""
+    parts = [str(entry.get("label") or about.get("policy")), str(entry.get("setting") or "")]
+    parts.append(f"T={about.get('horizon')}")
+    budget = about.get("budget_per_task")
+    parts.append("no budget" if budget is None else f"{budget:.4g} USD a task")
+    return " | ".join(part for part in parts if part)[:128]
+
+
+def _tags(*words: Any) -> list[str]:
+    """Distinct tags of at most 64 characters, W&B's limit."""
+    return list(dict.fromkeys(str(word)[:64] for word in words if word))
+
+
+def _revision(versions: Any) -> str | None:
+    """The first seven digits of the git revision among the versions."""
+    for name, value in versions.items() if isinstance(versions, Mapping) else ():
+        if re.search("git|revision|commit", str(name)) and re.match("[0-9a-f]{7}", str(value)):
+            return str(value)[:7]
+    return None
+
+
+def history(cell: CellResult) -> list[dict[str, float]]:
+    """A row a checkpoint: ``t``, ``<metric>/mean|ci_low|ci_high`` over runs, and ``share/<model>`` of few models.
+
+    Values that are not finite are left out; runs that are not finite do not count.
+    """
+    columns: dict[str, np.ndarray] = {}
+    for name, band in _bands(cell).items():
+        columns |= {f"{name}/{end}": line for end, line in zip(("mean", "ci_low", "ci_high"), band, strict=True)}
+    if len(cell.models) <= MOST_MODELS:
+        columns |= {f"share/{model}": cell.share[:, number] for number, model in enumerate(cell.models)}
+    rows = []
+    for number, rounds in enumerate(cell.checkpoints):
+        row = {name: float(line[number]) for name, line in columns.items() if math.isfinite(line[number])}
+        rows.append({"t": int(rounds)} | row)
+    return rows
+
+
+def finals(cell: CellResult, entry: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The summary of a cell's run under stable names: ``final/...``, ``coverage/<quantity>`` and ``wall_s``.
+
+    Sums are ``final/regret_mean``, shares ``final/reward_share``; both have ``_low`` and ``_high``. The numbers are
+    those of ``summary.json``; without its entry they are made from the curves.
+    """
+    values: dict[str, Any] = {}
+    for name, (mean, low, high) in _bands(cell).items():
+        values |= _final_values(name, {"mean": mean[-1], "low": low[-1], "high": high[-1]})
+    for name, found in (entry or {}).items():
+        if isinstance(found, Mapping) and "mean" in found:
+            values |= _final_values(name, found)
+    for name in ("runs_failed", "violation_positive_share"):
+        values[f"final/{name}"] = (entry or {}).get(name)
+    for number, quantity in enumerate(cell.estimates):
+        held = cell.coverage[-1, :, number]
+        held = held[np.isfinite(held)]
+        values[f"coverage/{quantity}"] = held.mean() if len(held) else None
+    values["wall_s"] = cell.description.get("wall_s")
+    return {name: value for name, value in plain(values).items() if value is not None}
+
+
+def _final_values(name: str, interval: Mapping[str, Any]) -> dict[str, Any]:
+    centre = name if name in _PLAIN_FINALS else f"{name}_mean"
+    names = {"mean": centre, "low": f"{name}_low", "high": f"{name}_high"}
+    return {f"final/{names[end]}": interval.get(end) for end in names}
+
+
+def _bands(cell: CellResult) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """[E] mean, low and high of every metric that applies to the cell."""
+    curves = {name: metric_curve(cell, name) for name in dict.fromkeys((*METRICS, *cell.metrics))}
+    return {name: _finite_band(curve) for name, curve in curves.items() if curve is not None}
+
+
+def _finite_band(curve: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """:func:`mean_band` of [R, E] that passes over values that are not finite."""
+    finite = np.isfinite(curve)
+    if finite.all() and len(curve):
+        return mean_band(curve)
+    bands = np.full((3, curve.shape[1]), np.nan)
+    for column in np.flatnonzero(finite.any(axis=0)):
+        bands[:, column] = np.ravel(mean_band(curve[finite[:, column], column : column + 1]))
+    return bands[0], bands[1], bands[2]
+
+
+def _write_aggregate(wandb: Any, run: Any, study: _Study, cells: Sequence[CellResult]) -> None:
+    """Tables, exponents, figures and files of the whole study."""
+    columns, rows = run_table(cells)
+    shown: dict[str, Any] = {"runs": _table(wandb, columns, rows)}
+    exponents = _exponents(study.summary)
+    if exponents:
+        names = list(exponents[0])
+        shown["exponents"] = _table(wandb, names, [[fit[name] for name in names] for fit in exponents])
+    for figure in sorted((study.results_folder / "figures").glob("*.png")):
+        shown[f"figures/{figure.stem}"] = wandb.Image(str(figure))
+    run.log(shown)
+    total = sum(len(cell.seeds) for cell in cells)
+    run.summary.update({"table/runs_shown": len(rows), "table/runs_total": total} | _fit_values(exponents))
+    files = [study.results_folder / name for name in ("results.parquet", "summary.json")]
+    if any(file.is_file() for file in files):
+        artifact = wandb.Artifact(f"results-{study.digest}", type="results")
+        for file in files:
+            if file.is_file():
+                artifact.add_file(str(file))
+        run.log_artifact(artifact)
+
+
+def _table(wandb: Any, columns: list[str], rows: list[list[Any]]) -> Any:
+    """A W&B table whose types are learned from one typical row: its own check of every row takes 0.3 ms each.
+
+    Columns that mix words and numbers become words.
+    """
+    typical: list[Any] = []
+    for number in range(len(columns)):
+        found = [row[number] for row in rows if row[number] is not None]
+        if len({str if isinstance(value, (str, list, dict)) else type(value) in (int, float) for value in found}) > 1:
+            rows = [[*row[:number], str(row[number]), *row[number + 1 :]] for row in rows]
+            found = ["words"]
+        typical.append(found[0] if found else None)
+    table = wandb.Table(columns=columns, data=[typical])
+    table.data = rows
+    return table
+
+
+def run_table(cells: Sequence[CellResult]) -> tuple[list[str], list[list[Any]]]:
+    """Columns and rows of one run each, named as in ``results.parquet``.
+
+    At most :data:`MOST_ROWS`: of larger studies the first runs of every cell, equally many of each.
+    """
+    if not cells:
+        return ["cell"], []
+    total = sum(len(cell.seeds) for cell in cells)
+    most = None if total <= MOST_ROWS else max(1, MOST_ROWS // len(cells))
+    entries = [entry for cell in cells for entry in _run_entries(cell, most)][:MOST_ROWS]
+    columns = list(dict.fromkeys(name for entry in entries for name in entry))
+    return columns, [[entry.get(name) for name in columns] for entry in entries]
+
+
+def _run_entries(cell: CellResult, most: int | None) -> list[dict[str, Any]]:
+    about = plain(cell.description)
+    swept = {name: value for name, value in (about.pop("swept", None) or {}).items() if name not in about}
+    about.pop("wall_s", None)
+    lines = {"demand_total" if name == "demand" else name: cell.final(name)[:most] for name in cell.metrics}
+    spent = metric_curve(cell, "spent")
+    if spent is not None:
+        lines["spent"] = spent[:most, -1]
+    seeds = cell.seeds[:most]
+    return [
+        about | swept | {"seed": int(seed)} | {name: plain(line[run]) for name, line in lines.items()}
+        for run, seed in enumerate(seeds)
+    ]
+
+
+def _exponents(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One flat entry for each fit that has a slope."""
+    about = ("label", "policy", "deployment", "forecaster", "env", "demand", "num_models", "target", "setting")
+    flat = []
+    for entry in summary.get("exponents") or ():
+        for metric, fit in entry.items():
+            if isinstance(fit, Mapping) and fit.get("slope") is not None:
+                found = {name: entry.get(name) for name in (*about, "budget_per_task")} | {"metric": metric}
+                for slope, interval in (("slope", "interval"), ("tail_slope", "tail_interval")):
+                    low, high = fit.get(interval) or (None, None)
+                    found |= {slope: fit.get(slope), f"{slope}_low": low, f"{slope}_high": high}
+                found |= {name: fit.get(name) for name in ("claimed", "verdict")}
+                flat.append(plain(found | {"horizons": len(fit.get("horizons") or ()), "note": fit.get("note")}))
+    return flat
+
+
+def _fit_values(exponents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """``fit/<policy>[/<setting>][/<budget>]/<metric>/slope`` and its neighbours."""
+    values: dict[str, Any] = {}
+    for fit in exponents:
+        budget = fit["budget_per_task"]
+        parts = [fit["label"] or fit["policy"], fit["setting"], None if budget is None else f"{budget:.6g}"]
+        prefix = "/".join(["fit", *(str(part) for part in parts if part), fit["metric"]])
+        for name in ("slope", "slope_low", "slope_high", "tail_slope", "tail_slope_low", "tail_slope_high", "verdict"):
+            if fit[name] is not None:
+                values[f"{prefix}/{name}"] = fit[name]
+    return values
+
+
+def _sentence(error: Exception) -> str:
+    """One line about an error that W&B, the disk or the network made."""
+    if isinstance(error, ModuleNotFoundError) and error.name == "wandb":
+        return "wandb is not installed; pip install wandb"
+    text = " ".join(str(error).split())
+    if isinstance(error, InputError):
+        return text
+    return f"{type(error).__name__}: {text}"[:300].rstrip(": ")
+
+
+def _ends_within_a_line(path: Path) -> bool:
+    try:
+        size = path.stat().st_size  # zero for devices and pipes, which must not be read
+        if size == 0:
+            return False
+        with path.open("rb") as stream:
+            stream.seek(size - 1)
+            return stream.read(1) != b"\n"
+    except OSError:
+        return False
+
+
+def _project(value: Any) -> str:
+    if not isinstance(value, str) or not value or len(value) > 128 or re.search(r"[/\\#?%:]", value):
+        raise InputError(f"tracker.project: {value!r} is no project name; up to 128 characters without / \\ # ? % :")
+    return value
+
+
+def _entity(value: Any) -> str | None:
+    if value is not None and (not isinstance(value, str) or not value or "/" in value):
+        raise InputError(f"tracker.entity: {value!r} is no W&B user or team; a name, or null for your default")
+    return value
+
+
+def _configured_tags(value: Any) -> tuple[str, ...]:
+    tags = [] if value is None else value
+    if isinstance(tags, str) or not isinstance(tags, Sequence):
+        raise InputError(f"tracker.tags: {value!r} is no list; give it in brackets, e.g. [pilot]")
+    for tag in tags:
+        if not isinstance(tag, str) or not 1 <= len(tag) <= 64:
+            raise InputError(f"tracker.tags: {tag!r} is no tag; tags are words of up to 64 characters")
+    return tuple(tags)
