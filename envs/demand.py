@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs.errors import InputError, nearest
+from envs.pytree import register_apart
 
 State = Any
 """What a process remembers between rounds: a pytree of constant size, ``()`` where there is nothing to remember."""
@@ -233,7 +234,7 @@ def demand_process(name: str) -> Callable[[P], P]:
 
 
 @demand_process("constant")
-@jax.tree_util.register_dataclass
+@register_apart
 @dataclass(frozen=True, kw_only=True)
 class Constant(Process):
     """The same rate in every round."""
@@ -262,7 +263,7 @@ class Noisy(Process):
 
 
 @demand_process("sinusoid")
-@jax.tree_util.register_dataclass
+@register_apart
 @dataclass(frozen=True, kw_only=True)
 class Sinusoid(Noisy):
     """mean (1 + amplitude sin(2 pi (t / period + phase))), times noise."""
@@ -283,7 +284,7 @@ class Sinusoid(Noisy):
 
 
 @demand_process("diurnal")
-@jax.tree_util.register_dataclass
+@register_apart
 @dataclass(frozen=True, kw_only=True)
 class Diurnal(Noisy):
     """A daily and a half-daily wave, lower on the last two days of each seven, times noise.
@@ -328,7 +329,7 @@ class Diurnal(Noisy):
 
 
 @demand_process("trend")
-@jax.tree_util.register_dataclass
+@register_apart
 @dataclass(frozen=True, kw_only=True)
 class Trend(Noisy):
     """A straight line from mean (1 - slope) at the start to mean (1 + slope) at the end, times noise."""
@@ -349,7 +350,7 @@ class Trend(Noisy):
 
 
 @demand_process("shocks")
-@jax.tree_util.register_dataclass
+@register_apart
 @dataclass(frozen=True, kw_only=True)
 class Shocks(Process):
     """A level that jumps at random times and stays until the next jump.
@@ -391,7 +392,7 @@ class Shocks(Process):
 
 
 @demand_process("walk")
-@jax.tree_util.register_dataclass
+@register_apart
 @dataclass(frozen=True, kw_only=True)
 class Walk(Process):
     """A log rate that wanders and is drawn back: x' = (1 - reversion) x + step_size z, rate = mean exp(x - var / 2).
@@ -423,7 +424,7 @@ class Walk(Process):
 
 
 @demand_process("mmpp")
-@jax.tree_util.register_dataclass
+@register_apart
 @dataclass(frozen=True, kw_only=True)
 class MarkovModulated(Process):
     """Two states, quiet and busy, with a constant rate in each; under Poisson counts an MMPP in discrete time.
@@ -464,7 +465,7 @@ class MarkovModulated(Process):
 
 
 @demand_process("trace")
-@jax.tree_util.register_dataclass
+@register_apart
 @dataclass(frozen=True, kw_only=True)
 class Trace(Process):
     """A recorded series of L counts stretched over the horizon: round t of T covers [t L / T, (t + 1) L / T).

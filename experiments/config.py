@@ -22,8 +22,11 @@ PRECISIONS = ("float32", "float64")
 _GROUPS = ("env", "demand", "forecaster", "policy", "sweep", "tracker")
 _TOP = ("name", "policies", "rules", "horizon", "seeds", "root_seed", "checkpoints", "precision", "chunk_rows", "out")
 _KNOWN = (*_GROUPS, *_TOP, "claims")
-_SHORT_AXES = {"horizon": "horizon", "num_models": "env.num_models", "target": "env.target"} | {
-    "budget_per_task": "env.budget_per_task"
+SHORT_AXES = {
+    "horizon": "horizon",
+    "num_models": "env.num_models",
+    "target": "env.target",
+    "budget_per_task": "env.budget_per_task",
 }
 _CHOICES = {
     "budget_rule": ("skip", "stop"),
@@ -217,8 +220,8 @@ def _axes(sweep: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, list[
                 raise InputError(f"sweep.{key} cannot be swept; {nearest(key, ['policy', 'demand', 'forecaster', 'env'])}")
             axes |= {f"{key}.{inner}": values for inner, values in value.items() if values is not None}
         elif value is not None:
-            if key not in _SHORT_AXES:
-                known = [*_SHORT_AXES, "policy", "demand", "forecaster", "env", "mode"]
+            if key not in SHORT_AXES:
+                known = [*SHORT_AXES, "policy", "demand", "forecaster", "env", "mode"]
                 raise InputError(f"sweep.{key} is no axis; {nearest(key, known)}")
             axes[key] = value
     for axis, values in axes.items():
@@ -247,7 +250,7 @@ def _combinations(axes: Mapping[str, list[Any]], mode: str) -> list[dict[str, An
 
 
 def _axis_path(axis: str) -> str:
-    return _SHORT_AXES.get(axis, axis)
+    return SHORT_AXES.get(axis, axis)
 
 
 def _with(plain: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

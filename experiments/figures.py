@@ -715,7 +715,7 @@ def _beliefs(view: _View) -> Figure:
     served = np.max([cell.share[-1] for _, cell in shown] + [first.benchmark_share], axis=0)
     models = sorted(np.argsort(-served, kind="stable")[:MAX_BELIEFS].tolist())
     quantities = range(min(3, len(first.estimates)))
-    rows = len(models) * (0.13 + 0.075 * len(shown))
+    rows = max(1.0, len(models) * (0.13 + 0.075 * len(shown)))
     names = list(short_names([first.models[i] for i in models], 28).values())
     side = legend_width(names) + legend_width([style.text for style, _ in shown])
     figure, grid = panel_grid(1, len(quantities), height=rows + 0.9, width=2.4, legend=side, sharey=True)
@@ -747,7 +747,8 @@ def _belief_panel(
     first = shown[0][1]
     truth = first.truth[models, quantity]
     logarithmic = bool(truth.min() > 0 and truth.max() / truth.min() > 10)
-    foot = float(truth.min()) / 4 if logarithmic else -math.inf
+    lowest = min(float(np.nanmin(cell.lower[-1, models, quantity])) for _, cell in shown)
+    foot = max(lowest, float(truth.min()) / 4) * 0.8 if logarithmic else -math.inf
     entries = []
     for position, (style, cell) in enumerate(shown):
         rows = np.arange(len(models)) + 0.7 * ((position + 0.5) / len(shown) - 0.5)

@@ -9,15 +9,18 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from envs.errors import InputError, nearest
+from experiments.config import SHORT_AXES
 
+SHORT_AXIS = {path: axis for axis, path in SHORT_AXES.items()}
+SWEPT_GROUPS = ("policy", "demand", "forecaster", "env")
 GROUPS = ("env", "demand", "policy", "forecaster", "sweep", "tracker", "study")
 
 
@@ -27,23 +30,30 @@ def main() -> None:
     sys.argv[1:] = open_overrides(sys.argv[1:])
     try:
         _app()
-    except (InputError, HydraException, OmegaConfBaseException) as error:
-        print(f"error: {sentence(error)}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
-        raise SystemExit(130) from None
+    except (HydraException, OmegaConfBaseException) as error:
+        _refuse(error)
 
 
 def open_overrides(arguments: Sequence[str]) -> list[str]:
-    """Let ``key=value`` reach our own validation, which knows the nearest right key, also where Hydra has no such key."""
+    """Make ``key=value`` mean what people expect.
 
-    def opened(argument: str) -> str:
-        key = argument.partition("=")[0]
-        own = re.fullmatch(r"[A-Za-z_][\w.]*", key) and key not in GROUPS and not key.startswith("hydra.")
-        return f"++{argument}" if own and "=" in argument else argument
+    Every key is let through to our own validation, which knows the nearest right one, also where Hydra has none of that
+    name. A value given directly (``horizon=500``) takes the place of a study's sweep over it.
+    """
+    opened, given = [], {argument.partition("=")[0] for argument in arguments}
+    for argument in arguments:
+        key, equals, _ = argument.partition("=")
+        own = equals and re.fullmatch(r"[A-Za-z_][\w.]*", key) and key not in GROUPS and not key.startswith("hydra.")
+        opened.append(f"++{argument}" if own else argument)
+        axis = f"sweep.{SHORT_AXIS.get(key, key)}"
+        if own and axis not in given and (key in SHORT_AXIS or key.partition(".")[0] in SWEPT_GROUPS):
+            opened.append(f"++{axis}=null")
+    return opened
 
-    return [opened(argument) for argument in arguments]
+
+def _refuse(error: Exception) -> NoReturn:
+    print(f"error: {sentence(error)}", file=sys.stderr)
+    raise SystemExit(2) from None
 
 
 def sentence(error: Exception) -> str:
@@ -51,13 +61,21 @@ def sentence(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
         return f"there is no {group or 'config'} called {name!r}; {nearest(name, list(error.options or []))}"
+    if isinstance(error, OverrideParseException):
+        return f"cannot read the argument {error.override!r}; write key=value, a list as key=[1,2]"
     return " ".join(str(error).split())
 
 
 @hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")
 def _app(configuration: DictConfig) -> None:
     plain = OmegaConf.to_container(configuration, resolve=True)
-    code = execute(plain)  # type: ignore[arg-type]
+    try:
+        code = execute(plain)  # type: ignore[arg-type]
+    except InputError as error:
+        _refuse(error)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        code = 130
     if code:
         raise SystemExit(code)
 

@@ -336,7 +336,7 @@ def _note(horizons: np.ndarray, sample: _Sample) -> str:
     if any(len(values) < 2 for values in sample.runs):
         parts.append("A horizon with one run has no spread: intervals that involve it are missing.")
     lost = np.isnan(sample.resampled).any(axis=1)
-    if lost.any():
+    if count > 1 and lost.any():
         parts.append(
             f"{int(lost.sum())} of {len(lost)} resamples had a mean that is not positive and were left out: "
             "intervals are too narrow."

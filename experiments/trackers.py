@@ -343,7 +343,8 @@ def _open_run(wandb: Any, study: _Study, mode: str, **identity: Any) -> Iterator
     run.finish()
     study.runs += 1
     for folder in earlier:
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.resolve() != Path(run.dir).parent.resolve():  # older versions write twice into one within a second
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _offline_folders(folder: Path, identity: str) -> list[Path]:
