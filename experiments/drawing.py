@@ -171,6 +171,16 @@ def spread(values: Sequence[Any], count: int) -> list[Any]:
     return [values[round(position)] for position in np.linspace(0, len(values) - 1, count)]
 
 
+def apart(values: Sequence[float], *, logarithmic: bool, gap: float = 0.2) -> list[float]:
+    """Those of some increasing values whose tick labels do not touch: each ``gap`` of the axis from the one before."""
+    places = [math.log(value) if logarithmic else value for value in values]
+    kept = [len(values) - 1]
+    for position in reversed(range(len(values) - 1)):
+        if places[kept[0]] - places[position] >= gap * (places[-1] - places[0]):
+            kept.insert(0, position)
+    return [values[position] for position in kept]
+
+
 def log_spaced(points: np.ndarray) -> bool:
     """Whether equal steps of the logarithm describe these points better than equal steps."""
     if len(points) < 3 or points[0] <= 0 or points[-1] / points[0] < 10:
@@ -262,8 +272,10 @@ def interval_note(cells: Sequence[CellResult]) -> str:
     return f"Mean and {LEVEL:.0%} interval of the mean (Student t) over {runs}."
 
 
-def draw_band(axes: Axes, rounds: np.ndarray, curves: np.ndarray, style: LineStyle, *, fill: bool = True) -> None:
-    """Mean and interval of [R, E] curves; runs that failed and marks that some run lacks are left out."""
+def draw_band(
+    axes: Axes, rounds: np.ndarray, curves: np.ndarray, style: LineStyle, *, floor: float = -math.inf
+) -> None:
+    """Mean and interval, cut at ``floor``, of [R, E] curves without failed runs and marks that some run lacks."""
     curves = curves[np.isfinite(curves[:, -1])]
     marks = np.isfinite(curves).all(axis=0)
     if len(curves) == 0 or not marks.any():
@@ -281,8 +293,10 @@ def draw_band(axes: Axes, rounds: np.ndarray, curves: np.ndarray, style: LineSty
         linewidth=1.4 if style.focus else 0.8,
         zorder=order,
     )
-    if fill and style.focus:
-        axes.fill_between(rounds[marks], low, high, color=style.colour, alpha=0.18, linewidth=0, zorder=order - 0.5)
+    if style.focus:
+        axes.fill_between(
+            rounds[marks], np.maximum(low, floor), high, color=style.colour, alpha=0.18, linewidth=0, zorder=order - 0.5
+        )
 
 
 def tame(row: Sequence[Axes]) -> None:

@@ -30,6 +30,7 @@ from experiments.drawing import (
     _mean,
     add_legend,
     add_line_legend,
+    apart,
     badness,
     bar_handle,
     compact_count,
@@ -272,7 +273,7 @@ def _regret_by_round(view: _View) -> Figure:
             for style, cell in members:
                 curves = metric_curve(cell, metric)
                 if curves is not None:
-                    draw_band(axes, cell.checkpoints, curves, style)
+                    draw_band(axes, cell.checkpoints, curves, style, floor=0.0 if metric == "violation" else -math.inf)
                     scale_rounds(axes, cell.checkpoints)
             if row == 0:
                 axes.set_title(_spell_budget(budget))
@@ -281,7 +282,7 @@ def _regret_by_round(view: _View) -> Figure:
     for axes in grid[-1]:
         axes.set_xlabel("Rounds")
     add_line_legend(figure, styles)
-    scale = "Vertical axes with powers of ten are linear between -1 and 1 task."
+    scale = "Vertical axes with powers of ten are linear between -1 and 1 task; violation's intervals are cut at zero."
     notes = [interval_note(drawn), scale, _violation_note(drawn), _budget_note(view, budgets), focus_note(styles)]
     return finish(figure, view.setting, f"{_headline(metrics)} over {view.horizon:,} rounds", notes)
 
@@ -328,8 +329,8 @@ def _growth_panel(axes: Axes, view: _View, budget: float | None, metric: str) ->
     """One budget: points, fits, theory lines, and the slopes beneath."""
     axes.set_xscale("log")
     axes.set_yscale("log")
-    ticks = spread(view.horizons, 5)
-    axes.set_xticks(ticks, [compact_count(tick) for tick in ticks])
+    ticks = apart(view.horizons, logarithmic=True, gap=0.15)
+    axes.set_xticks(ticks, [compact_count(round(tick)) for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_minor_locator(NullLocator())
     groups = [(style, _group(view, line, budget)) for line, style in view.styles.items()]
@@ -492,14 +493,12 @@ def _share_axis(axes: Axes, metric: str, *, vertical: bool) -> None:
 def _by_budget(axes: Axes, view: _View, metric: str) -> None:
     """A line a policy over the budgets at the longest horizon."""
     budgets = [budget for budget in view.budgets if budget is not None]
-    logarithmic = budgets[0] > 0 and budgets[-1] / budgets[0] >= 8
+    logarithmic = budgets[0] > 0 and budgets[-1] / budgets[0] >= 6
     if logarithmic:
         axes.set_xscale("log")
-    if len(budgets) <= 5:
-        axes.set_xticks(budgets, [f"{budget:.3g}" for budget in budgets])
-        axes.xaxis.set_minor_locator(NullLocator())
-    elif not logarithmic:
-        axes.xaxis.set_major_locator(MaxNLocator(4))
+    ticks = apart(budgets, logarithmic=logarithmic)
+    axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
     for line, style in view.styles.items():
         points = []
         for budget in budgets:

@@ -32,10 +32,7 @@ def publish(
     console.print(f"results, figures and report: {folder}/  (open {page})", soft_wrap=True)
     if tracker is not None:
         sent = trackers.sync_wandb(outcome.cells, record, found, folder, tracker, log)
-        if sent.error:
-            console.print(f"Weights & Biases: {sent.error}; the results above are complete", soft_wrap=True)
-        else:
-            console.print(f"Weights & Biases: {sent.runs} runs; to upload: {sent.sync_command}", soft_wrap=True)
+        console.print(f"Weights & Biases: {sent.sentence}", soft_wrap=True)
     log.write("finished", cells=len(outcome.cells), failed=len(outcome.failed))
 
 

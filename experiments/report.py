@@ -38,7 +38,7 @@ COLUMNS = (
     Column(metric="spent_share", title="Spent, share of budget", percent=True),
     Column(metric="overspend", title="Overspend, share of budget"),
     Column(metric="declined_share", title="Declined, share of demand", percent=True),
-    Column(metric="forecast_error", title="Forecast error", percent=True),
+    Column(metric="forecast_error", title="Forecast error at half time", percent=True),
 )
 
 

@@ -133,13 +133,19 @@ def money_metric(cell: CellResult) -> str | None:
 def metric_values(cell: CellResult, name: str) -> np.ndarray | None:
     """[R'] values at the horizon of a metric of :data:`METRICS`, finite runs only; None where it does not apply.
 
+    The forecast's error is taken at half time: at the horizon nothing is left to forecast.
     Shares are of the same run's benchmark, budget or demand. Violation is its positive part.
     """
     curve = metric_curve(cell, name)
     if curve is None:
         return None
-    final: np.ndarray = curve[:, -1]
+    final: np.ndarray = curve[:, _half(cell) if name == "forecast_error" else -1]
     return final[np.isfinite(final)]
+
+
+def _half(cell: CellResult) -> int:
+    """The last checkpoint in the first half of the run, or the first one."""
+    return max(0, int(np.searchsorted(cell.checkpoints, cell.checkpoints[-1] / 2, side="right")) - 1)
 
 
 def metric_curve(cell: CellResult, name: str) -> np.ndarray | None:

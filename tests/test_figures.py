@@ -14,7 +14,7 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 
 from experiments import drawing, figures
-from experiments.drawing import NothingToDrawError, line_styles, log_spaced, short_names
+from experiments.drawing import NothingToDrawError, apart, line_styles, log_spaced, short_names
 from experiments.summary import label_cells
 from tests.synthetic import make_cell, make_study
 
@@ -214,6 +214,12 @@ def test_each_setting_has_its_own_files() -> None:
     ]
     names = {drawn.name for drawn in figures.draw_all(cells)}
     assert {name for name in names if name.startswith("traffic")} == {"traffic--1-a-b", "traffic--2-c"}
+
+
+def test_tick_labels_keep_apart() -> None:
+    assert apart([1, 10, 11, 100, 1000], logarithmic=True) == [1, 11, 100, 1000]
+    assert apart([1, 2, 50, 99, 100], logarithmic=False) == [2, 50, 100]
+    assert apart([7], logarithmic=True) == [7]
 
 
 @pytest.mark.parametrize("points", [[1, 10, 100, 1000], [1, 2, 4, 9, 20, 45, 100]])

@@ -55,6 +55,13 @@ def test_summary_agrees_with_the_curves(study: list) -> None:
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
 
 
+def test_forecast_error_is_that_of_half_time() -> None:
+    cell = make_cell(horizon=1000)
+    mark = int(np.flatnonzero(cell.checkpoints <= 500)[-1])
+    entry = summarise([cell])["cells"][0]
+    assert entry["forecast_error"]["mean"] == pytest.approx(float(cell.curve("forecast_error")[:, mark].mean()))
+
+
 def test_exponents_are_those_of_the_cells(study: list) -> None:
     entries = summarise(study, claims={"regret": 0.5})["exponents"]
     assert len(entries) == 10

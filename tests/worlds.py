@@ -1,23 +1,25 @@
 """Small worlds, learners and batches for tests; everything goes through the builders that studies use."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bandits import forecast, parameters
 from bandits.agent import Learner
 from bandits.confidence import Confidence
-from bandits.routing import ROUTING
+from bandits.routing import ROUTING, RoutingRule, View
 from envs import catalogue as catalogues
 from envs import demand as demands
 from envs import instance as instances
 from envs.catalogue import Catalogue
 from envs.edge_cloud import World
 from envs.instance import EdgeCloud, Instance
-from experiments import batch
+from envs.types import Feedback, Problem, Truth
+from experiments import batch, rollout
 from experiments.rollout import Snapshot
 
 SETTINGS: dict[str, Any] = {
@@ -72,7 +74,7 @@ def world(**overrides: Any) -> World:
 
 
 def learner(
-    rule: str = "uniform",
+    rule: str | RoutingRule = "uniform",
     *,
     forecaster: str = "running_mean",
     confidence: Mapping[str, Any] | None = None,
@@ -81,7 +83,7 @@ def learner(
 ) -> Learner:
     """A learner with NumPy leaves, as studies make them."""
     made = Learner(
-        rule=parameters.build(ROUTING[rule], values, rule),
+        rule=rule if isinstance(rule, RoutingRule) else parameters.build(ROUTING[rule], values, rule),
         forecaster=forecast.build(forecaster, {}),
         confidence=parameters.build(Confidence, confidence or {}, "confidence"),
     )
@@ -91,6 +93,20 @@ def learner(
 def stacked(items: Sequence[Any]) -> Any:
     """Equal pytrees with a leading axis."""
     return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *items)
+
+
+_PROGRAMS: dict[Any, batch.Program] = {}
+
+
+def _program(worlds: World, learners: Learner, keys: jax.Array) -> batch.Program:
+    """The compiled program of these shapes, shared by all tests of a process: compiling is what tests wait for."""
+    leaves, structure = jax.tree.flatten((worlds, learners, keys))
+    # The classes are named because structures of different rules may compare equal.
+    parts = [type(part).__name__ for part in vars(learners).values()]
+    signature = (*parts, structure, *((np.shape(leaf), leaf.dtype) for leaf in leaves))
+    if signature not in _PROGRAMS:
+        _PROGRAMS[signature] = batch.compile_program(worlds, learners, keys)
+    return _PROGRAMS[signature]
 
 
 def play(
@@ -115,5 +131,87 @@ def play(
         np.asarray(range(number) if streams is None else streams, np.uint32),
         np.arange(first_seed, first_seed + runs),
     )
-    program = batch.compile_program(worlds, learners, keys)
+    program = _program(worlds, learners, keys)
     return batch.simulate(program, worlds, learners, keys, np.full(runs, 1.0 / runs), marks)
+
+
+def catalogue_of(
+    quality: np.ndarray, cost_usd: np.ndarray, *, cost_cv: float = 0.5, cloud: np.ndarray | None = None
+) -> Catalogue:
+    """A catalogue of made-up models."""
+    number = len(quality)
+    known = catalogue(number)
+    return replace(
+        known,
+        names=tuple(f"model-{m}" for m in range(number)),
+        tier_cloud=np.ones(number, bool) if cloud is None else cloud,
+        quality=np.asarray(quality, float),
+        cost_usd=np.asarray(cost_usd, float),
+        cost_cv=np.full(number, cost_cv),
+        extras={"energy_wh": 0.1 + 0.4 * np.asarray(quality, float) ** 2},
+    )
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Reckless(RoutingRule):
+    """Random shares far beyond every cap, sometimes not a number: what a broken rule of somebody's might do."""
+
+    scale: float | jax.Array = 3.0
+    broken: float | jax.Array = 0.0  # chance a round that the decision is not a number
+
+    def decide(self, state: Any, view: View) -> tuple[jax.Array, Any]:
+        uniform = jax.random.uniform(view.key, (view.caps.shape[0] + 1,), view.caps.dtype)
+        return jnp.where(uniform[-1] < self.broken, jnp.nan, self.scale * uniform[:-1]), state
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """What a rule was shown in a round, what it decided and what came of it."""
+
+    view: View
+    shares: jax.Array  # [M]
+    feedback: Feedback
+    duals: jax.Array  # [P + C] before the round
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Recorder(RoutingRule):
+    """A rule that leaves a record of the last round beside the state of the rule it wraps."""
+
+    inner: RoutingRule
+
+    @property
+    def clairvoyant(self) -> bool:
+        return self.inner.clairvoyant
+
+    def init(self, problem: Problem, truth: Truth | None) -> Any:
+        return self.inner.init(problem, truth), None
+
+    def decide(self, state: Any, view: View) -> tuple[jax.Array, Any]:
+        shares, inner = self.inner.decide(state[0], view)
+        return shares, (inner, (shares, self.inner.duals(state[0], view.problem)))
+
+    def update(self, state: Any, view: View, feedback: Feedback) -> Any:
+        inner, (shares, duals) = state
+        record = Recorded(view=view, shares=shares, feedback=feedback, duals=duals)
+        return self.inner.update(inner, view, feedback), record
+
+
+def record(worlds: Sequence[World], made: Learner, rounds: int, *, root_seed: int = 0) -> Recorded:
+    """[cells, rounds, ...] records of one run in each world, played by the engine's own ``_round``."""
+    watched = replace(made, rule=Recorder(inner=made.rule))
+
+    def one(world: World, key: jax.Array) -> Recorded:
+        def body(state: rollout.RunState, t: jax.Array) -> tuple[rollout.RunState, Recorded]:
+            state = rollout._round(world, watched, key, state, t)
+            inner, seen = state.learner.rule
+            return replace(state, learner=replace(state.learner, rule=(inner, None))), seen
+
+        start = rollout.start(world, watched, key, world.problem.horizon)
+        return jax.lax.scan(body, start, jnp.arange(rounds, dtype=jnp.int32))[1]
+
+    keys = batch.run_keys(root_seed, np.arange(len(worlds), dtype=np.uint32), np.zeros(1, int))[:, 0]
+    return jax.device_get(jax.jit(jax.vmap(one))(stacked(worlds), keys))
