@@ -23,16 +23,15 @@ def exponentiated_gradient(learning_rate: jax.Array) -> optax.GradientTransforma
     floor = 1e-3
 
     def update(gradient: jax.Array, state: optax.EmptyState, params: jax.Array | None = None) -> Any:
+        assert params is not None, "a multiplicative update needs the prices"
         exponent = jnp.clip(learning_rate * gradient, -20.0, 20.0)
         return jnp.maximum(params, floor) * jnp.exp(exponent) - params, state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def optimizer(
-    name: str, schedule: str, step_size: jax.Array, horizon: jax.Array
-) -> optax.GradientTransformation:
-    """An *ascent* transformation with step size ``step_size`` / sqrt(T) (``horizon``) or / sqrt(t + 1) (``anytime``)."""
+def optimizer(name: str, schedule: str, step_size: jax.Array, horizon: jax.Array) -> optax.GradientTransformation:
+    """An *ascent* transformation; step size ``step_size`` / sqrt(T) (``horizon``) or / sqrt(t + 1) (``anytime``)."""
     at_horizon = step_size / jnp.sqrt(jnp.maximum(horizon, 1).astype(step_size.dtype))
 
     def rate(count: jax.Array) -> jax.Array:

@@ -66,6 +66,7 @@ class _Program:
     matrix: jax.Array  # [m, N, L]
     bound: jax.Array  # [m, L]
     upper: jax.Array  # [N, L]
+    tallest: jax.Array  # [N, L] largest absolute entry of each matrix column
 
 
 @jax.tree_util.register_dataclass
@@ -145,10 +146,57 @@ def _solve_lanes(
     objective: jax.Array, matrix: jax.Array, bound: jax.Array, upper: jax.Array, limit: jax.Array
 ) -> Solution:
     """``maximize`` with a trailing lane axis on every argument and result."""
-    if matrix.shape[0] == 0:  # one row that never binds, so that no axis is empty
-        matrix, bound = jnp.zeros_like(objective)[None], jnp.zeros_like(limit, objective.dtype)[None]
-        solution = _solve_lanes(objective, matrix, bound, upper, limit)
+    operands = (objective, matrix, bound, upper, limit)
+    if len(bound) == 0:  # one row that never binds, so that no axis is empty
+        nothing = jnp.zeros((1, *limit.shape), bound.dtype)
+        solution = _solve_lanes(objective, jnp.zeros_like(objective)[None], nothing, upper, limit)
         return replace(solution, dual=solution.dual[:0])
+    if len(limit) <= _block_size(matrix):
+        return _solve(*operands)
+    return jax.lax.platform_dependent(*operands, cpu=_solve_in_blocks, default=_solve)
+
+
+@_solve_lanes.def_vmap
+def _merge_lanes(axis_size: int, batched: list[bool], *operands: jax.Array) -> tuple[Solution, Solution]:
+    """A mapped axis becomes more lanes."""
+
+    def merge(operand: jax.Array, is_batched: bool) -> jax.Array:
+        stacked = operand if is_batched else jnp.broadcast_to(operand[None], (axis_size, *operand.shape))
+        lanes_last = jnp.moveaxis(stacked, 0, -2)
+        return lanes_last.reshape(*lanes_last.shape[:-2], -1)
+
+    def split(result: jax.Array) -> jax.Array:
+        return jnp.moveaxis(result.reshape(*result.shape[:-1], axis_size, -1), -2, 0)
+
+    merged = _solve_lanes(*map(merge, operands, batched))
+    return jax.tree.map(split, merged), jax.tree.map(lambda _: True, merged)
+
+
+def _block_size(matrix: jax.Array) -> int:
+    """How many lanes a CPU should work on at a time: about as many as its cache holds, a power of two."""
+    rows, variables = matrix.shape[0], matrix.shape[0] + matrix.shape[1]
+    lane_bytes = matrix.dtype.itemsize * (rows * variables + 3 * rows * rows + 12 * variables)
+    return 1 << max(5, ((1 << 19) // lane_bytes).bit_length() - 1)
+
+
+def _solve_in_blocks(*operands: jax.Array) -> Solution:
+    """``_solve``, one block of lanes after the other, each for as many steps as its own slowest lane needs."""
+    lanes, size = operands[-1].shape[-1], _block_size(operands[1])
+    blocks = -(-lanes // size)
+
+    def split(operand: jax.Array) -> jax.Array:
+        padded = jnp.pad(operand, [(0, 0)] * (operand.ndim - 1) + [(0, blocks * size - lanes)])
+        return jnp.moveaxis(padded.reshape(*operand.shape[:-1], blocks, size), -2, 0)
+
+    def join(result: jax.Array) -> jax.Array:
+        lanes_last = jnp.moveaxis(result, 0, -2)
+        return lanes_last.reshape(*lanes_last.shape[:-2], -1)[..., :lanes]
+
+    return jax.tree.map(join, jax.lax.map(lambda block: _solve(*block), tuple(map(split, operands))))
+
+
+def _solve(objective: jax.Array, matrix: jax.Array, bound: jax.Array, upper: jax.Array, limit: jax.Array) -> Solution:
+    """All lanes in step with each other."""
     stored = _storage(limit - limit)
     live = upper > 0
     objective, matrix = jnp.where(live, objective, 0), jnp.where(live[None], matrix, 0)
@@ -201,13 +249,14 @@ def _scaled(
     bound, objective, upper = stored(lambda: (bound * row_scale, objective * column_scale, upper / column_scale))
     unit = stored(lambda: _power_of_two(_largest(jnp.abs(objective))))
     # No point in the box needs more slack than this, so the bound is idle; it only makes the slack a boxed variable.
-    idle = 1 + jnp.maximum(bound - _row_sums(jnp.minimum(matrix, 0) * upper[None]), 0)
+    idle = 1 + jnp.maximum(bound - _times(jnp.minimum(matrix, 0), upper), 0)
     identity = jnp.eye(len(bound), dtype=bound.dtype)[:, :, None]
     program = _Program(
         objective=jnp.concatenate([objective / unit[None], jnp.zeros_like(bound)]),
         matrix=jnp.concatenate([matrix, jnp.broadcast_to(identity, (len(bound), *bound.shape))], axis=1),
         bound=bound,
         upper=jnp.concatenate([upper, idle]),
+        tallest=jnp.concatenate([_largest(jnp.abs(matrix)), jnp.ones_like(bound)]),
     )
     return stored(lambda: (program, row_scale, column_scale, unit))
 
@@ -264,18 +313,17 @@ def _point(program: _Program, state: _State, stored: _Stored) -> _Point:
     reduced = stored(lambda: _reduced(program, state, price))
     at_upper = (reduced > 0) | (state.at_upper & (reduced == 0))
     resting = stored(lambda: jnp.where(at_upper & ~state.basic, program.upper, 0))
-    right = stored(lambda: program.bound - _row_sums(program.matrix * resting[None]))
+    right = stored(lambda: program.bound - _times(program.matrix, resting))
     value = stored(lambda: _times(state.inverse, right))
-    size = stored(lambda: jnp.abs(program.bound) + _row_sums(jnp.abs(program.matrix) * resting[None]))
-    load = stored(lambda: size + _times(jnp.abs(state.basis), jnp.abs(value)))
+    size = stored(lambda: _total(program.tallest * resting))
+    load = stored(lambda: jnp.abs(program.bound) + size[None] + _times(jnp.abs(state.basis), jnp.abs(value)))
     slop = stored(lambda: tolerance * _times(jnp.abs(state.inverse), load))
     return _Point(price=price, reduced=reduced, at_upper=at_upper, resting=resting, right=right, value=value, slop=slop)
 
 
 def _reduced(program: _Program, state: _State, price: jax.Array) -> jax.Array:
-    terms = price[:, None] * program.matrix
-    reduced = program.objective - _total(terms)
-    noise = _rounding(price.dtype) * (jnp.abs(program.objective) + _total(jnp.abs(terms)))
+    reduced = program.objective - _total(price[:, None] * program.matrix)
+    noise = _rounding(price.dtype) * (jnp.abs(program.objective) + program.tallest * _total(jnp.abs(price))[None])
     return jnp.where(state.basic | (jnp.abs(reduced) <= noise), 0, reduced)
 
 
@@ -310,7 +358,7 @@ def _leaving_row(
     wrong = excess > point.slop
 
     def score() -> jax.Array:
-        steepness = _row_sums(state.inverse * state.inverse)
+        steepness = _total((state.inverse * state.inverse).swapaxes(0, 1))
         careful = 1 / (1 + state.columns.astype(excess.dtype))
         return jnp.where(wrong, jnp.where(cautious[None], careful, excess * excess / steepness), -1)
 
@@ -324,10 +372,11 @@ def _push(
 ) -> jax.Array:
     """How much each variable [N, L] mends the row per unit that it leaves its bound; 0 where it does not."""
     weights = stored(lambda: _pick(state.inverse, row[:, None]))
+    total = stored(lambda: _total(jnp.abs(weights)))
 
     def push() -> jax.Array:
-        terms = weights[:, None] * program.matrix
-        alpha, noise = _total(terms), _rounding(weights.dtype) * _total(jnp.abs(terms))
+        alpha = _total(weights[:, None] * program.matrix)
+        noise = _rounding(weights.dtype) * program.tallest * total[None]
         gain = jnp.where(point.at_upper == rising[None], alpha, -alpha)
         return jnp.where(~state.basic & (program.upper > 0) & (gain > noise), gain, 0)
 
@@ -339,37 +388,54 @@ def _entering_column(
 ) -> tuple[jax.Array, jax.Array]:
     """The index of the column that enters [L], -1 for none, and those that flip to their other bound on the way [N, L].
 
-    The bound-flipping ratio test: columns in the order of their ratios (then of their indices) are flipped as long as
-    flipping all earlier ones leaves a shortfall.
+    The bound-flipping ratio test: columns in the order of their ratios are flipped as long as flipping all earlier ones
+    leaves a shortfall; the next one enters, or a slightly earlier one if its own push would make a poor pivot.
     """
-    eligible, index = push > 0, _indices(push)
+    eligible = push > 0
     ratio = stored(lambda: jnp.where(eligible, jnp.abs(point.reduced) / jnp.where(eligible, push, 1), jnp.inf))
     reach = stored(lambda: push * program.upper)
+    passed = jnp.where(cautious, -1, _passable(ratio, reach, shortfall, stored))
+    reached = stored(lambda: _smallest(jnp.where(ratio > passed[None], ratio, jnp.inf)))
+    candidate = eligible & (ratio <= reached[None])
+    solid = stored(lambda: jnp.where(cautious, 0, 0.01 * _largest(jnp.where(candidate, push, 0))))
+    last = stored(lambda: _largest(jnp.where(candidate & (push >= solid[None]), ratio, -1)))
+    rank = stored(lambda: jnp.where(eligible & (ratio == last[None]), jnp.where(cautious[None], 1, push), 0))
+    best = stored(lambda: _largest(rank))
+    column = stored(lambda: _smallest(jnp.where(rank == best[None], _indices(rank), len(rank))))
+    column = jnp.where(best > 0, column, -1)
+    return column, eligible & (ratio < last[None])
 
-    def reachable() -> jax.Array:
-        passed = jnp.zeros_like(ratio)
-        for k in range(len(ratio)):
-            earlier = jnp.where(index > k, ratio[k][None] <= ratio, ratio[k][None] < ratio)
-            passed = passed + jnp.where(earlier, reach[k][None], 0)
-        first = ratio == _smallest(ratio)[None]
-        return eligible & jnp.where(cautious[None], first, passed < shortfall[None])
 
-    candidate = stored(reachable)
-    strongest = stored(lambda: _largest(jnp.where(candidate, push, 0)))
-    solid = stored(lambda: candidate & (push >= 0.01 * strongest[None]))
-    last = stored(lambda: _largest(jnp.where(solid, ratio, -1)))
-    tied = solid & (ratio == last[None])
-    lowest, highest = _smallest(jnp.where(tied, index, len(push))), _largest(jnp.where(tied, index, -1))
-    column = stored(lambda: jnp.where(cautious & (highest >= 0), lowest, highest))
-    before = (ratio < last[None]) | ((ratio == last[None]) & (index < column[None]))
-    return column, eligible & before & ~cautious[None]
+def _passable(ratio: jax.Array, reach: jax.Array, shortfall: jax.Array, stored: _Stored) -> jax.Array:
+    """A ratio [L] such that flipping every column up to it leaves a shortfall; -1 if not even the first may flip.
+
+    Bisection between breakpoints at the mean, weighted by reach, of those still in doubt: each round is one pass, and
+    a handful of rounds find the last such ratio or one just before it, which is as valid.
+    """
+    low, high = jnp.full_like(shortfall, -1), jnp.full_like(shortfall, jnp.inf)
+    for _ in range(len(ratio).bit_length()):
+
+        def middle(low: jax.Array = low, high: jax.Array = high) -> jax.Array:
+            doubtful = (ratio > low[None]) & (ratio < high[None])
+            weight = _total(jnp.where(doubtful, reach, 0))
+            moment = _total(jnp.where(doubtful, reach * ratio, 0))
+            return jnp.where(weight > 0, moment / jnp.where(weight > 0, weight, 1), low)
+
+        guess = stored(middle)
+
+        def narrowed(low: jax.Array = low, high: jax.Array = high, guess: jax.Array = guess) -> tuple[jax.Array, ...]:
+            enough = _total(jnp.where(ratio <= guess[None], reach, 0)) >= shortfall
+            return jnp.where(enough, low, guess), jnp.where(enough, guess, high)
+
+        low, high = stored(narrowed)
+    return low
 
 
 def _pivoted(program: _Program, state: _State, row: jax.Array, column: jax.Array, stored: _Stored) -> _State:
     """The state after the variable ``column`` has taken the place of ``row`` in the basis."""
     index = _indices(program.upper)
     chosen = index == column[None]
-    entering = stored(lambda: _row_sums(jnp.where(chosen[None], program.matrix, 0)))
+    entering = stored(lambda: reduce(jnp.add, [jnp.where(chosen[j][None], program.matrix[:, j], 0) for j in range(len(chosen))]))
     direction = stored(lambda: _times(state.inverse, entering))
     pivot = _pick(direction, row)
     pivot_row = stored(lambda: _pick(state.inverse, row[:, None]) / jnp.where(pivot == 0, 1, pivot)[None])
@@ -416,12 +482,13 @@ def _least_violation(program: _Program, at_upper: jax.Array, limit: jax.Array) -
     """The point [n, L] of least total violation of the scaled rows."""
     n = len(at_upper)
     matrix, slack = program.matrix[:, :n], program.matrix[:, n:]
-    most = jnp.maximum(_row_sums(jnp.maximum(matrix, 0) * program.upper[None, :n]) - program.bound, 0)
+    most = jnp.maximum(_times(jnp.maximum(matrix, 0), program.upper[:n]) - program.bound, 0)
     elastic = _Program(
         objective=jnp.concatenate([jnp.zeros_like(program.upper[:n]), -jnp.ones_like(most), jnp.zeros_like(most)]),
         matrix=jnp.concatenate([matrix, -slack, slack], axis=1),
         bound=program.bound,
         upper=jnp.concatenate([program.upper[:n], most, program.upper[n:] + most]),
+        tallest=jnp.concatenate([program.tallest[:n], jnp.ones_like(most), program.tallest[n:]]),
     )
     start = jnp.concatenate([at_upper, jnp.zeros_like(most, bool)])
     x, _ = _vertex(elastic, _simplex(elastic, start, limit))
@@ -430,9 +497,8 @@ def _least_violation(program: _Program, at_upper: jax.Array, limit: jax.Array) -
 
 def _residual(matrix: jax.Array, bound: jax.Array, x: jax.Array) -> jax.Array:
     """The largest violation [L] of a row, as a share of the size of its terms."""
-    terms = matrix * x[None]
-    size = jnp.abs(bound) + _row_sums(jnp.abs(terms))
-    return _largest(jnp.maximum(_row_sums(terms) - bound, 0) / jnp.where(size > 0, size, 1))
+    size = jnp.abs(bound) + _times(jnp.abs(matrix), x)
+    return _largest(jnp.maximum(_times(matrix, x) - bound, 0) / jnp.where(size > 0, size, 1))
 
 
 def _rounding(dtype: jnp.dtype) -> float:
@@ -485,11 +551,6 @@ def _total(array: jax.Array) -> jax.Array:
     return reduce(jnp.add, _slices(array))
 
 
-def _row_sums(array: jax.Array) -> jax.Array:
-    """Sum over the second axis, in order."""
-    return _total(array.swapaxes(0, 1))
-
-
 def _largest(array: jax.Array) -> jax.Array:
     return reduce(jnp.maximum, _slices(array))
 
@@ -515,9 +576,9 @@ def _pick(array: jax.Array, chosen: jax.Array) -> jax.Array:
 
 def _times(matrix: jax.Array, vector: jax.Array) -> jax.Array:
     """Matrix [a, b, L] times vector [b, L]."""
-    return _row_sums(matrix * vector[None])
+    return reduce(jnp.add, [matrix[:, k] * vector[k][None] for k in range(len(vector))])
 
 
 def _matmul(left: jax.Array, right: jax.Array) -> jax.Array:
     """Matrix [a, b, L] times matrix [b, c, L]."""
-    return _total(left.swapaxes(0, 1)[:, :, None] * right[:, None])
+    return reduce(jnp.add, [left[:, k, None] * right[None, k] for k in range(len(right))])

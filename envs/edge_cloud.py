@@ -145,9 +145,7 @@ def _outcome(world: World, chosen: jax.Array, demand: jax.Array, uniform: jax.Ar
     )
 
 
-def _book(
-    world: World, state: WorldState, demand_state: Any, feedback: Feedback, refused: jax.Array
-) -> WorldState:
+def _book(world: World, state: WorldState, demand_state: Any, feedback: Feedback, refused: jax.Array) -> WorldState:
     """Enter one round into the books."""
     quanta = world.quanta
     served = feedback.served

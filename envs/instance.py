@@ -132,7 +132,9 @@ def _resources(catalogue: Catalogue, settings: EdgeCloud) -> _Constraints:
     for column, amount in settings.resources.items():
         mean = _column(catalogue, column, "env.resources")
         if not (mean > 0).all():
-            raise InputError(f"env.resources.{column}: column {column!r} of {catalogue.path} must be > 0 for every model")
+            raise InputError(
+                f"env.resources.{column}: column {column!r} of {catalogue.path} must be > 0 for every model"
+            )
         names.append(column)
         means.append(mean)
         limits.append(amount)

@@ -6,7 +6,7 @@ traced and unbatched. The host walks from checkpoint to checkpoint, which gives 
 with the horizon.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -98,7 +98,7 @@ def simulate(
     learners: Learner,
     keys: jax.Array,
     weights: np.ndarray,
-    marks: Sequence[int],
+    marks: np.ndarray,
     progress: Callable[[int], None] = lambda rounds: None,
 ) -> rollout.Snapshot:
     """Snapshots at every mark, stacked on the host along a leading checkpoint axis [E, ...].

@@ -67,9 +67,7 @@ def _cell(study: StudyConfig, config: CellConfig, padded: int, worlds: dict[str,
     demand_identity = _demand_identity(config)
     world_identity = _digest([_catalogue_identity(catalogue), asdict(config.env), demand_identity, config.horizon])
     if world_identity not in worlds:
-        worlds[world_identity] = instances.build(
-            catalogue, _demand(config), config.horizon, config.env, padded, dtype
-        )
+        worlds[world_identity] = instances.build(catalogue, _demand(config), config.horizon, config.env, padded, dtype)
     identity = {
         "format": FORMAT,
         "policy": asdict(config.policy),
@@ -114,7 +112,7 @@ def _read_catalogue(name: str) -> Catalogue:
 
 
 def _demand(config: CellConfig) -> demands.Demand:
-    return demands.build(config.demand.get("process"), config.demand)
+    return demands.build(config.demand["process"], config.demand)
 
 
 def _demand_identity(config: CellConfig) -> dict[str, Any]:

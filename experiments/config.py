@@ -122,7 +122,7 @@ def load_rules(path: str) -> None:
 
 def _cells(plain: Mapping[str, Any], swept: dict[str, Any]) -> list[CellConfig]:
     policies = plain["policies"]
-    if not isinstance(policies, Sequence) or isinstance(policies, str) or not policies:
+    if not isinstance(policies, list) or not policies:
         raise InputError("policies is empty; give at least one, e.g. policies=[copac_lp,uniform]")
     _refuse_unknown(plain["policy"], _policy_parameters(), "policy.")
     env = plain["env"]
@@ -161,19 +161,22 @@ def _edge_cloud(env: Mapping[str, Any]) -> EdgeCloud:
             raise InputError(f"env.{key} is missing; conf/env/routerbench.yaml shows every key")
     for key, options in _CHOICES.items():
         _one_of(env[key], f"env.{key}", options)
-    positive = ("latency_slo_s", "quality_concentration")
+    numbers: dict[str, Any] = {
+        "cloud_rtt_s": _real(env["cloud_rtt_s"], "env.cloud_rtt_s", 0.0),
+        "cost_bound_multiple": _real(env["cost_bound_multiple"], "env.cost_bound_multiple", 1.0),
+    }
+    for key in ("latency_slo_s", "quality_concentration"):
+        numbers[key] = _real(env[key], f"env.{key}", 0.0, above=True)
+    for key in ("edge_throughput", "cloud_throughput"):
+        numbers[key] = _real(env[key], f"env.{key}", 0.0, 1.0, above=True)
     budget, target = env["budget_per_task"], env["target"]
-    return EdgeCloud(
-        budget_per_task=None if budget is None else _real(budget, "env.budget_per_task", 0.0, above=True),
-        resources={k: _real(v, f"env.resources.{k}", 0.0, above=True) for k, v in env["resources"].items()},
-        target=None if target is None else _real(target, "env.target", 0.0, 1.0),
-        floors={k: _real(v, f"env.floors.{k}", 0.0, 1.0) for k, v in env["floors"].items()},
-        cloud_rtt_s=_real(env["cloud_rtt_s"], "env.cloud_rtt_s", 0.0),
-        cost_bound_multiple=_real(env["cost_bound_multiple"], "env.cost_bound_multiple", 1.0),
-        **{k: _real(env[k], f"env.{k}", 0.0, above=True) for k in positive},
-        **{k: _real(env[k], f"env.{k}", 0.0, 1.0, above=True) for k in ("edge_throughput", "cloud_throughput")},
-        **{k: env[k] for k in _CHOICES},
-    )
+    values: dict[str, Any] = {
+        "budget_per_task": None if budget is None else _real(budget, "env.budget_per_task", 0.0, above=True),
+        "resources": {k: _real(v, f"env.resources.{k}", 0.0, above=True) for k, v in env["resources"].items()},
+        "target": None if target is None else _real(target, "env.target", 0.0, 1.0),
+        "floors": {k: _real(v, f"env.floors.{k}", 0.0, 1.0) for k, v in env["floors"].items()},
+    }
+    return EdgeCloud(**values, **numbers, **{key: env[key] for key in _CHOICES})
 
 
 def _policy_parameters() -> set[str]:
@@ -217,7 +220,9 @@ def _axes(sweep: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, list[
             _one_of(value, "sweep.mode", ("product", "zip"))
         elif isinstance(value, Mapping):
             if key not in ("policy", "demand", "forecaster", "env"):
-                raise InputError(f"sweep.{key} cannot be swept; {nearest(key, ['policy', 'demand', 'forecaster', 'env'])}")
+                raise InputError(
+                    f"sweep.{key} cannot be swept; {nearest(key, ['policy', 'demand', 'forecaster', 'env'])}"
+                )
             axes |= {f"{key}.{inner}": values for inner, values in value.items() if values is not None}
         elif value is not None:
             if key not in SHORT_AXES:
@@ -225,7 +230,7 @@ def _axes(sweep: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, list[
                 raise InputError(f"sweep.{key} is no axis; {nearest(key, known)}")
             axes[key] = value
     for axis, values in axes.items():
-        if not isinstance(values, Sequence) or isinstance(values, str):
+        if not isinstance(values, list):
             raise InputError(f"sweep.{axis} is {values!r}; it must be a list, e.g. sweep.{axis}=[{values}]")
         if not values:
             raise InputError(f"sweep.{axis} is empty; give at least one value, or leave the axis out")
@@ -274,7 +279,9 @@ def _real(value: Any, where: str, low: float = -math.inf, high: float = math.inf
         raise InputError(f"{where} is {value!r}; it must be a finite number")
     if not low <= value <= high or (above and value == low):
         least = f"above {low:g}" if above else f"at least {low:g}"
-        raise InputError(f"{where} is {value}; it must be {least}" + (f" and at most {high:g}" if high < math.inf else ""))
+        raise InputError(
+            f"{where} is {value}; it must be {least}" + (f" and at most {high:g}" if high < math.inf else "")
+        )
     return float(value)
 
 

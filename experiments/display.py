@@ -1,5 +1,6 @@
 """What a person sees while a study runs, and after it: rich on a terminal, plain lines elsewhere."""
 
+from threading import Lock
 from time import monotonic
 from typing import Any
 
@@ -8,7 +9,6 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Table
 from rich.text import Text
 
-from experiments import summary as summaries
 from experiments.store import CellResult
 
 _PLAIN_SECONDS = 5.0  # between two lines when there is no terminal
@@ -28,6 +28,7 @@ class Live:
         self.console = console
         self.live: Progress | None = None
         self.what = "starting"
+        self.lock = Lock()
         self.cells, self.total, self.decisions, self.played_so_far = 0, 0, 0, 0
         self.began = self.spoke = monotonic()
 
@@ -52,20 +53,23 @@ class Live:
 
     def note(self, text: str) -> None:
         """What is being done now."""
-        self.what = text
-        self._show()
+        with self.lock:
+            self.what = text
+            self._show()
 
     def played(self, decisions: int) -> None:
         """Progress of the simulation."""
-        self.played_so_far += decisions
-        if self.live is not None:
-            self.live.advance(self.task, decisions)
-        self._show()
+        with self.lock:
+            self.played_so_far += decisions
+            if self.live is not None:
+                self.live.advance(self.task, decisions)
+            self._show()
 
     def cell_done(self) -> None:
         """A cell is stored."""
-        self.cells += 1
-        self._show()
+        with self.lock:
+            self.cells += 1
+            self._show()
 
     def _show(self) -> None:
         if self.live is not None:

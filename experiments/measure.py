@@ -42,8 +42,8 @@ def cell_result(
         models=instance.models,
         estimates=("reward", *instance.resources, *instance.services),
         share=per_model / np.maximum(books["demand"].mean(axis=1), 1e-300)[:, None],
-        lower=snapshot.lower[:, :number] * unit,
-        upper=snapshot.upper[:, :number] * unit,
+        lower=np.asarray(snapshot.lower)[:, :number] * unit,
+        upper=np.asarray(snapshot.upper)[:, :number] * unit,
         coverage=np.asarray(snapshot.covered[:, :number], np.float64),
         truth=_truth(instance)[:number] * unit,
         benchmark_share=ideal.share.mean(axis=0)[:number],
@@ -64,19 +64,16 @@ def _benchmark(instance: Instance, demand: np.ndarray, cache: dict[Any, Any]) ->
         world = instance.world
         number = len(instance.models)
         budget = np.broadcast_to(instance.budget / instance.unit, (len(demand), len(instance.unit)))
-        truth = [np.asarray(leaf, np.float64)[:number] for leaf in _means(world)]
         cache[key] = benchmark.fluid(
-            *truth,
+            reward=np.asarray(world.reward_mean, np.float64)[:number],
+            consumption=np.asarray(world.consumption_mean, np.float64)[:number],
+            service=np.asarray(world.service_mean, np.float64)[:number],
             budget=budget,
             target=np.asarray(world.problem.target, np.float64),
             throughput=np.asarray(world.problem.throughput, np.float64)[:number],
             demand=demand,
         )
     return cache[key]
-
-
-def _means(world: Any) -> tuple[Any, Any, Any]:
-    return world.reward_mean, world.consumption_mean, world.service_mean
 
 
 def _curves(

@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from experiments import display, figures, report, store, summary, trackers
+from experiments import display, report, store, summary, trackers
 from experiments.config import StudyConfig
 from experiments.study import Outcome
 from experiments.trackers import EventLog, WandbSettings
@@ -26,7 +26,6 @@ def publish(
     store.write_summary(folder, found)
     console.print(display.findings(outcome.cells, found))
     _say_speed(outcome, console)
-    figures.write_all(outcome.cells, folder / "figures")
     record: dict[str, Any] = yaml.safe_load((folder / store.CONFIG).read_text(encoding="utf-8"))
     page = report.write(outcome.cells, record, found, folder)
     console.print(f"results, figures and report: {folder}/  (open {page})", soft_wrap=True)

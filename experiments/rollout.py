@@ -90,6 +90,7 @@ def _round(world: World, learner: Learner, key_run: jax.Array, state: RunState, 
     observation = edge_cloud.observe(world, state.world, t, demand)
     hint = None
     if learner.forecaster.needs_hint:
+        assert state.total_demand is not None
         hint = Hint(total=state.total_demand, next=demand, so_far=observation.demand_so_far)
     shares, learner_state, view = agent.decide(
         learner,

@@ -3,6 +3,7 @@
 A cell's file is written once, whole, under a temporary name that ``os.replace`` makes final: it is there or it is not.
 """
 
+import io
 import json
 import os
 import tempfile
@@ -28,16 +29,16 @@ _NOT_IDENTITY = ("out", "tracker", "chunk_rows")  # where results go and how the
 class CellResult:
     """One cell: a policy in a world at one horizon, over R runs.
 
-    ``description`` holds plain values only (str, int, float, bool, None): at least ``cell`` (id), ``policy``, ``deployment``,
-    ``env``, ``demand``, ``forecaster``, ``num_models``, ``horizon``, ``budget`` (USD in total or None), ``budget_per_task``
-    (USD or None), ``target`` (latency target or None), ``clairvoyant`` (bool), ``benchmark_feasible`` (bool),
-    ``wall_s``, ``swept`` (dict of the swept numeric parameters of this cell).
-    ``metrics`` names the last axis of ``curves``: reward, reward_expected, benchmark, regret (expected), regret_realised,
-    violation (largest over metrics), violation_worst, overspend (largest share of a budget spent beyond it, counted in
-    whole quanta: 0.0 means exactly none), declined (all tasks not served), refused (those of them that a hard budget
-    refused), invalid (rounds whose decision was not finite), served, demand, forecast_total, forecast_error
-    (|forecast total - realised total| / realised total), spent_<resource>, violation_<metric>, dual_<resource or metric>.
-    Money is in USD. All sums are cumulative up to the checkpoint's round.
+    ``description`` holds plain values only (str, int, float, bool, None): at least ``cell`` (id), ``policy``,
+    ``deployment``, ``env``, ``demand``, ``forecaster``, ``num_models``, ``horizon``, ``budget`` (USD in total or None),
+    ``budget_per_task`` (USD or None), ``target`` (latency target or None), ``clairvoyant`` (bool),
+    ``benchmark_feasible`` (bool), ``wall_s`` and ``swept`` (this cell's values of the swept parameters).
+    ``metrics`` names the last axis of ``curves``: reward, reward_expected, benchmark, regret (expected),
+    regret_realised, violation (largest over metrics), violation_worst, overspend (largest share of a budget spent
+    beyond it, counted in whole quanta: 0.0 means exactly none), declined (all tasks not served), refused (those of
+    them that a hard budget refused), invalid (rounds whose decision was not finite), served, demand, forecast_total,
+    forecast_error (|forecast total - realised total| / realised total), spent_<resource>, violation_<metric>,
+    dual_<resource or metric>. Money is in USD. All sums are cumulative up to the checkpoint's round.
     """
 
     description: dict[str, Any]
@@ -126,8 +127,6 @@ def cell_path(folder: Path, cell: str) -> Path:
 
 def write_cell(folder: Path, result: CellResult) -> None:
     """One cell's file, atomically."""
-    import io
-
     arrays = {f.name: getattr(result, f.name) for f in fields(result) if f.name not in ("description", "extras")}
     arrays = {name: np.asarray(value) for name, value in arrays.items()}
     arrays |= {f"extra_{name}": value for name, value in result.extras.items()}
@@ -142,7 +141,7 @@ def read_cell(path: Path) -> CellResult:
         arrays = {name: data[name] for name in data.files}
     extras = {name.removeprefix("extra_"): arrays.pop(name) for name in list(arrays) if name.startswith("extra_")}
     description = json.loads(str(arrays.pop("description")))
-    words = {name: tuple(str(word) for word in arrays.pop(name)) for name in ("metrics", "models", "estimates")}
+    words: dict[str, Any] = {key: tuple(str(w) for w in arrays.pop(key)) for key in ("metrics", "models", "estimates")}
     return CellResult(description=description, extras=extras, **words, **arrays)
 
 
@@ -159,8 +158,9 @@ def write_results(folder: Path, cells: Iterable[CellResult]) -> None:
 
 
 _DESCRIBED = (
-    "cell policy deployment env demand forecaster num_models horizon budget budget_per_task target benchmark_feasible"
-).split()
+    *("cell", "policy", "deployment", "env", "demand", "forecaster", "num_models", "horizon"),
+    *("budget", "budget_per_task", "target", "benchmark_feasible"),
+)
 
 
 def _table(cell: CellResult) -> pa.Table:

@@ -1,9 +1,10 @@
 """Running a study: groups, chunks, results as they come, and what is made of them at the end."""
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -60,35 +61,21 @@ def run(study: StudyConfig, planned: list[Cell], folder: Path, log: EventLog, pr
     decisions = sum(cell.config.horizon for cell in missing) * study.seeds
     progress.begin(len(finished), len(planned), decisions)
     log.write("study", name=study.name, cells=len(planned), done=len(finished), groups=len(grouped))
-    failed: dict[str, str] = {}
-    benchmarks: dict[Any, Any] = {}
-    compile_seconds, compilations, began = 0.0, 0, perf_counter()
-    with ThreadPoolExecutor(1) as compiler:
-        waiting = [(group, compiler.submit(_compile, study, group)) for group in grouped]
-        for group, future in waiting:
-            try:
-                compile_seconds += _run_group(study, group, future, folder, log, progress, benchmarks)
-                compilations += 1
-            except Exception as error:
-                failed |= _failure(group, error, folder, log, progress)
+    began = perf_counter()
+    runner = _Runner(study, folder, log, progress)
+    # One group's simulation seldom fills two CPU cores, and compiling fills one: two groups side by side use both.
+    with ThreadPoolExecutor(2 if jax.default_backend() == "cpu" else 1) as workers:
+        failures = list(workers.map(runner.run_or_fail, grouped))
+    failed = {cell: error for failure in failures for cell, error in failure.items()}
     results = [store.read_cell(store.cell_path(folder, cell.id)) for cell in planned if cell.id not in failed]
     return Outcome(
         cells=results,
         failed=failed,
-        compilations=compilations,
-        compile_seconds=compile_seconds,
+        compilations=runner.compilations,
+        compile_seconds=runner.compile_seconds,
         run_seconds=perf_counter() - began,
         decisions=decisions,
     )
-
-
-def _failure(group: list[Cell], error: Exception, folder: Path, log: EventLog, progress: Progress) -> dict[str, str]:
-    """One group's error costs that group's unfinished cells and nothing else."""
-    lost = [cell for cell in group if not store.cell_path(folder, cell.id).is_file()]
-    text = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    log.write("failed", cells=[cell.id for cell in lost], policy=group[0].config.policy.name, error=text)
-    progress.note(f"{group[0].config.policy.name}: {text}")
-    return {cell.id: text for cell in lost}
 
 
 def _shape(study: StudyConfig, group: list[Cell]) -> tuple[int, int]:
@@ -103,13 +90,6 @@ def _by_horizon(group: list[Cell]) -> dict[int, list[Cell]]:
     for cell in group:
         found.setdefault(cell.config.horizon, []).append(cell)
     return found
-
-
-def _compile(study: StudyConfig, group: list[Cell]) -> Program:
-    wide, deep = _shape(study, group)
-    worlds, learners = cells.stack(_padded(group, wide))
-    streams = np.zeros(wide, np.uint32)
-    return batch.compile_program(worlds, learners, batch.run_keys(study.root_seed, streams, np.arange(deep)))
 
 
 def _padded(some: list[Cell], number: int) -> list[Cell]:
@@ -127,51 +107,78 @@ def _chunks(study: StudyConfig, same_horizon: list[Cell], wide: int, deep: int) 
         yield chunks
 
 
-def _run_group(
-    study: StudyConfig,
-    group: list[Cell],
-    future: "Future[Program]",
-    folder: Path,
-    log: EventLog,
-    progress: Progress,
-    benchmarks: dict[Any, Any],
-) -> float:
-    """Simulate one static group, horizon by horizon; returns its compile seconds."""
-    name = group[0].config.policy.name
-    progress.note(f"{name}: compiling")
-    program = future.result()
-    log.write("compiled", policy=name, seconds=round(program.compile_seconds, 3), cells=len(group))
-    wide, deep = _shape(study, group)
-    for horizon, same in sorted(_by_horizon(group).items()):
-        progress.note(f"{name}: {horizon:,} rounds")
-        marks = batch.checkpoints(horizon, study.checkpoints)
-        for chunks in _chunks(study, same, wide, deep):
-            began = perf_counter()
-            parts = [_simulate(study, program, chunk, wide, marks, progress.played) for chunk in chunks]
-            joined = _join(parts)
-            wall = (perf_counter() - began) / len(chunks[0].cells)
-            for number, cell in enumerate(chunks[0].cells):
-                mine = jax.tree.map(lambda leaf, number=number: leaf[:, number], joined)
-                result = measure.cell_result(cell, mine, marks, np.arange(study.seeds), wall, benchmarks)
-                store.write_cell(folder, result)
-                log.write("cell", **_announcement(result))
-                progress.cell_done()
-    return program.compile_seconds
+class _Runner:
+    """Simulates groups; what several threads share is kept here, and every group stores its cells as they are done."""
 
+    def __init__(self, study: StudyConfig, folder: Path, log: EventLog, progress: Progress) -> None:
+        self.study, self.folder, self.log, self.progress = study, folder, log, progress
+        self.benchmarks: dict[Any, Any] = {}
+        self.compilations, self.compile_seconds = 0, 0.0
+        self.lock = Lock()
 
-def _simulate(
-    study: StudyConfig, program: Program, chunk: _Chunk, wide: int, marks: np.ndarray, played: Callable[[int], None]
-) -> Snapshot:
-    """Snapshots [E, cells, seeds, ...] of a chunk, padding seeds cut off; beliefs weigh by this chunk's share of runs."""
-    padded = _padded(chunk.cells, wide)
-    worlds, learners = cells.stack(padded)
-    streams = np.array([cell.stream for cell in padded], np.uint32)
-    keys = batch.run_keys(study.root_seed, streams, chunk.seeds)
-    weights = np.where(np.arange(len(chunk.seeds)) < chunk.real_seeds, 1.0 / study.seeds, 0.0)
-    per_round = len(chunk.cells) * chunk.real_seeds
-    seen = batch.simulate(program, worlds, learners, keys, weights, marks, lambda rounds: played(rounds * per_round))
-    cut = {name: jax.tree.map(lambda leaf: leaf[:, :, : chunk.real_seeds], value) for name, value in vars(seen).items()}
-    return replace(seen, **{name: cut[name] for name in cut if name not in _BELIEFS})
+    def run_or_fail(self, group: list[Cell]) -> dict[str, str]:
+        """Cell id -> error. One group's error costs that group's unfinished cells and nothing else."""
+        try:
+            self.run(group)
+            return {}
+        except Exception as error:
+            lost = [cell for cell in group if not store.cell_path(self.folder, cell.id).is_file()]
+            text = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            name = group[0].config.policy.name
+            self.log.write("failed", cells=[cell.id for cell in lost], policy=name, error=text)
+            self.progress.note(f"{name}: {text}")
+            return {cell.id: text for cell in lost}
+
+    def run(self, group: list[Cell]) -> None:
+        """Compile one static group and simulate it, horizon by horizon."""
+        name = group[0].config.policy.name
+        wide, deep = _shape(self.study, group)
+        self.progress.note(f"{name}: compiling")
+        program = self._compile(group, wide, deep)
+        for horizon, same in sorted(_by_horizon(group).items()):
+            self.progress.note(f"{name}: {horizon:,} rounds")
+            for chunks in _chunks(self.study, same, wide, deep):
+                self._run_block(program, chunks, wide, horizon)
+
+    def _compile(self, group: list[Cell], wide: int, deep: int) -> Program:
+        worlds, learners = cells.stack(_padded(group, wide))
+        keys = batch.run_keys(self.study.root_seed, np.zeros(wide, np.uint32), np.arange(deep))
+        program = batch.compile_program(worlds, learners, keys)
+        with self.lock:
+            self.compilations += 1
+            self.compile_seconds += program.compile_seconds
+        name, seconds = group[0].config.policy.name, round(program.compile_seconds, 3)
+        self.log.write("compiled", policy=name, seconds=seconds, cells=len(group))
+        return program
+
+    def _run_block(self, program: Program, chunks: list[_Chunk], wide: int, horizon: int) -> None:
+        """Simulate a block of cells, all seeds, and store each cell."""
+        marks = batch.checkpoints(horizon, self.study.checkpoints)
+        began = perf_counter()
+        joined = _join([self._simulate(program, chunk, wide, marks) for chunk in chunks])
+        wall = (perf_counter() - began) / len(chunks[0].cells)
+        for number, cell in enumerate(chunks[0].cells):
+            mine = jax.tree.map(lambda leaf, number=number: leaf[:, number], joined)
+            seeds = np.arange(self.study.seeds)
+            with self.lock:
+                result = measure.cell_result(cell, mine, marks, seeds, wall, self.benchmarks)
+            store.write_cell(self.folder, result)
+            self.log.write("cell", **_announcement(result))
+            self.progress.cell_done()
+
+    def _simulate(self, program: Program, chunk: _Chunk, wide: int, marks: np.ndarray) -> Snapshot:
+        """Snapshots [E, cells, seeds, ...] of a chunk, padding seeds cut off; beliefs weigh by this chunk's runs."""
+        padded = _padded(chunk.cells, wide)
+        worlds, learners = cells.stack(padded)
+        streams = np.array([cell.stream for cell in padded], np.uint32)
+        keys = batch.run_keys(self.study.root_seed, streams, chunk.seeds)
+        real = np.arange(len(chunk.seeds)) < chunk.real_seeds
+        weights = np.where(real, 1.0 / self.study.seeds, 0.0)
+        per_round = len(chunk.cells) * chunk.real_seeds
+        played = self.progress.played
+        seen = batch.simulate(program, worlds, learners, keys, weights, marks, lambda n: played(n * per_round))
+        books = {name: value for name, value in vars(seen).items() if name not in _BELIEFS}
+        return replace(seen, **jax.tree.map(lambda leaf: leaf[:, :, : chunk.real_seeds], books))
 
 
 _BELIEFS = ("lower", "upper", "covered")
@@ -194,5 +201,7 @@ def _join(parts: list[Snapshot]) -> Snapshot:
 def _announcement(result: CellResult) -> dict[str, Any]:
     """The line about a finished cell in ``events.jsonl``."""
     keys = ("cell", "policy", "horizon", "budget_per_task", "target", "num_models", "swept", "wall_s")
-    final = {f"{name}_mean": float(result.final(name).mean()) for name in ("reward", "regret", "violation", "overspend")}
+    final = {
+        f"{name}_mean": float(result.final(name).mean()) for name in ("reward", "regret", "violation", "overspend")
+    }
     return {key: result.description[key] for key in keys} | final

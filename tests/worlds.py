@@ -98,15 +98,29 @@ def stacked(items: Sequence[Any]) -> Any:
 _PROGRAMS: dict[Any, batch.Program] = {}
 
 
-def _program(worlds: World, learners: Learner, keys: jax.Array) -> batch.Program:
+def program(worlds: World, learners: Learner, keys: jax.Array) -> batch.Program:
     """The compiled program of these shapes, shared by all tests of a process: compiling is what tests wait for."""
     leaves, structure = jax.tree.flatten((worlds, learners, keys))
-    # The classes are named because structures of different rules may compare equal.
-    parts = [type(part).__name__ for part in vars(learners).values()]
-    signature = (*parts, structure, *((np.shape(leaf), leaf.dtype) for leaf in leaves))
+    signature = (structure, *((np.shape(leaf), leaf.dtype) for leaf in leaves))
     if signature not in _PROGRAMS:
         _PROGRAMS[signature] = batch.compile_program(worlds, learners, keys)
     return _PROGRAMS[signature]
+
+
+def arranged(
+    worlds: World | Sequence[World],
+    learners: Learner | Sequence[Learner],
+    runs: int,
+    root_seed: int = 0,
+    streams: Sequence[int] | None = None,
+    first_seed: int = 0,
+) -> tuple[World, Learner, jax.Array]:
+    """The arguments of a batch: worlds and learners stacked over cells, and keys [cells, runs]."""
+    many = [items if isinstance(items, Sequence) else [items] for items in (worlds, learners)]
+    number = max(len(items) for items in many)
+    worlds, learners = (stacked(list(items) * (number // len(items))) for items in many)
+    cells = np.asarray(range(number) if streams is None else streams, np.uint32)
+    return worlds, learners, batch.run_keys(root_seed, cells, np.arange(first_seed, first_seed + runs))
 
 
 def play(
@@ -123,16 +137,9 @@ def play(
 
     A single world or learner is repeated for as many cells as there are of the other.
     """
-    many = [w if isinstance(w, Sequence) else [w] for w in (worlds, learners)]
-    number = max(len(items) for items in many)
-    worlds, learners = (stacked(list(items) * (number // len(items))) for items in many)
-    keys = batch.run_keys(
-        root_seed,
-        np.asarray(range(number) if streams is None else streams, np.uint32),
-        np.arange(first_seed, first_seed + runs),
-    )
-    program = _program(worlds, learners, keys)
-    return batch.simulate(program, worlds, learners, keys, np.full(runs, 1.0 / runs), marks)
+    worlds, learners, keys = arranged(worlds, learners, runs, root_seed, streams, first_seed)
+    compiled = program(worlds, learners, keys)
+    return batch.simulate(compiled, worlds, learners, keys, np.full(runs, 1.0 / runs), marks)
 
 
 def catalogue_of(
@@ -196,7 +203,8 @@ class Recorder(RoutingRule):
 
     def update(self, state: Any, view: View, feedback: Feedback) -> Any:
         inner, (shares, duals) = state
-        record = Recorded(view=view, shares=shares, feedback=feedback, duals=duals)
+        # The key is left out: it is consumed, and one per round must not leave the loop.
+        record = Recorded(view=replace(view, key=None), shares=shares, feedback=feedback, duals=duals)
         return self.inner.update(inner, view, feedback), record
 
 

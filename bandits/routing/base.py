@@ -131,7 +131,9 @@ def fill(index: jax.Array, caps: jax.Array) -> jax.Array:
     useful = (index > 0) & (caps > 0)
     size = jnp.where(useful, caps, 0.0)
     number = jnp.arange(index.shape[0])
-    ahead = (index[None, :] > index[:, None]) | ((index[None, :] == index[:, None]) & (number[None, :] < number[:, None]))
+    ahead = (index[None, :] > index[:, None]) | (
+        (index[None, :] == index[:, None]) & (number[None, :] < number[:, None])
+    )
     before = jnp.sum(jnp.where(ahead, size[None, :], 0.0), axis=1)
     return jnp.where(useful, jnp.clip(1.0 - before, 0.0, size), 0.0)
 

@@ -23,7 +23,7 @@ def soft_mix(
     caps: jax.Array,
     penalty: jax.Array,
 ) -> lp.Solution:
-    """max reward·x - penalty Σ z s.t. consumption_i·x <= spending_i, service_j·x + z_j >= wanted_j, Σ x <= 1, 0 <= x <= caps.
+    """max reward·x - penalty Σ z s.t. consumption_i·x <= spending_i, service_j·x + z_j >= wanted_j, Σ x <= 1, x <= α.
 
     Shapes [M], [M, P], [M, C], [P], [C], [M], []. The slack z_j <= wanted_j makes every target elastic, so that the
     problem is always feasible; the first M entries of the solution are the mix, the rows are ordered as above.
@@ -75,7 +75,7 @@ class CopacLP(RoutingRule):
             view.caps,
             jnp.asarray(self.penalty, wanted.dtype),
         )
-        # NaN is how a rule says that a decision is unusable: the round is declined and counted, no other run is touched.
+        # NaN is how a rule says that a decision is unusable: the round is declined and counted, for this run alone.
         mix = jnp.where(solution.status == lp.Status.OPTIMAL, solution.x[: view.caps.shape[0]], jnp.nan)
         return try_each_once(view, mix), solution.dual[: state.shape[0]]
 

@@ -13,7 +13,8 @@ from bandits.routing.base import RoutingRule, View, fill, routing_rule, try_each
 class GreedyValuePerCost(RoutingRule):
     """argmax mean reward / mean consumption (of the resource that weighs most) after trying each model once.
 
-    Optimal only if the budget alone, and never demand, is scarce; an instructive failure where mixes with dear models win.
+    Optimal only if the budget alone, and never demand, is scarce: an instructive failure where dear models belong in
+    the mix.
 
     >>> GreedyValuePerCost().floor > 0
     True

@@ -31,9 +31,7 @@ class LPOracle(RoutingRule):
         spending = jnp.clip(problem.budget / jnp.maximum(truth.total_demand, 1.0), 0.0, 1.0)
         caps = jnp.where(problem.exists, problem.throughput, 0.0)
         penalty = jnp.asarray(self.penalty, caps.dtype)
-        solution = soft_mix(
-            truth.reward, truth.consumption, truth.service, spending, problem.target, caps, penalty
-        )
+        solution = soft_mix(truth.reward, truth.consumption, truth.service, spending, problem.target, caps, penalty)
         return solution.x[: caps.shape[0]]
 
     def decide(self, state: jax.Array, view: View) -> tuple[jax.Array, Any]:

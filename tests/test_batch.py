@@ -1,0 +1,281 @@
+"""Batches: a run is the same run whoever it is simulated with, and one program serves a whole group of cells.
+
+The last tests hold whole runs of the engine against whole runs of an independent simulation.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from envs import ledger
+from envs.edge_cloud import World
+from experiments import batch, cells
+from experiments.cells import Cell
+from experiments.config import CellConfig, PolicyConfig, StudyConfig
+from experiments.rollout import Snapshot
+from tests import oracles, worlds
+
+RULE = "copac_primal_dual"
+CELLS, RUNS, HORIZON = 3, 4, 200
+BOOKS = ("demand", "served", "refused", "reward", "reward_expected", "spent", "service")
+SIGMAS = float(stats.norm.isf(1e-4 / 2))
+
+
+def worlds_of(horizon: int = HORIZON, **overrides: Any) -> list[World]:
+    return [worlds.world(horizon=horizon, budget_per_task=budget, **overrides) for budget in (1e-4, 3e-4, 1e-3)]
+
+
+def books(snapshot: Snapshot, at: Any = np.s_[-1]) -> dict[str, np.ndarray]:
+    """Whole quanta [cells, runs, ...] at one checkpoint."""
+    return {name: ledger.host_units(getattr(snapshot.world, name))[at] for name in BOOKS}
+
+
+def assert_same(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> None:
+    for name in BOOKS:
+        assert (left[name] == right[name]).all(), name
+
+
+@pytest.fixture(scope="module")
+def whole() -> Snapshot:
+    return worlds.play(worlds_of(), worlds.learner(RULE), runs=RUNS, marks=(60, HORIZON))
+
+
+def test_runs_are_not_all_the_same(whole: Snapshot) -> None:
+    reward = books(whole)["reward"]
+    assert len(np.unique(reward.astype(np.uint64))) == CELLS * RUNS
+
+
+def test_a_run_of_a_batch_is_that_run_alone(whole: Snapshot) -> None:
+    alone = worlds.play(worlds_of()[1], worlds.learner(RULE), runs=1, marks=(60, HORIZON), streams=[1], first_seed=2)
+    for mark in range(2):
+        assert_same(books(alone, np.s_[mark, 0, 0]), books(whole, np.s_[mark, 1, 2]))
+
+
+def test_a_run_does_not_depend_on_its_place_in_the_batch(whole: Snapshot) -> None:
+    moved = worlds.play(worlds_of()[::-1], worlds.learner(RULE), runs=RUNS, streams=[2, 1, 0], first_seed=2)
+    assert_same(books(moved, np.s_[-1, :, :2]), books(whole, np.s_[-1, ::-1, 2:]))
+
+
+def test_padding_changes_nothing(whole: Snapshot) -> None:
+    padded = books(worlds.play(worlds_of(padded=7), worlds.learner(RULE), runs=RUNS, marks=(HORIZON,)))
+    assert not padded["served"][:, :, 4:].any()
+    assert_same({**padded, "served": padded["served"][:, :, :4]}, books(whole))
+
+
+def test_checkpoints_change_nothing(whole: Snapshot) -> None:
+    straight = worlds.play(worlds_of(), worlds.learner(RULE), runs=RUNS, marks=(HORIZON,))
+    often = worlds.play(worlds_of(), worlds.learner(RULE), runs=RUNS, marks=(1, 7, 60, 61, HORIZON))
+    assert_same(books(straight), books(whole))
+    assert_same(books(often), books(whole))
+    assert_same(books(often, np.s_[2]), books(whole, np.s_[0]))
+    np.testing.assert_array_equal(straight.upper[-1], often.upper[-1])
+
+
+def test_a_saved_run_goes_on_as_if_it_had_never_stopped(whole: Snapshot) -> None:
+    made, learners, keys = worlds.arranged(worlds_of(), worlds.learner(RULE), RUNS)
+    program, weights = worlds.program(made, learners, keys), jnp.full(RUNS, 1 / RUNS)
+    state = program.start(made, learners, keys, jnp.int32(HORIZON))
+    state, _ = program.advance(made, learners, keys, weights, state, jnp.int32(0), jnp.int32(73))
+    saved = jax.tree.map(lambda leaf: np.array(jax.device_get(leaf)), state)
+    del state
+    again = jax.tree.map(jnp.asarray, saved)
+    _, seen = program.advance(made, learners, keys, weights, again, jnp.int32(73), jnp.int32(HORIZON))
+    assert_same({name: ledger.host_units(getattr(seen.world, name)) for name in BOOKS}, books(whole))
+
+
+def test_every_cell_of_a_shared_batch_keeps_its_own_horizon() -> None:
+    """A shorter horizon is another budget and another step size, through the same program."""
+    traced = batch.traces()
+    made = worlds_of(horizon=90)
+    short = worlds.play(made, worlds.learner(RULE), runs=RUNS, marks=(90,))
+    quanta = float(made[0].quanta)
+    demand = books(short)["demand"].astype(float) / quanta
+    assert (np.abs(demand - 450) < SIGMAS * np.sqrt(450)).all()
+    assert batch.traces() <= traced + 1  # none at all unless this test runs alone
+
+
+# Recompilation.
+def traced(made: Sequence[World], learners: Any) -> int:
+    """Traces that simulating this batch takes, compiling left out."""
+    arguments = worlds.arranged(made, learners, RUNS)
+    before, rounds = batch.traces(), jnp.zeros((), jnp.int32)
+    state = jax.eval_shape(batch._start, *arguments, rounds)
+    batch._advance.lower(*arguments, jnp.zeros(RUNS), state, rounds, rounds)
+    return batch.traces() - before
+
+
+def test_numbers_share_one_trace_and_choices_do_not() -> None:
+    usual = worlds.learner(RULE)
+    traced(worlds_of(), usual)
+    assert traced(worlds_of(), usual) == 0
+    varied = [
+        worlds.world(horizon=90, budget_per_task=1.0, budget_rule="stop", demand_seen="after"),
+        worlds.world(horizon=5000, models=3, padded=4, target=0.1, edge_throughput=0.2),
+        worlds.world(demand={"mean": 4.0, "maximum": 16.0}, cost_bound_multiple=2.0),
+    ]
+    numbers = worlds.learner(RULE, eta=1.0, covering_gain=1.0, confidence={"confidence": 1.0, "kappa": 2.0})
+    assert traced(varied, numbers) == 0
+    for static in (
+        worlds.learner(RULE, covering="pessimistic"),
+        worlds.learner(RULE, confidence={"radius": "variance"}),
+        worlds.learner(RULE, forecaster="last_value"),
+    ):
+        assert traced(varied, static) == 1
+    assert traced(worlds_of(padded=5), usual) == 1
+
+
+# Cells.
+def cell_config(policy: str = "uniform", **overrides: Any) -> CellConfig:
+    chosen = PolicyConfig(name=policy, rule=policy, parameters={}, confidence={}, forecaster=None)
+    usual = {
+        "policy": chosen,
+        "catalogue": "routerbench",
+        "num_models": 3,
+        "env": worlds.settings(),
+        "demand": {**worlds.DEMAND, "dispersion": 0.0, "maximum": None},
+        "forecaster": {"name": "running_mean"},
+        "horizon": 100,
+        "swept": {},
+    }
+    return CellConfig(**{**usual, **overrides})
+
+
+def build(*configs: CellConfig, **overrides: Any) -> list[Cell]:
+    usual = {"seeds": 4, "root_seed": 0, "checkpoints": 3, "precision": "float32", "chunk_rows": 64, "out": None}
+    rest = {"tracker": {}, "claims": {}, "rules": (), "plain": {}}
+    return cells.build(StudyConfig(name="test", cells=configs, **{**usual, **rest, **overrides}))
+
+
+def test_policies_budgets_and_targets_share_streams_and_demands_do_not() -> None:
+    usual = cell_config()
+    same = build(
+        usual,
+        cell_config("ucb1"),
+        cell_config(env=worlds.settings(budget_per_task=1e-3)),
+        cell_config(env=worlds.settings(target=0.1, budget_rule="stop")),
+        cell_config(forecaster={"name": "last_value"}),
+    )
+    assert len({cell.stream for cell in same}) == 1
+    other = build(
+        usual,
+        cell_config(demand={**usual.demand, "mean": 6.0}),
+        cell_config(horizon=101),
+        cell_config(num_models=2),
+    )
+    assert len({cell.stream for cell in other}) == 4 and other[0].stream == same[0].stream
+    assert len({cell.id for cell in (*same, *other[1:])}) == 8
+
+
+def test_groups_are_what_shares_a_trace() -> None:
+    numbers = build(
+        cell_config(),
+        cell_config(env=worlds.settings(budget_per_task=1e-3, target=0.2, budget_rule="stop", demand_seen="after")),
+        cell_config(horizon=999),
+        cell_config(num_models=2),
+    )
+    assert len(cells.groups(numbers)) == 1
+    static = build(cell_config(), cell_config("ucb1"), cell_config("best_fixed"), cell_config("greedy_value_per_cost"))
+    assert len(cells.groups(static)) == 4
+    fewer = build(cell_config(), cell_config(env=worlds.settings(target=None)), cell_config(forecaster={"name": "ewma"}))
+    assert len(cells.groups(fewer)) == 3
+
+
+def test_policies_meet_the_same_demand(whole: Snapshot) -> None:
+    other = worlds.play(worlds_of(), worlds.learner("uniform"), runs=RUNS, marks=(60, HORIZON))
+    for mark in range(2):
+        left, right = books(other, mark), books(whole, mark)
+        assert (left["demand"] == right["demand"]).all()
+        assert (left["reward"] != right["reward"]).any()
+    assert len(np.unique(books(whole)["demand"].astype(np.uint64))) > CELLS
+
+
+# Against an independent simulation.
+LONG, MANY = 600, 48
+
+
+def routerbench(dtype: type = np.float32) -> World:
+    return worlds.world(models=11, horizon=LONG, demand={"mean": 20.0}, target=0.85, dtype=dtype)
+
+
+def independent() -> oracles.World:
+    """The same world from the catalogue's columns."""
+    found, given = worlds.catalogue(11), worlds.SETTINGS
+    dearest = given["cost_bound_multiple"] * found.cost_usd.max()
+    network = np.where(found.tier_cloud, given["cloud_rtt_s"], 0.0)
+    return oracles.World(
+        reward=found.quality,
+        cost=found.cost_usd / dearest,
+        cost_cv=found.cost_cv,
+        bound=given["cost_bound_multiple"] * found.cost_usd / dearest,
+        service=oracles.met_probability(found.latency_s, found.latency_cv, network, given["latency_slo_s"]),
+        caps=np.where(found.tier_cloud, given["cloud_throughput"], given["edge_throughput"]),
+        budget=given["budget_per_task"] * 20.0 * LONG / dearest,
+        target=0.85,
+        mean_demand=20.0,
+        horizon=LONG,
+    )
+
+
+def per_task(snapshot: Snapshot, quanta: np.ndarray) -> dict[str, np.ndarray]:
+    """[runs] reward and shortfall of service per task, and the spent share of the expected budget per task."""
+    value = {name: ledger.host_value(getattr(snapshot.world, name), quanta)[-1, 0] for name in BOOKS}
+    return summary(value["demand"], value["reward"], value["spent"][:, 0], value["service"][:, 0])
+
+
+def summary(demand: np.ndarray, reward: np.ndarray, spent: np.ndarray, service: np.ndarray) -> dict[str, np.ndarray]:
+    return {
+        "reward": reward / demand,
+        "spent": spent / independent().budget,
+        "shortfall": 0.85 - service / demand,
+        "violation": np.maximum(0.85 * demand - service, 0) / demand,
+    }
+
+
+def assert_alike(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> None:
+    """Equal means within SIGMAS standard errors of their difference."""
+    for name in left:
+        error = np.sqrt(left[name].var(ddof=1) / len(left[name]) + right[name].var(ddof=1) / len(right[name]))
+        assert abs(left[name].mean() - right[name].mean()) < SIGMAS * error + 1e-4, name
+
+
+@pytest.fixture(scope="module", params=[RULE, "copac_lp"])
+def engine(request: pytest.FixtureRequest) -> tuple[str, dict[str, np.ndarray]]:
+    world = routerbench()
+    seen = worlds.play(world, worlds.learner(request.param), runs=MANY, marks=(LONG,))
+    assert (seen.invalid == 0).all()
+    assert (ledger.host_units(seen.world.spent) <= ledger.host_units(world.budget)).all()
+    return request.param, per_task(seen, world.quanta)
+
+
+def test_whole_runs_agree_with_an_independent_simulation(engine: tuple[str, dict[str, np.ndarray]]) -> None:
+    """Eight comparisons, each with a chance of 1e-4 of a false alarm."""
+    rule, ours = engine
+    totals = oracles.simulate(independent(), rule, MANY, seed=7)
+    theirs = summary(totals.demand, totals.reward, totals.spent, totals.service)
+    assert_alike(ours, theirs)
+    assert theirs["spent"].mean() > 0.8 and theirs["reward"].mean() > 0.3
+
+
+def test_double_precision_tells_the_same_story() -> None:
+    single = routerbench()
+    ours = worlds.play(single, worlds.learner(RULE), runs=MANY, marks=(LONG,))
+    with jax.enable_x64(True):
+        double = routerbench(np.float64)
+        theirs = worlds.play(double, worlds.learner(RULE, dtype=np.float64), runs=MANY, marks=(LONG,))
+    assert theirs.lower.dtype == np.float64
+    assert_alike(per_task(ours, single.quanta), per_task(theirs, double.quanta))
+
+
+def test_the_independent_simulation_can_tell_a_difference() -> None:
+    """The comparison above fails for a learner with another confidence or half the budget."""
+    usual = independent()
+    runs = [oracles.simulate(world, RULE, MANY, seed=s) for s, world in ((1, usual), (2, replace(usual, budget=0.5 * usual.budget)))]
+    left, right = (summary(run.demand, run.reward, run.spent, run.service) for run in runs)
+    with pytest.raises(AssertionError):
+        assert_alike(left, right)

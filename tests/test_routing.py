@@ -1,0 +1,409 @@
+"""Routing rules: each against its twin in NumPy on recorded rounds, and all against one table of what a rule must do."""
+
+import doctest
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bandits import confidence
+from bandits.confidence import Bounds
+from bandits.routing import ROUTING, View, fill
+from bandits.statistics import Statistics
+from envs.types import Observation, Problem, Truth
+from tests import oracles, worlds
+
+SHIPPED = sorted(name for name, rule in ROUTING.items() if rule.__module__.startswith("bandits."))
+ROUNDS = 256
+MODELS, PADDED = 5, 6
+
+
+# Rules applied to many views at once, through one program each.
+@cache
+def decider(name: str) -> tuple[Callable[[Any, View], jax.Array], list[int]]:
+    """(a compiled function (rule, views) -> [N, M] first decisions, the traces it took)."""
+    traces: list[int] = []
+
+    def one(rule: Any, view: View) -> jax.Array:
+        return rule.decide(rule.init(view.problem, view.truth), view)[0]
+
+    @jax.jit
+    def many(rule: Any, views: View) -> jax.Array:
+        traces.append(1)
+        return jax.vmap(one, (None, 0))(rule, views)
+
+    return many, traces
+
+
+def decide(name: str, views: View, rule: Any = None) -> np.ndarray:
+    """[N, M] shares of a rule with its defaults; only clairvoyant rules are shown the truth."""
+    rule = ROUTING[name]() if rule is None else rule
+    shown = views if ROUTING[name].clairvoyant else replace(views, truth=None)
+    return np.asarray(decider(name)[0](_numbers(rule), shown))
+
+
+def _numbers(rule: Any) -> Any:
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), rule)
+
+
+# Twins.
+class Recording:
+    """One cell's rounds, with beliefs rebuilt from raw feedback and not from the engine's statistics."""
+
+    def __init__(self, cell: int, world: Any, seen: Any) -> None:
+        self.world = world
+        self.views = jax.tree.map(lambda leaf: np.asarray(leaf[cell]), seen.view)
+        self.shares = np.asarray(seen.shares[cell], float)
+        self.duals = np.asarray(seen.duals[cell], float)
+        self.total_demand = float(seen.feedback.demand[cell].sum())
+        feedback = jax.tree.map(lambda leaf: np.asarray(leaf[cell], float), seen.feedback)
+        problem = world.problem
+        self.budget, self.target = np.asarray(problem.budget, float), np.asarray(problem.target, float)
+        self.caps = np.where(problem.exists, np.asarray(problem.throughput, float), 0.0)
+        ones = np.ones((PADDED, 1))
+        bound = np.asarray(problem.consumption_bound, float)
+        self.beliefs = oracles.Beliefs(np.hstack([ones, bound, ones, ones]))
+        self.gamma = oracles.level(0.25, MODELS, ROUNDS)
+        self.rounds = [self._round(t, feedback) for t in range(ROUNDS)]
+
+    def _round(self, t: int, feedback: Any) -> dict[str, np.ndarray]:
+        samples = [np.array(rows) for rows in self.beliefs.samples]
+        lower, upper = oracles.bounds(samples, self.beliefs.ceiling, self.gamma)
+        now = self.views.observation
+        known = {
+            "lower": lower,
+            "upper": upper,
+            "count": self.beliefs.count(),
+            "mean": self.beliefs.mean(),
+            "targets": oracles.resolving_targets(
+                self.budget,
+                np.asarray(now.spent[t], float),
+                self.target,
+                np.asarray(now.service_so_far[t], float),
+                float(now.demand_so_far[t]),
+                float(self.views.remaining_demand[t]),
+            ),
+        }
+        outcome = np.hstack([feedback.reward[t][:, None], feedback.consumption[t], feedback.service[t]])
+        self.beliefs.see(feedback.served[t], outcome)
+        return known
+
+    def shown(self) -> View:
+        """The recorded views, completed by what clairvoyant rules are told."""
+        world = self.world
+        told = Truth(
+            reward=world.reward_mean,
+            consumption=world.consumption_mean,
+            service=world.service_mean,
+            total_demand=np.float32(self.total_demand),
+        )
+        truth = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (ROUNDS, *np.shape(leaf))), told)
+        return replace(self.views, truth=truth, key=jax.random.split(jax.random.key(0), ROUNDS))
+
+
+@pytest.fixture(scope="module")
+def recordings() -> list[Recording]:
+    """One run of copac_primal_dual in each of four worlds with two constraints of each kind, caps and padding."""
+    varied = ((2e-4, 0.9, "before"), (1e-4, 0.5, "after"), (2e-3, 0.99, "before"), (4e-4, 0.0, "after"))
+    made = [
+        worlds.world(
+            models=MODELS,
+            padded=PADDED,
+            horizon=ROUNDS,
+            budget_per_task=budget,
+            target=target,
+            demand_seen=moment,
+            **worlds.TWO_OF_EACH,
+        )
+        for budget, target, moment in varied
+    ]
+    seen = worlds.record(made, worlds.learner("copac_primal_dual"), ROUNDS)
+    return [Recording(cell, world, seen) for cell, world in enumerate(made)]
+
+
+def assert_best(index: np.ndarray, caps: np.ndarray, shares: np.ndarray, tolerance: float = 2e-5) -> None:
+    """``shares`` are those of the greedy fill, or (where two models tie within rounding) worth as much."""
+    ours = oracles.greedy_fill(index, caps)
+    if not np.allclose(shares, ours, atol=1e-6):
+        useful = np.where(caps > 0, index, 0.0)
+        assert useful @ shares == pytest.approx(useful @ ours, rel=tolerance, abs=tolerance)
+        assert (shares >= 0).all() and (shares <= caps + 1e-6).all() and shares.sum() <= 1 + 1e-6
+
+
+def test_recorded_beliefs_are_those_rebuilt_from_raw_feedback(recordings: list[Recording]) -> None:
+    for recording in recordings:
+        for t, known in enumerate(recording.rounds):
+            real = slice(0, MODELS)
+            np.testing.assert_allclose(recording.views.bounds.lower[t][real], known["lower"][real], atol=2e-5)
+            np.testing.assert_allclose(recording.views.bounds.upper[t][real], known["upper"][real], atol=2e-5)
+            assert (recording.views.statistics.count[t] == known["count"]).all()
+
+
+def test_demand_is_forecast_where_it_is_not_seen(recordings: list[Recording]) -> None:
+    for recording in recordings:
+        now = recording.views.observation
+        hidden = not bool(recording.world.demand_seen)
+        so_far = np.asarray(now.demand_so_far, float)
+        t = np.arange(ROUNDS)
+        mean = np.where(t > 0, so_far / np.maximum(t, 1), recording.world.problem.expected_demand / ROUNDS)
+        assert (now.demand == 0).all() if hidden else (now.demand > 0).any()
+        next_demand = mean if hidden else now.demand
+        np.testing.assert_allclose(recording.views.demand, next_demand, rtol=1e-5)
+        np.testing.assert_allclose(recording.views.remaining_demand, next_demand + mean * (ROUNDS - t - 1), rtol=1e-4)
+
+
+def test_uniform_is_its_twin(recordings: list[Recording]) -> None:
+    for recording in recordings:
+        expected = np.broadcast_to(oracles.uniform(recording.caps), (ROUNDS, PADDED))
+        np.testing.assert_allclose(decide("uniform", recording.shown()), expected, atol=1e-7)
+
+
+def test_ucb1_is_its_twin(recordings: list[Recording]) -> None:
+    for recording in recordings:
+        made = decide("ucb1", recording.shown())
+        for t, known in enumerate(recording.rounds):
+            trial = oracles.exploration(known["count"], recording.caps)
+            if trial is not None:
+                np.testing.assert_allclose(made[t], trial)
+            else:
+                assert_best(oracles.ucb1_index(known["mean"][:, 0], known["count"], t), recording.caps, made[t])
+
+
+def test_greedy_value_per_cost_is_its_twin(recordings: list[Recording]) -> None:
+    for recording in recordings:
+        made = decide("greedy_value_per_cost", recording.shown())
+        for t, known in enumerate(recording.rounds):
+            trial = oracles.exploration(known["count"], recording.caps)
+            if trial is not None:
+                np.testing.assert_allclose(made[t], trial)
+            else:
+                index = oracles.value_per_cost(known["mean"][:, 0], known["mean"][:, 1:3], recording.budget)
+                assert_best(index, recording.caps, made[t])
+
+
+def test_best_fixed_is_its_twin(recordings: list[Recording]) -> None:
+    for recording in recordings:
+        shown = recording.shown()
+        truth = jax.tree.map(lambda leaf: np.asarray(leaf[0], float), shown.truth)
+        rho = recording.budget / truth.total_demand
+        ours = oracles.best_fixed(
+            truth.reward, truth.consumption, truth.service, rho, recording.target, recording.caps
+        )
+        np.testing.assert_allclose(decide("best_fixed", shown), np.broadcast_to(ours, (ROUNDS, PADDED)), atol=1e-7)
+
+
+def assert_optimal(x: np.ndarray, ours: float, r: Any, c: Any, g: Any, rho: Any, wanted: Any, caps: Any) -> None:
+    """x is feasible and worth as much as HiGHS's solution."""
+    assert (x >= 0).all() and (x <= caps + 1e-6).all() and x.sum() <= 1 + 1e-6
+    assert (c.T @ x <= rho * (1 + 1e-5) + 1e-7).all()
+    assert oracles.soft_value(x, r, g, wanted) == pytest.approx(ours, abs=2e-5, rel=1e-5)
+
+
+def test_copac_lp_is_as_good_as_its_twin(recordings: list[Recording]) -> None:
+    for recording in recordings:
+        made = decide("copac_lp", recording.shown()).astype(float)
+        assert np.isfinite(made).all()
+        for t, known in enumerate(recording.rounds):
+            trial = oracles.exploration(known["count"], recording.caps)
+            if trial is not None:
+                np.testing.assert_allclose(made[t], trial)
+                continue
+            r, c, g = known["upper"][:, 0], known["lower"][:, 1:3], known["upper"][:, 3:]
+            rho, wanted = known["targets"]
+            rho = np.maximum(rho, 0.0)
+            wanted = np.minimum(wanted, g[recording.caps > 0].max(axis=0))
+            ours, _ = oracles.soft_mix(r, c, g, rho, wanted, recording.caps)
+            assert_optimal(made[t], ours, r, c, g, rho, wanted, recording.caps)
+
+
+def test_lp_oracle_is_as_good_as_its_twin_and_keeps_reachable_targets(recordings: list[Recording]) -> None:
+    reachable = 0
+    for recording in recordings:
+        shown = recording.shown()
+        made = decide("lp_oracle", shown).astype(float)
+        truth = jax.tree.map(lambda leaf: np.asarray(leaf[0], float), shown.truth)
+        rho, target, caps = recording.budget / truth.total_demand, recording.target, recording.caps
+        ours, _ = oracles.soft_mix(truth.reward, truth.consumption, truth.service, rho, target, caps)
+        best = oracles.hard_mix(truth.reward, truth.consumption, truth.service, rho, target, caps)
+        assert (made == made[0]).all()
+        assert_optimal(made[0], ours, truth.reward, truth.consumption, truth.service, rho, target, caps)
+        if best is not None:
+            reachable += 1
+            assert truth.reward @ made[0] == pytest.approx(best, abs=2e-5)
+    assert 0 < reachable < len(recordings)
+
+
+def test_copac_primal_dual_is_its_twin(recordings: list[Recording]) -> None:
+    """Index and shares at the prices the run had; ``test_dual`` holds the prices to their own equations."""
+    for recording in recordings:
+        declined = 0
+        for t, known in enumerate(recording.rounds):
+            trial = oracles.exploration(known["count"], recording.caps)
+            if trial is not None:
+                np.testing.assert_allclose(recording.shares[t], trial)
+                continue
+            packing, covering = recording.duals[t, :2], recording.duals[t, 2:]
+            upper, lower = known["upper"], known["lower"]
+            index = oracles.primal_dual_index(upper[:, 0], lower[:, 1:3], upper[:, 3:], packing, covering)
+            assert_best(index, recording.caps, recording.shares[t])
+            declined += recording.shares[t].sum() == 0
+        assert np.ptp(recording.duals, axis=0).max() > 0
+
+
+# fill.
+def test_fill_is_the_best_and_prefers_the_lower_number() -> None:
+    generator = np.random.default_rng(2)
+    index = generator.normal(size=(300, 6)).round(1)  # rounding makes ties
+    caps = np.where(generator.random((300, 6)) < 0.2, 0.0, generator.choice([0.1, 0.3, 0.6, 1.0], (300, 6)))
+    made = np.asarray(jax.vmap(fill)(jnp.asarray(index, jnp.float32), jnp.asarray(caps, jnp.float32)))
+    for row, cap, shares in zip(index, caps, made, strict=True):
+        np.testing.assert_allclose(shares, oracles.greedy_fill(row, cap), atol=1e-6)
+        assert row @ shares == pytest.approx(oracles.fill_by_linprog(row, cap), abs=1e-5)
+
+
+def test_fill_without_anything_useful_declines() -> None:
+    assert not np.asarray(fill(jnp.asarray([0.0, -1.0, -jnp.inf]), jnp.ones(3))).any()
+    assert not np.asarray(fill(jnp.ones(3), jnp.zeros(3))).any()
+
+
+# The table: what every rule must do, on made-up views.
+def random_views(models: int, padded: int, resources: int, metrics: int, *, ties: bool = True, seed: int = 0) -> View:
+    """[ROUNDS] views with anything in them that can occur: nothing tried, nothing available, budgets spent.
+
+    Without ``ties`` every model was tried and no bound is cut off at 1.
+    """
+    generator = np.random.default_rng([seed, models, padded, resources, metrics])
+
+    def uniform(*shape: int, low: float = 0.0) -> np.ndarray:
+        return generator.uniform(low, 1.0, (ROUNDS, *shape)).astype(np.float32)
+
+    exists = np.broadcast_to(np.arange(padded) < models, (ROUNDS, padded))
+    rounds = generator.integers(1, 1000, ROUNDS).astype(np.int32)
+    bound = np.where(exists[:, :, None], uniform(padded, resources, low=0.01), 1.0).astype(np.float32)
+    count = np.where(exists, generator.integers(0 if ties else 1, 60, (ROUNDS, padded)), 0).astype(np.int32)
+    ceiling = np.concatenate([np.ones((ROUNDS, padded, 1)), bound, np.ones((ROUNDS, padded, metrics))], axis=2)
+    mean = (1.0 if ties else 0.9) * uniform(padded, 1 + resources + metrics) * ceiling * (count > 0)[:, :, None]
+    statistics = Statistics(count=count, mean=mean.astype(np.float32), scatter=None)
+    level = jnp.float32(1.0 if ties else 1e-3)
+    limits = jax.vmap(lambda seen, top: confidence.bounds(confidence.Confidence(), seen, top, level))(
+        statistics, jnp.asarray(ceiling, jnp.float32)
+    )
+    remaining = 100 * uniform()
+    problem = Problem(
+        horizon=rounds + 5,
+        exists=exists,
+        budget=100 * uniform(resources),
+        target=uniform(metrics),
+        consumption_bound=bound,
+        throughput=uniform(padded, low=0.1),
+        expected_demand=np.full(ROUNDS, 100, np.float32),
+    )
+    observation = Observation(
+        t=rounds,
+        demand=uniform(),
+        demand_seen=np.ones(ROUNDS, bool),
+        profile=uniform(),
+        available=exists & (generator.random((ROUNDS, padded)) < 0.8),
+        demand_so_far=100 * uniform(),
+        spent=problem.budget / 2,
+        remaining=problem.budget / 2 * (uniform(1) < 0.9),
+        service_so_far=50 * uniform(metrics),
+    )
+    truth = Truth(
+        reward=uniform(padded),
+        consumption=uniform(padded, resources) * bound,
+        service=uniform(padded, metrics),
+        total_demand=100 + 100 * uniform(),
+    )
+    return View(
+        problem=problem,
+        observation=observation,
+        statistics=statistics,
+        bounds=Bounds(lower=np.asarray(limits.lower), upper=np.asarray(limits.upper)),
+        demand=observation.demand,
+        total_demand=observation.demand_so_far + remaining,
+        remaining_demand=remaining,
+        key=jax.random.split(jax.random.key(seed), ROUNDS),
+        truth=truth,
+    )
+
+
+def permuted(views: View, order: np.ndarray) -> View:
+    """The same views with the models in another order."""
+
+    def move(leaf: Any) -> Any:
+        swap = not isinstance(leaf, jax.Array) and leaf.ndim >= 2 and leaf.shape[1] == len(order)
+        return leaf[:, order] if swap else leaf
+
+    return jax.tree.map(move, views)
+
+
+def assert_valid(shares: np.ndarray, views: View) -> None:
+    caps = np.where(views.observation.available, views.problem.throughput, 0.0)
+    assert np.isfinite(shares).all()
+    assert (shares >= 0).all() and (shares <= caps + 1e-6).all() and (shares.sum(axis=1) <= 1 + 1e-5).all()
+    assert not shares[caps == 0].any()
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shares_are_on_the_simplex_and_under_their_caps(name: str) -> None:
+    views = random_views(MODELS, PADDED, 2, 2)
+    shares = decide(name, views)
+    assert_valid(shares, views)
+    assert shares.sum() > 0.1 * ROUNDS
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_one_model_and_no_constraints_work(name: str) -> None:
+    views = random_views(1, 1, 0, 0)
+    shares = decide(name, views)
+    assert_valid(shares, views)
+    assert (shares[:, 0] > 0).any()
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_permuting_the_models_permutes_the_shares(name: str) -> None:
+    views = random_views(MODELS, PADDED, 2, 2, ties=False)
+    order = np.array([3, 5, 0, 4, 2, 1])
+    np.testing.assert_allclose(decide(name, permuted(views, order)), decide(name, views)[:, order], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_numbers_change_without_a_new_trace(name: str) -> None:
+    views = random_views(MODELS, PADDED, 2, 2)
+    decide(name, views)
+    before = len(decider(name)[1])
+    other = random_views(MODELS, PADDED, 2, 2, seed=1)
+    changed = jax.tree.map(lambda leaf: 1.5 * leaf + 0.01, ROUTING[name]())
+    assert_valid(decide(name, other, changed), other)
+    assert len(decider(name)[1]) == before
+
+
+def test_a_choice_does_take_a_new_trace() -> None:
+    views = random_views(MODELS, PADDED, 2, 2)
+    decide("copac_primal_dual", views)
+    before = len(decider("copac_primal_dual")[1])
+    decide("copac_primal_dual", views, ROUTING["copac_primal_dual"](covering="pessimistic"))
+    assert len(decider("copac_primal_dual")[1]) == before + 1
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_docstring_has_an_example_that_runs(name: str) -> None:
+    rule = ROUTING[name]
+    found = doctest.DocTestFinder(recurse=False).find(rule, name, globs=vars(sys.modules[rule.__module__]).copy())
+    assert found and found[0].examples
+    results = [doctest.DocTestRunner().run(each) for each in found]
+    assert sum(result.failed for result in results) == 0
+
+
+def test_rules_differ_in_structure_whatever_their_fields() -> None:
+    """jit's cache looks programs up by structure: two rules that compare equal may be mistaken for each other."""
+    structures = {name: jax.tree.structure(rule()) for name, rule in ROUTING.items()}
+    same = [(a, b) for a in structures for b in structures if a < b and structures[a] == structures[b]]
+    assert same == []
