@@ -66,7 +66,6 @@ class _Program:
     matrix: jax.Array  # [m, N, L]
     bound: jax.Array  # [m, L]
     upper: jax.Array  # [N, L]
-    tallest: jax.Array  # [N, L] largest absolute entry of each matrix column
 
 
 @jax.tree_util.register_dataclass
@@ -256,7 +255,6 @@ def _scaled(
         matrix=jnp.concatenate([matrix, jnp.broadcast_to(identity, (len(bound), *bound.shape))], axis=1),
         bound=bound,
         upper=jnp.concatenate([upper, idle]),
-        tallest=jnp.concatenate([_largest(jnp.abs(matrix)), jnp.ones_like(bound)]),
     )
     return stored(lambda: (program, row_scale, column_scale, unit))
 
@@ -315,15 +313,16 @@ def _point(program: _Program, state: _State, stored: _Stored) -> _Point:
     resting = stored(lambda: jnp.where(at_upper & ~state.basic, program.upper, 0))
     right = stored(lambda: program.bound - _times(program.matrix, resting))
     value = stored(lambda: _times(state.inverse, right))
-    size = stored(lambda: _total(program.tallest * resting))
-    load = stored(lambda: jnp.abs(program.bound) + size[None] + _times(jnp.abs(state.basis), jnp.abs(value)))
+    size = stored(lambda: jnp.abs(program.bound) + _times(jnp.abs(program.matrix), resting))
+    load = stored(lambda: size + _times(jnp.abs(state.basis), jnp.abs(value)))
     slop = stored(lambda: tolerance * _times(jnp.abs(state.inverse), load))
     return _Point(price=price, reduced=reduced, at_upper=at_upper, resting=resting, right=right, value=value, slop=slop)
 
 
 def _reduced(program: _Program, state: _State, price: jax.Array) -> jax.Array:
-    reduced = program.objective - _total(price[:, None] * program.matrix)
-    noise = _rounding(price.dtype) * (jnp.abs(program.objective) + program.tallest * _total(jnp.abs(price))[None])
+    terms = price[:, None] * program.matrix
+    reduced = program.objective - _total(terms)
+    noise = _rounding(price.dtype) * (jnp.abs(program.objective) + _total(jnp.abs(terms)))
     return jnp.where(state.basic | (jnp.abs(reduced) <= noise), 0, reduced)
 
 
@@ -372,11 +371,10 @@ def _push(
 ) -> jax.Array:
     """How much each variable [N, L] mends the row per unit that it leaves its bound; 0 where it does not."""
     weights = stored(lambda: _pick(state.inverse, row[:, None]))
-    total = stored(lambda: _total(jnp.abs(weights)))
 
     def push() -> jax.Array:
-        alpha = _total(weights[:, None] * program.matrix)
-        noise = _rounding(weights.dtype) * program.tallest * total[None]
+        terms = weights[:, None] * program.matrix
+        alpha, noise = _total(terms), _rounding(weights.dtype) * _total(jnp.abs(terms))
         gain = jnp.where(point.at_upper == rising[None], alpha, -alpha)
         return jnp.where(~state.basic & (program.upper > 0) & (gain > noise), gain, 0)
 
@@ -435,7 +433,7 @@ def _pivoted(program: _Program, state: _State, row: jax.Array, column: jax.Array
     """The state after the variable ``column`` has taken the place of ``row`` in the basis."""
     index = _indices(program.upper)
     chosen = index == column[None]
-    entering = stored(lambda: reduce(jnp.add, [jnp.where(chosen[j][None], program.matrix[:, j], 0) for j in range(len(chosen))]))
+    entering = stored(lambda: _pick(program.matrix, chosen[None], axis=1))
     direction = stored(lambda: _times(state.inverse, entering))
     pivot = _pick(direction, row)
     pivot_row = stored(lambda: _pick(state.inverse, row[:, None]) / jnp.where(pivot == 0, 1, pivot)[None])
@@ -488,7 +486,6 @@ def _least_violation(program: _Program, at_upper: jax.Array, limit: jax.Array) -
         matrix=jnp.concatenate([matrix, -slack, slack], axis=1),
         bound=program.bound,
         upper=jnp.concatenate([program.upper[:n], most, program.upper[n:] + most]),
-        tallest=jnp.concatenate([program.tallest[:n], jnp.ones_like(most), program.tallest[n:]]),
     )
     start = jnp.concatenate([at_upper, jnp.zeros_like(most, bool)])
     x, _ = _vertex(elastic, _simplex(elastic, start, limit))
@@ -533,11 +530,13 @@ def _storage(steps: jax.Array) -> _Stored:
     always = jnp.all(steps >= 0)  # true, but the compiler cannot know
 
     def stored(compute: Callable[[], Any]) -> Any:
-        def branch() -> Any:  # the CPU compiler drops optimization barriers before it fuses, but keeps conditionals
-            shapes = jax.eval_shape(compute)
-            return jax.lax.cond(always, compute, lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes))
+        once = jax.jit(compute)  # traced once, for all the uses below
+        shapes = jax.eval_shape(once)
 
-        return jax.lax.platform_dependent(cpu=branch, default=lambda: jax.lax.optimization_barrier(compute()))
+        def branch() -> Any:  # the CPU compiler drops optimization barriers before it fuses, but keeps conditionals
+            return jax.lax.cond(always, once, lambda: jax.tree.map(lambda s: jax.lax.full(s.shape, 0, s.dtype), shapes))
+
+        return jax.lax.platform_dependent(cpu=branch, default=lambda: jax.lax.optimization_barrier(once()))
 
     return stored
 
@@ -548,19 +547,19 @@ def _indices(array: jax.Array) -> jax.Array:
 
 def _total(array: jax.Array) -> jax.Array:
     """Sum over the first axis, in order: written out, it fuses and vectorises, and padding adds exact zeros."""
-    return reduce(jnp.add, _slices(array))
+    return reduce(jax.lax.add, _slices(array))
 
 
 def _largest(array: jax.Array) -> jax.Array:
-    return reduce(jnp.maximum, _slices(array))
+    return reduce(jax.lax.max, _slices(array))
 
 
 def _smallest(array: jax.Array) -> jax.Array:
-    return reduce(jnp.minimum, _slices(array))
+    return reduce(jax.lax.min, _slices(array))
 
 
-def _slices(array: jax.Array) -> list[jax.Array]:
-    return [array[k] for k in range(len(array))]
+def _slices(array: jax.Array, axis: int = 0, *, keep: bool = False) -> list[jax.Array]:
+    return [jax.lax.index_in_dim(array, k, axis, keep) for k in range(array.shape[axis])]
 
 
 def _first(mask: jax.Array) -> jax.Array:
@@ -569,16 +568,17 @@ def _first(mask: jax.Array) -> jax.Array:
     return index == _smallest(index)[None]
 
 
-def _pick(array: jax.Array, chosen: jax.Array) -> jax.Array:
-    """The entry along the first axis where ``chosen`` is one-hot; 0 where nothing is chosen."""
-    return _total(jnp.where(chosen, array, 0))
+def _pick(array: jax.Array, chosen: jax.Array, axis: int = 0) -> jax.Array:
+    """The entry along the axis where ``chosen`` is one-hot; 0 where nothing is chosen."""
+    pairs = zip(_slices(array, axis), _slices(chosen, axis), strict=True)
+    return reduce(jax.lax.add, [jnp.where(mask, entry, 0) for entry, mask in pairs])
 
 
 def _times(matrix: jax.Array, vector: jax.Array) -> jax.Array:
     """Matrix [a, b, L] times vector [b, L]."""
-    return reduce(jnp.add, [matrix[:, k] * vector[k][None] for k in range(len(vector))])
+    return reduce(jax.lax.add, [a * x for a, x in zip(_slices(matrix, 1), _slices(vector, keep=True), strict=True)])
 
 
 def _matmul(left: jax.Array, right: jax.Array) -> jax.Array:
     """Matrix [a, b, L] times matrix [b, c, L]."""
-    return reduce(jnp.add, [left[:, k, None] * right[None, k] for k in range(len(right))])
+    return reduce(jax.lax.add, [a * b for a, b in zip(_slices(left, 1, keep=True), _slices(right, keep=True), strict=True)])

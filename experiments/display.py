@@ -90,34 +90,48 @@ def _short(number: float) -> str:
     return f"{number:.0f}"
 
 
+def console() -> Console:
+    """A terminal as wide as it is; wide enough for the tables where there is none."""
+    found = Console()
+    return found if found.is_terminal else Console(width=110)
+
+
 def findings(cells: list[CellResult], summary: dict[str, Any]) -> Table:
     """What was found: a row for each policy and budget at the longest horizon."""
     longest = max(cell.description["horizon"] for cell in cells)
     table = Table(title=f"At {longest:,} rounds, means over runs", title_justify="left")
-    table.add_column("policy")
-    for name in ("USD a task", "reward / benchmark", "regret", "violation a task", "spent", "overspend", "declined"):
-        table.add_column(name, justify="right")
-    table.add_column("regret exponent", justify="right")
-    table.add_column("violation exponent", justify="right")
-    exponents = {_group(entry): entry for entry in summary["exponents"]}
+    _headings(table, "reward / benchmark", "regret", "violation a task", "spent", "overspend", "declined")
     for entry in summary["cells"]:
         if entry["horizon"] == longest:
-            fits = exponents.get(_group(entry), {})
-            table.add_row(*_row(entry), _fit(fits.get("regret")), _fit(fits.get("violation")))
+            table.add_row(*_row(entry))
     return table
 
 
-def _group(entry: dict[str, Any]) -> tuple[Any, ...]:
+def exponents(summary: dict[str, Any]) -> Table | None:
+    """How regret and violation grow with the horizon; None where there are too few horizons."""
+    table = Table(title="Growth with the horizon: exponents with 95 % intervals", title_justify="left")
+    _headings(table, "regret", "regret, longest horizons", "violation")
+    for entry in summary["exponents"]:
+        regret, violation = entry.get("regret"), entry.get("violation")
+        fits = (_fit(regret, "slope", "interval"), _fit(regret, "tail_slope", "tail_interval"))
+        table.add_row(*_name(entry), *fits, _fit(violation, "slope", "interval"))
+    return table if table.row_count else None
+
+
+def _headings(table: Table, *numbers: str) -> None:
+    table.add_column("policy", no_wrap=True)
+    for name in ("USD a task", *numbers):
+        table.add_column(name, justify="right")
+
+
+def _name(entry: dict[str, Any]) -> list[str]:
     budget = entry.get("budget_per_task")
-    return entry["label"], entry["setting"], None if budget is None else float(f"{budget:.6g}")
+    return [f"{entry['label']} {entry['setting']}".strip(), "-" if budget is None else f"{budget:.3g}"]
 
 
 def _row(entry: dict[str, Any]) -> list[str]:
-    name = f"{entry['label']} {entry['setting']}".strip()
-    budget = entry.get("budget_per_task")
     return [
-        name,
-        "-" if budget is None else f"{budget:.2g}",
+        *_name(entry),
         _mean(entry, "reward_share", ".3f"),
         _mean(entry, "regret", ",.0f"),
         _mean(entry, "violation_per_task", ".4f"),
@@ -132,8 +146,8 @@ def _mean(entry: dict[str, Any], metric: str, form: str) -> str:
     return "-" if not value or value.get("mean") is None else format(value["mean"], form)
 
 
-def _fit(fit: dict[str, Any] | None) -> str:
-    if not fit or fit.get("slope") is None:
+def _fit(fit: dict[str, Any] | None, slope: str, interval: str) -> str:
+    if not fit or fit.get(slope) is None:
         return "-"
-    low, high = fit["interval"]
-    return f"{fit['slope']:.2f} [{low:.2f}, {high:.2f}]"
+    low, high = (float("nan") if end is None else end for end in fit[interval])
+    return f"{fit[slope]:.2f} [{low:.2f}, {high:.2f}]"

@@ -24,7 +24,9 @@ def publish(
     found = summary.summarise(outcome.cells, claims=study.claims)
     store.write_results(folder, outcome.cells)
     store.write_summary(folder, found)
-    console.print(display.findings(outcome.cells, found))
+    for table in (display.findings(outcome.cells, found), display.exponents(found)):
+        if table is not None:
+            console.print(table)
     _say_speed(outcome, console)
     record: dict[str, Any] = yaml.safe_load((folder / store.CONFIG).read_text(encoding="utf-8"))
     page = report.write(outcome.cells, record, found, folder)

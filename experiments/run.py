@@ -83,7 +83,6 @@ def _app(configuration: DictConfig) -> None:
 def execute(plain: dict[str, Any]) -> int:
     """Validate, simulate what is missing, and make everything that is made from results."""
     import jax
-    from rich.console import Console
 
     from experiments import cells, config, display, publish, store, study, trackers
 
@@ -94,7 +93,7 @@ def execute(plain: dict[str, Any]) -> int:
     tracker = trackers.settings_from(settings.tracker, settings.name, folder)
     store.open_folder(folder, {"config": plain, "versions": versions()})
     log = trackers.EventLog(folder / "events.jsonl")
-    console = Console()
+    console = display.console()
     with display.Live(console) as live:
         outcome = study.run(settings, planned, folder, log, live)
     if outcome.cells:

@@ -274,14 +274,17 @@ def simulate(world: World, rule: str, runs: int, seed: int, confidence: float = 
         drawn = np.minimum(model, models - 1)
         serves = (model < models) & (spent + q * world.bound[drawn] <= world.budget) & (q > 0)
         shape = 1 / world.cost_cv[drawn] ** 2
-        outcome = np.stack(
-            [
-                generator.random(runs) < world.reward[drawn],
-                np.minimum(generator.gamma(shape, world.cost[drawn] / shape), world.bound[drawn]),
-                generator.random(runs) < world.service[drawn],
-            ],
-            axis=1,
-        ) * serves[:, None]
+        outcome = (
+            np.stack(
+                [
+                    generator.random(runs) < world.reward[drawn],
+                    np.minimum(generator.gamma(shape, world.cost[drawn] / shape), world.bound[drawn]),
+                    generator.random(runs) < world.service[drawn],
+                ],
+                axis=1,
+            )
+            * serves[:, None]
+        )
         count[everyone, drawn] += serves
         total[everyone, drawn] += outcome
         weight = q * (t + 1) / np.maximum(demand + q, 1e-9)

@@ -38,7 +38,7 @@ def books(snapshot: Snapshot, at: Any = np.s_[-1]) -> dict[str, np.ndarray]:
 
 def assert_same(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> None:
     for name in BOOKS:
-        assert (left[name] == right[name]).all(), name
+        assert np.all(left[name] == right[name]), name
 
 
 @pytest.fixture(scope="module")
@@ -89,15 +89,15 @@ def test_a_saved_run_goes_on_as_if_it_had_never_stopped(whole: Snapshot) -> None
     assert_same({name: ledger.host_units(getattr(seen.world, name)) for name in BOOKS}, books(whole))
 
 
-def test_every_cell_of_a_shared_batch_keeps_its_own_horizon() -> None:
-    """A shorter horizon is another budget and another step size, through the same program."""
-    traced = batch.traces()
+def test_horizons_share_a_program(whole: Snapshot) -> None:
+    """A shorter horizon is another budget, another step size and other loop bounds: all of them data."""
+    before = batch.traces()
     made = worlds_of(horizon=90)
     short = worlds.play(made, worlds.learner(RULE), runs=RUNS, marks=(90,))
     quanta = float(made[0].quanta)
     demand = books(short)["demand"].astype(float) / quanta
     assert (np.abs(demand - 450) < SIGMAS * np.sqrt(450)).all()
-    assert batch.traces() <= traced + 1  # none at all unless this test runs alone
+    assert batch.traces() == before
 
 
 # Recompilation.
@@ -182,7 +182,9 @@ def test_groups_are_what_shares_a_trace() -> None:
     assert len(cells.groups(numbers)) == 1
     static = build(cell_config(), cell_config("ucb1"), cell_config("best_fixed"), cell_config("greedy_value_per_cost"))
     assert len(cells.groups(static)) == 4
-    fewer = build(cell_config(), cell_config(env=worlds.settings(target=None)), cell_config(forecaster={"name": "ewma"}))
+    fewer = build(
+        cell_config(), cell_config(env=worlds.settings(target=None)), cell_config(forecaster={"name": "ewma"})
+    )
     assert len(cells.groups(fewer)) == 3
 
 
@@ -259,7 +261,7 @@ def test_whole_runs_agree_with_an_independent_simulation(engine: tuple[str, dict
     totals = oracles.simulate(independent(), rule, MANY, seed=7)
     theirs = summary(totals.demand, totals.reward, totals.spent, totals.service)
     assert_alike(ours, theirs)
-    assert theirs["spent"].mean() > 0.8 and theirs["reward"].mean() > 0.3
+    assert theirs["spent"].mean() > 0.8 and theirs["reward"].mean() > 0.15
 
 
 def test_double_precision_tells_the_same_story() -> None:
@@ -275,7 +277,13 @@ def test_double_precision_tells_the_same_story() -> None:
 def test_the_independent_simulation_can_tell_a_difference() -> None:
     """The comparison above fails for a learner with another confidence or half the budget."""
     usual = independent()
-    runs = [oracles.simulate(world, RULE, MANY, seed=s) for s, world in ((1, usual), (2, replace(usual, budget=0.5 * usual.budget)))]
-    left, right = (summary(run.demand, run.reward, run.spent, run.service) for run in runs)
-    with pytest.raises(AssertionError):
-        assert_alike(left, right)
+    poorer = replace(usual, budget=0.5 * usual.budget)
+    runs = [
+        oracles.simulate(usual, RULE, MANY, seed=1),
+        oracles.simulate(usual, RULE, MANY, seed=2, confidence=0.05),
+        oracles.simulate(poorer, RULE, MANY, seed=3),
+    ]
+    left, *others = (summary(run.demand, run.reward, run.spent, run.service) for run in runs)
+    for right in others:
+        with pytest.raises(AssertionError):
+            assert_alike(left, right)

@@ -66,7 +66,9 @@ def test_rows_of_models_that_did_not_serve_stay_as_they_are(samples: list[np.nda
     after = statistics.update(before, feedback(1, np.array([1.0, 0.1, 0.0])))
     others = np.array([0, 2, 3])
     for name in ("count", "mean", "scatter"):
-        np.testing.assert_array_equal(np.asarray(getattr(after, name))[others], np.asarray(getattr(before, name))[others])
+        np.testing.assert_array_equal(
+            np.asarray(getattr(after, name))[others], np.asarray(getattr(before, name))[others]
+        )
     assert int(after.count[1]) == int(before.count[1]) + 1
 
 

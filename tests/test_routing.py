@@ -1,4 +1,4 @@
-"""Routing rules: each against its twin in NumPy on recorded rounds, and all against one table of what a rule must do."""
+"""Routing rules: each against its twin in NumPy on recorded rounds, and all against one table of duties."""
 
 import doctest
 import sys
@@ -192,9 +192,7 @@ def test_best_fixed_is_its_twin(recordings: list[Recording]) -> None:
         shown = recording.shown()
         truth = jax.tree.map(lambda leaf: np.asarray(leaf[0], float), shown.truth)
         rho = recording.budget / truth.total_demand
-        ours = oracles.best_fixed(
-            truth.reward, truth.consumption, truth.service, rho, recording.target, recording.caps
-        )
+        ours = oracles.best_fixed(truth.reward, truth.consumption, truth.service, rho, recording.target, recording.caps)
         np.testing.assert_allclose(decide("best_fixed", shown), np.broadcast_to(ours, (ROUNDS, PADDED)), atol=1e-7)
 
 
