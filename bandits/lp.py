@@ -21,7 +21,7 @@ Axis letters: n variables, m rows, N = n + m with the slacks, L lanes.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, TypeAlias
 
 import jax
@@ -196,44 +196,43 @@ def _solve_in_blocks(*operands: jax.Array) -> Solution:
 
 def _solve(objective: jax.Array, matrix: jax.Array, bound: jax.Array, upper: jax.Array, limit: jax.Array) -> Solution:
     """All lanes in step with each other."""
-    stored = _storage(limit - limit)
-    live = upper > 0
-    objective, matrix = jnp.where(live, objective, 0), jnp.where(live[None], matrix, 0)
+    stored = _storage(upper[0])
+    proper, *operands = _sanitised(objective, matrix, bound, upper)
+    objective, matrix, bound, upper = stored(lambda: operands)
     program, row_scale, column_scale, unit = _scaled(objective, matrix, bound, upper, stored)
-    state = _simplex(program, objective > 0, limit)
-    scaled_x, price = _vertex(program, state)
+    state = _simplex(program, objective > 0, limit, stored)
+    scaled_x, price = _vertex(program, state, stored)
     x = stored(lambda: jnp.clip(scaled_x * column_scale, 0, upper))
     stuck = state.status == Status.INFEASIBLE
     hopeless = stored(lambda: stuck & (_residual(matrix, bound, x) > _forgiven(bound.dtype)))
 
     def mended() -> jax.Array:
-        scaled = _least_violation(program, objective > 0, jnp.where(hopeless, limit, 0))
+        scaled = _least_violation(program, objective > 0, jnp.where(hopeless, limit, 0), stored)
         return jnp.where(hopeless[None], jnp.clip(scaled * column_scale, 0, upper), x)
 
     x = jax.lax.cond(jnp.any(hopeless), mended, lambda: x)
+    status = jnp.where(stuck & ~hopeless, Status.OPTIMAL, state.status)
     return Solution(
         x=x,
         value=_total(objective * x),
-        status=jnp.where(stuck & ~hopeless, Status.OPTIMAL, state.status).astype(jnp.int32),
+        status=jnp.where(proper, status, Status.INFEASIBLE).astype(jnp.int32),
         dual=jnp.maximum(price * row_scale * unit[None], 0),
-        residual=_residual(matrix, bound, x),
+        residual=jnp.where(proper, _residual(matrix, bound, x), 1),
         steps=state.steps,
     )
 
 
-@_solve_lanes.def_vmap
-def _merge_lanes(axis_size: int, batched: list[bool], *operands: jax.Array) -> tuple[Solution, Solution]:
-    """A mapped axis becomes more lanes."""
-
-    def merge(operand: jax.Array, is_batched: bool) -> jax.Array:
-        stacked = operand if is_batched else jnp.broadcast_to(operand[None], (axis_size, *operand.shape))
-        return jnp.moveaxis(stacked, 0, -2).reshape(*operand.shape[is_batched:-1], -1)
-
-    def split(result: jax.Array) -> jax.Array:
-        return jnp.moveaxis(result.reshape(*result.shape[:-1], axis_size, -1), -2, 0)
-
-    merged = _solve_lanes(*map(merge, operands, batched))
-    return jax.tree.map(split, merged), jax.tree.map(lambda _: True, merged)
+def _sanitised(
+    objective: jax.Array, matrix: jax.Array, bound: jax.Array, upper: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Which lanes hold proper numbers [L], and the operands without improper lanes, idle rows and fixed variables."""
+    idle = bound == jnp.inf
+    proper = _smallest(jnp.isfinite(objective) & jnp.isfinite(upper))
+    proper = proper & _smallest(_smallest(jnp.isfinite(matrix))) & _smallest(jnp.isfinite(bound) | idle)
+    live = proper[None] & (upper > 0)
+    bound = jnp.where(proper[None] & ~idle, bound, 0)
+    matrix = jnp.where(live[None] & ~idle[:, None], matrix, 0)
+    return proper, jnp.where(live, objective, 0), matrix, bound, jnp.where(live, upper, 0)
 
 
 def _scaled(
@@ -260,28 +259,25 @@ def _scaled(
 
 
 def _equilibration(size: jax.Array, stored: _Stored) -> tuple[jax.Array, jax.Array]:
-    """Scales of the rows [m, L] and columns [n, L] that bring the non-zero sizes [m, n, L] near 1, and below about 1."""
-    row_scale, column_scale = jnp.ones_like(size[:, 0]), jnp.ones_like(size[0])
+    """Scales of rows [m, L] and columns [n, L] that bring the non-zero sizes [m, n, L] near 1 and none far above."""
+    column_scale = jnp.ones_like(size[0])
     for _ in range(2):
-        middle = stored(lambda size=size, column=column_scale: _middle((size * column[None]).swapaxes(0, 1)))
-        row_scale = 1 / middle
-        middle = stored(lambda size=size, row=row_scale: _middle(size * row[:, None]))
-        column_scale = 1 / middle
-    tallest = stored(lambda: _power_of_two(_largest((size * column_scale[None]).swapaxes(0, 1))))
-    return 1 / tallest, column_scale
+        row_scale = 1 / stored(partial(_middle, size, column_scale[None], 1))
+        column_scale = 1 / stored(partial(_middle, size, row_scale[:, None], 0))
+    return 1 / stored(lambda: _power_of_two(_largest(size * column_scale[None], 1))), column_scale
 
 
-def _simplex(program: _Program, at_upper: jax.Array, limit: jax.Array) -> _State:
+def _simplex(program: _Program, at_upper: jax.Array, limit: jax.Array, stored: _Stored) -> _State:
     """The final state of the dual simplex from the slack basis."""
     rest = jnp.concatenate([at_upper, jnp.zeros_like(program.bound, bool)])
     state = _slack_basis(program, rest)
-    patience = 3 * len(program.upper) + 10
+    patience = _patience(len(program.upper))
 
     def running(state: _State) -> jax.Array:
         return jnp.any((state.status == Status.STEP_LIMIT) & (state.steps < limit))
 
     def step(state: _State) -> _State:
-        return _exchange(program, state, limit, patience)
+        return _exchange(program, state, limit, patience, stored)
 
     return jax.lax.while_loop(running, step, state)
 
@@ -326,11 +322,10 @@ def _reduced(program: _Program, state: _State, price: jax.Array) -> jax.Array:
     return jnp.where(state.basic | (jnp.abs(reduced) <= noise), 0, reduced)
 
 
-def _exchange(program: _Program, state: _State, limit: jax.Array, patience: int) -> _State:
+def _exchange(program: _Program, state: _State, limit: jax.Array, patience: int, stored: _Stored) -> _State:
     """One step: recompute the point, choose a row that leaves and a column that enters."""
-    stored = _storage(state.steps)
     point = _point(program, state, stored)
-    cautious = state.steps >= patience  # lowest indices only: cannot cycle (Bland 1977)
+    cautious = state.steps >= patience
     row, shortfall, rising = _leaving_row(state, point, cautious, stored)
     push = _push(program, state, point, row, rising, stored)
     column, flipped = _entering_column(program, point, push, shortfall, cautious, stored)
@@ -352,12 +347,12 @@ def _exchange(program: _Program, state: _State, limit: jax.Array, patience: int)
 def _leaving_row(
     state: _State, point: _Point, cautious: jax.Array, stored: _Stored
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The row [m, L] one-hot that is furthest out of its box, by how much [L] (0: none is), whether it must rise [L]."""
+    """The row [m, L] (one-hot) furthest out of its box, by how much [L] (0: none is), and whether it must rise [L]."""
     excess = stored(lambda: jnp.maximum(-point.value, point.value - state.upper))
     wrong = excess > point.slop
 
     def score() -> jax.Array:
-        steepness = _total((state.inverse * state.inverse).swapaxes(0, 1))
+        steepness = _total(state.inverse * state.inverse, 1)
         careful = 1 / (1 + state.columns.astype(excess.dtype))
         return jnp.where(wrong, jnp.where(cautious[None], careful, excess * excess / steepness), -1)
 
@@ -462,9 +457,8 @@ def _corrected(inverse: jax.Array, basis: jax.Array, stored: _Stored) -> jax.Arr
     return stored(lambda: inverse + jnp.where(converging[None, None], _matmul(inverse, error), 0))
 
 
-def _vertex(program: _Program, state: _State) -> tuple[jax.Array, jax.Array]:
+def _vertex(program: _Program, state: _State, stored: _Stored) -> tuple[jax.Array, jax.Array]:
     """The structural variables [n, L] and the row prices [m, L] of the final basis, refined once."""
-    stored = _storage(state.steps)
     point = _point(program, state, stored)
     missing = stored(lambda: point.right - _times(state.basis, point.value))
     value = stored(lambda: point.value + _times(state.inverse, missing))
@@ -476,7 +470,7 @@ def _vertex(program: _Program, state: _State) -> tuple[jax.Array, jax.Array]:
     return stored(lambda: x[: len(x) - len(value)]), price
 
 
-def _least_violation(program: _Program, at_upper: jax.Array, limit: jax.Array) -> jax.Array:
+def _least_violation(program: _Program, at_upper: jax.Array, limit: jax.Array, stored: _Stored) -> jax.Array:
     """The point [n, L] of least total violation of the scaled rows."""
     n = len(at_upper)
     matrix, slack = program.matrix[:, :n], program.matrix[:, n:]
@@ -488,7 +482,7 @@ def _least_violation(program: _Program, at_upper: jax.Array, limit: jax.Array) -
         upper=jnp.concatenate([program.upper[:n], most, program.upper[n:] + most]),
     )
     start = jnp.concatenate([at_upper, jnp.zeros_like(most, bool)])
-    x, _ = _vertex(elastic, _simplex(elastic, start, limit))
+    x, _ = _vertex(elastic, _simplex(elastic, start, limit, stored), stored)
     return x[:n]
 
 
@@ -496,6 +490,11 @@ def _residual(matrix: jax.Array, bound: jax.Array, x: jax.Array) -> jax.Array:
     """The largest violation [L] of a row, as a share of the size of its terms."""
     size = jnp.abs(bound) + _times(jnp.abs(matrix), x)
     return _largest(jnp.maximum(_times(matrix, x) - bound, 0) / jnp.where(size > 0, size, 1))
+
+
+def _patience(num_variables: int) -> int:
+    """Steps after which only lowest indices are chosen, so that no cycle can last (Bland 1977)."""
+    return 3 * num_variables + 10
 
 
 def _rounding(dtype: jnp.dtype) -> float:
@@ -508,10 +507,11 @@ def _forgiven(dtype: jnp.dtype) -> float:
     return 1e-9 if dtype == jnp.float64 else 2e-5
 
 
-def _middle(size: jax.Array) -> jax.Array:
-    """The geometric middle of the non-zero sizes along the first axis, as a power of two; 1 where all are zero."""
-    least = _smallest(jnp.where(size > 0, size, jnp.inf))
-    return _power_of_two(jnp.sqrt(_largest(size)) * jnp.sqrt(jnp.where(least < jnp.inf, least, 0)))
+def _middle(size: jax.Array, scale: jax.Array, axis: int) -> jax.Array:
+    """The geometric middle of the non-zero scaled sizes along an axis, as a power of two; 1 where all are zero."""
+    scaled = size * scale
+    least = _smallest(jnp.where(scaled > 0, scaled, jnp.inf), axis)
+    return _power_of_two(jnp.sqrt(_largest(scaled, axis)) * jnp.sqrt(jnp.where(least < jnp.inf, least, 0)))
 
 
 def _power_of_two(size: jax.Array) -> jax.Array:
@@ -521,13 +521,13 @@ def _power_of_two(size: jax.Array) -> jax.Array:
     return jnp.where(size > 0, jax.lax.reduce_precision(bounded, limits.nexp, 0), 1)
 
 
-def _storage(steps: jax.Array) -> _Stored:
+def _storage(numbers: jax.Array) -> _Stored:
     """A function that computes its argument once and stores the result.
 
     Left alone, XLA fuses chains of these small sums and computes inner ones again for each use, which is exponential
     in the length of the chain, and may round differently each time, so that a maximum equals none of its elements.
     """
-    always = jnp.all(steps >= 0)  # true, but the compiler cannot know
+    always = jnp.all((numbers <= jnp.inf) | jnp.isnan(numbers))  # true, but the compiler cannot know
 
     def stored(compute: Callable[[], Any]) -> Any:
         once = jax.jit(compute)  # traced once, for all the uses below
@@ -545,17 +545,17 @@ def _indices(array: jax.Array) -> jax.Array:
     return jnp.arange(len(array), dtype=jnp.int32)[:, None]
 
 
-def _total(array: jax.Array) -> jax.Array:
-    """Sum over the first axis, in order: written out, it fuses and vectorises, and padding adds exact zeros."""
-    return reduce(jax.lax.add, _slices(array))
+def _total(array: jax.Array, axis: int = 0) -> jax.Array:
+    """Sum over an axis, in order: written out, it fuses and vectorises, and padding adds exact zeros."""
+    return reduce(jax.lax.add, _slices(array, axis))
 
 
-def _largest(array: jax.Array) -> jax.Array:
-    return reduce(jax.lax.max, _slices(array))
+def _largest(array: jax.Array, axis: int = 0) -> jax.Array:
+    return reduce(jax.lax.max, _slices(array, axis))
 
 
-def _smallest(array: jax.Array) -> jax.Array:
-    return reduce(jax.lax.min, _slices(array))
+def _smallest(array: jax.Array, axis: int = 0) -> jax.Array:
+    return reduce(jax.lax.min, _slices(array, axis))
 
 
 def _slices(array: jax.Array, axis: int = 0, *, keep: bool = False) -> list[jax.Array]:
@@ -576,9 +576,11 @@ def _pick(array: jax.Array, chosen: jax.Array, axis: int = 0) -> jax.Array:
 
 def _times(matrix: jax.Array, vector: jax.Array) -> jax.Array:
     """Matrix [a, b, L] times vector [b, L]."""
-    return reduce(jax.lax.add, [a * x for a, x in zip(_slices(matrix, 1), _slices(vector, keep=True), strict=True)])
+    pairs = zip(_slices(matrix, 1), _slices(vector, keep=True), strict=True)
+    return reduce(jax.lax.add, [column * factor for column, factor in pairs])
 
 
 def _matmul(left: jax.Array, right: jax.Array) -> jax.Array:
     """Matrix [a, b, L] times matrix [b, c, L]."""
-    return reduce(jax.lax.add, [a * b for a, b in zip(_slices(left, 1, keep=True), _slices(right, keep=True), strict=True)])
+    pairs = zip(_slices(left, 1, keep=True), _slices(right, keep=True), strict=True)
+    return reduce(jax.lax.add, [column * row for column, row in pairs])

@@ -119,7 +119,9 @@ def _draw_model(world: World, shares: jax.Array, uniform: jax.Array) -> jax.Arra
     capped = jnp.clip(shares, 0.0, jnp.where(world.problem.exists, world.problem.throughput, 0.0))
     capped = capped / jnp.maximum(capped.sum(), 1.0)
     upto = jnp.cumsum(capped)
-    return ((upto - capped <= uniform) & (uniform < upto)).astype(shares.dtype)
+    inside = (upto - capped <= uniform) & (uniform < upto)
+    # Rounding may let two neighbours overlap by an ulp: the first one serves.
+    return (inside & (jnp.cumsum(inside) == 1)).astype(shares.dtype)
 
 
 def _outcome(world: World, chosen: jax.Array, demand: jax.Array, uniform: jax.Array) -> Feedback:
@@ -140,8 +142,8 @@ def _outcome(world: World, chosen: jax.Array, demand: jax.Array, uniform: jax.Ar
         demand=demand,
         served=chosen * demand,
         reward=chosen * reward,
-        consumption=chosen[:, None] * consumption,
-        service=chosen[:, None] * service,
+        consumption=chosen[:, None] * consumption[None],
+        service=chosen[:, None] * service[None],
     )
 
 

@@ -38,7 +38,7 @@ def zero(shape: tuple[int, ...] = ()) -> Total:
 
 def limit(amount: np.ndarray, quanta: float) -> Total:
     """A budget [...] in task units, rounded down to whole quanta exactly; infinity becomes the largest total."""
-    flat = [_LIMB**2 - 1 if np.isinf(a) else int(Fraction(float(a)) * int(quanta)) for a in np.ravel(amount)]
+    flat = [_LIMB**2 - 1 if np.isinf(a) else int(Fraction(float(a)) * Fraction(quanta)) for a in np.ravel(amount)]
     clipped = [min(units, _LIMB**2 - 1) for units in flat]
     high = np.array([units // _LIMB for units in clipped], np.uint32).reshape(np.shape(amount))
     low = np.array([units % _LIMB for units in clipped], np.uint32).reshape(np.shape(amount))

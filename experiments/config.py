@@ -93,7 +93,7 @@ def study_from(plain: Mapping[str, Any]) -> StudyConfig:
         name=_text(plain["name"], "name"),
         cells=tuple(cells.values()),
         seeds=_integer(plain["seeds"], "seeds", 1),
-        root_seed=_integer(plain["root_seed"], "root_seed", 0, 2**63 - 1),
+        root_seed=_integer(plain["root_seed"], "root_seed", 0, 2**32 - 1),
         checkpoints=_integer(plain["checkpoints"], "checkpoints", 2),
         precision=_one_of(plain["precision"], "precision", PRECISIONS),
         chunk_rows=_integer(plain["chunk_rows"], "chunk_rows", 1),
@@ -171,8 +171,8 @@ def _edge_cloud(env: Mapping[str, Any]) -> EdgeCloud:
         numbers[key] = _real(env[key], f"env.{key}", 0.0, 1.0, above=True)
     budget, target = env["budget_per_task"], env["target"]
     values: dict[str, Any] = {
-        "budget_per_task": None if budget is None else _real(budget, "env.budget_per_task", 0.0, above=True),
-        "resources": {k: _real(v, f"env.resources.{k}", 0.0, above=True) for k, v in env["resources"].items()},
+        "budget_per_task": None if budget is None else _real(budget, "env.budget_per_task", 0.0, 1e9, above=True),
+        "resources": {k: _real(v, f"env.resources.{k}", 0.0, 1e9, above=True) for k, v in env["resources"].items()},
         "target": None if target is None else _real(target, "env.target", 0.0, 1.0),
         "floors": {k: _real(v, f"env.floors.{k}", 0.0, 1.0) for k, v in env["floors"].items()},
     }

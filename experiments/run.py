@@ -46,7 +46,8 @@ def open_overrides(arguments: Sequence[str]) -> list[str]:
         own = equals and re.fullmatch(r"[A-Za-z_][\w.]*", key) and key not in GROUPS and not key.startswith("hydra.")
         opened.append(f"++{argument}" if own else argument)
         axis = f"sweep.{SHORT_AXIS.get(key, key)}"
-        if own and axis not in given and (key in SHORT_AXIS or key.partition(".")[0] in SWEPT_GROUPS):
+        sweepable = key in SHORT_AXIS or (key.count(".") == 1 and key.partition(".")[0] in SWEPT_GROUPS)
+        if own and sweepable and axis not in given:
             opened.append(f"++{axis}=null")
     return opened
 

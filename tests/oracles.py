@@ -76,6 +76,11 @@ def greedy_fill(index: np.ndarray, caps: np.ndarray) -> np.ndarray:
     return shares
 
 
+def affordable_caps(caps: np.ndarray, bound: np.ndarray, remaining: np.ndarray, demand: float) -> np.ndarray:
+    """[M] caps without the models whose worst case [M, P] for the whole round no longer fits in what remains [P]."""
+    return np.where((demand * bound <= remaining).all(axis=1), caps, 0.0)
+
+
 def exploration(count: np.ndarray, caps: np.ndarray) -> np.ndarray | None:
     """Each available model is tried once first, in order; None once all were."""
     for m in range(len(caps)):
@@ -263,12 +268,13 @@ def simulate(world: World, rule: str, runs: int, seed: int, confidence: float = 
         rho = np.maximum(world.budget - spent, 0.0) / to_come
         wanted = np.clip((world.target * (demand + to_come) - service) / to_come, 0, 1)
         upper_r, lower_c, upper_g = _bounds_of_runs(count, total, ceiling, gamma)
+        caps = np.where(q[:, None] * world.bound <= (world.budget - spent)[:, None], world.caps, 0.0)
         if rule == "copac_lp":
-            shares = _block_mix(upper_r, lower_c, upper_g, rho, wanted, world.caps)
+            shares = _block_mix(upper_r, lower_c, upper_g, rho, wanted, caps)
         else:
             index = upper_r - packing[:, None] * lower_c + covering[:, None] * upper_g
-            shares = np.array([greedy_fill(row, world.caps) for row in index])
-        first = [exploration(row, world.caps) for row in count]
+            shares = np.array([greedy_fill(row, allowed) for row, allowed in zip(index, caps, strict=True)])
+        first = [exploration(row, allowed) for row, allowed in zip(count, caps, strict=True)]
         shares = np.array([row if trial is None else trial for row, trial in zip(shares, first, strict=True)])
         model = (generator.random(runs)[:, None] >= np.cumsum(shares, axis=1)).sum(axis=1)
         drawn = np.minimum(model, models - 1)
@@ -315,12 +321,13 @@ def _block_mix(
 ) -> np.ndarray:
     """``soft_mix`` of many runs as one block-diagonal program: one call costs as much as fifty single ones."""
     runs, models = r.shape
-    wanted = np.minimum(wanted, g.max(axis=1))
+    wanted = np.minimum(wanted, np.where(caps > 0, g, 0.0).max(axis=1))
     blocks, right = zip(
         *(soft_rows(c[k][:, None], g[k][:, None], rho[[k]], wanted[[k]]) for k in range(runs)), strict=True
     )
     cost = np.concatenate([-r, np.full((runs, 1), 5.0)], axis=1).ravel()
-    box = np.tile(np.stack([np.zeros(models + 1), np.append(caps, np.inf)], axis=1), (runs, 1))
+    upper = np.concatenate([caps, np.full((runs, 1), np.inf)], axis=1).ravel()
+    box = np.stack([np.zeros_like(upper), upper], axis=1)
     solved = linprog(cost, A_ub=sparse.block_diag(blocks, format="csr"), b_ub=np.concatenate(right), bounds=box)
     assert solved.status == 0, solved.message
     return solved.x.reshape(runs, models + 1)[:, :models]

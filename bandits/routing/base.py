@@ -80,6 +80,15 @@ class View:
         """[M] the largest share each model may get this round; 0 where it is not available."""
         return jnp.where(self.observation.available, self.problem.throughput, 0.0)
 
+    @property
+    def affordable_caps(self) -> jax.Array:
+        """[M] ``caps``, and 0 where the round's worst case no longer fits in what remains: the world would refuse it.
+
+        A refused round teaches nothing, so a rule that keeps proposing such a model never moves on.
+        """
+        worst = self.demand * self.problem.consumption_bound
+        return jnp.where(jnp.all(worst <= self.observation.remaining[None], axis=1), self.caps, 0.0)
+
 
 class RoutingRule:
     """Decides, each round, which share of the tasks each model gets. Subclasses become frozen pytrees when registered.
@@ -138,8 +147,12 @@ def fill(index: jax.Array, caps: jax.Array) -> jax.Array:
     return jnp.where(useful, jnp.clip(1.0 - before, 0.0, size), 0.0)
 
 
-def try_each_once(view: View, shares: jax.Array) -> jax.Array:
-    """[M] ``shares``, unless some available model was never tried: then all to the first of those, up to its cap."""
-    untried = (view.statistics.count == 0) & (view.caps > 0)
+def try_each_once(view: View, shares: jax.Array, caps: jax.Array | None = None) -> jax.Array:
+    """[M] ``shares``, unless some model was never tried: then all to the first of those, up to its cap.
+
+    ``caps`` [M] are ``view.caps`` unless given; models with a cap of 0 are not tried.
+    """
+    caps = view.caps if caps is None else caps
+    untried = (view.statistics.count == 0) & (caps > 0)
     first = untried & (jnp.cumsum(untried) == 1)
-    return jnp.where(jnp.any(untried), jnp.where(first, view.caps, 0.0), shares)
+    return jnp.where(jnp.any(untried), jnp.where(first, caps, 0.0), shares)

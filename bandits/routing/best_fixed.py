@@ -27,8 +27,8 @@ class BestFixed(RoutingRule):
         assert truth is not None
         per_task = problem.budget / jnp.maximum(truth.total_demand, 1.0)
         size = jnp.where(problem.exists, problem.throughput, 0.0)
-        over = jnp.max(size[:, None] * truth.consumption / jnp.maximum(per_task, 1e-9) - 1.0, axis=1, initial=0.0)
-        under = jnp.max(problem.target - size[:, None] * truth.service, axis=1, initial=0.0)
+        over = jnp.max(size[:, None] * truth.consumption / jnp.maximum(per_task, 1e-9)[None] - 1.0, axis=1, initial=0.0)
+        under = jnp.max(problem.target[None] - size[:, None] * truth.service, axis=1, initial=0.0)
         miss = jnp.maximum(jnp.maximum(over, under), 0.0)
         # Rewards are at most 1, so one unit of a miss above rounding always decides.
         score = jnp.where(problem.exists, size * truth.reward - 1e4 * jnp.where(miss > 1e-6, miss, 0.0), -jnp.inf)

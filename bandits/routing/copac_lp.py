@@ -47,7 +47,8 @@ def soft_mix(
 class CopacLP(RoutingRule):
     """x_t = argmax UCB_r·x - M Σ z s.t. LCB_c·x <= ρ, UCB_g·x + z >= min(g*, max UCB_g), 0 <= x <= α, Σ x <= 1, z >= 0.
 
-    The round's model is drawn from x_t; what is missing to 1 is declined (S1, reconstructed).
+    The round's model is drawn from x_t; what is missing to 1 is declined (S1, reconstructed). Models whose worst case no
+    longer fits in the budget are left out, since the world would refuse them.
 
     >>> CopacLP(targets="static").penalty
     5.0
@@ -63,21 +64,22 @@ class CopacLP(RoutingRule):
 
     def decide(self, state: jax.Array, view: View) -> tuple[jax.Array, jax.Array]:
         """The mix [M] of this round's LP, and its shadow prices."""
+        caps = view.affordable_caps
         spending, wanted = round_targets(view, self.targets)
         service = view.service_upper if self.covering == "optimistic" else view.service_lower
-        reachable = jnp.max(jnp.where(view.caps[:, None] > 0, service, 0.0), axis=0, initial=0.0)
+        reachable = jnp.max(jnp.where(caps[:, None] > 0, service, 0.0), axis=0, initial=0.0)
         solution = soft_mix(
             view.reward_upper,
             view.consumption_lower,
             service,
             spending,
             jnp.minimum(wanted, reachable),
-            view.caps,
+            caps,
             jnp.asarray(self.penalty, wanted.dtype),
         )
         # NaN is how a rule says that a decision is unusable: the round is declined and counted, for this run alone.
-        mix = jnp.where(solution.status == lp.Status.OPTIMAL, solution.x[: view.caps.shape[0]], jnp.nan)
-        return try_each_once(view, mix), solution.dual[: state.shape[0]]
+        mix = jnp.where(solution.status == lp.Status.OPTIMAL, solution.x[: caps.shape[0]], jnp.nan)
+        return try_each_once(view, mix, caps), solution.dual[: state.shape[0]]
 
     def duals(self, state: jax.Array, problem: Problem) -> jax.Array:
         """[P + C] shadow prices of the last LP."""

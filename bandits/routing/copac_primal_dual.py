@@ -31,6 +31,8 @@ class State:
 class CopacPrimalDual(RoutingRule):
     """Plays argmax UCB_r - λ·LCB_c + ν·UCB_g, or declines where that is not positive (S1, reconstructed).
 
+    Models whose worst case no longer fits in the budget are left out, since the world would refuse them.
+
     After the round, with w = q_t / mean demand so far and ρ, g* the round's targets,
     λ_i moves by (η/√T) w (c_i/ρ_i - 1)/ρ_i within [0, 1/ρ_i] and ν_j by 3 (η/√T) w (g*_j - g_j) within [0, 5].
 
@@ -56,9 +58,10 @@ class CopacPrimalDual(RoutingRule):
     def decide(self, state: State, view: View) -> tuple[jax.Array, State]:
         """All to the best index, up to its cap."""
         service = view.service_upper if self.covering == "optimistic" else view.service_lower
-        cost = jnp.sum(state.prices[: view.num_resources] * view.consumption_lower, axis=1)
-        gain = jnp.sum(state.prices[view.num_resources :] * service, axis=1)
-        return try_each_once(view, fill(view.reward_upper - cost + gain, view.caps)), state
+        cost = jnp.sum(state.prices[None, : view.num_resources] * view.consumption_lower, axis=1)
+        gain = jnp.sum(state.prices[None, view.num_resources :] * service, axis=1)
+        caps = view.affordable_caps
+        return try_each_once(view, fill(view.reward_upper - cost + gain, caps), caps), state
 
     def update(self, state: State, view: View, feedback: Feedback) -> State:
         """One dual step on the round's realised consumption and service per task."""

@@ -24,7 +24,7 @@ class GreedyValuePerCost(RoutingRule):
 
     def decide(self, state: Any, view: View) -> tuple[jax.Array, Any]:
         """All to the best ratio, up to its cap."""
-        share_of_budget = view.consumption_mean / jnp.maximum(view.problem.budget, 1e-9)
+        share_of_budget = view.consumption_mean / jnp.maximum(view.problem.budget, 1e-9)[None]
         cost = jnp.max(share_of_budget, axis=1, initial=0.0) * jnp.max(view.problem.budget, initial=1.0)
         index = (view.reward_mean + self.floor) / jnp.maximum(cost, self.floor)
         return try_each_once(view, fill(index, view.caps)), state

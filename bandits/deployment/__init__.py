@@ -1,0 +1,1 @@
+"""Deployment rules: which models are live until the next maintenance window."""

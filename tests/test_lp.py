@@ -1,0 +1,440 @@
+"""The LP solver against HiGHS, hand-solved cases, and what it promises about padding, batches and bad instances.
+
+HiGHS gets the numbers after rounding to the dtype under test, so that only the solver is judged. Values are compared
+relative to ``|objective| . x`` at the optimum: a relative error of each term, which no choice of units can hide or blow
+up. The badly scaled instances are the well-scaled ones with rows, columns and objective multiplied by powers of two
+between 1e-6 and 1e6, which is exact: HiGHS solves the originals, and the values must agree to the same tolerance.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import linprog
+
+from bandits import lp
+
+BATCH, NUM_VARIABLES, NUM_ROWS = 300, 11, 3
+TOLERANCE = {"float32": 1e-5, "float64": 1e-9}
+FORGIVEN = {"float32": 2e-5, "float64": 1e-9}
+Instances = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # objective [B, n], matrix [B, m, n], bound, upper
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request: pytest.FixtureRequest) -> Iterator[str]:
+    with jax.enable_x64(request.param == "float64"):
+        yield request.param
+
+
+@functools.cache
+def _solver(dtype: str) -> Callable[..., lp.Solution]:
+    """One compiled program a dtype: every test that can, asks for the same shapes."""
+    del dtype
+    return jax.jit(
+        lambda steps, *operands: jax.vmap(functools.partial(lp.maximize, max_steps=steps))(*operands),
+    )
+
+
+def _solve(instances: Instances, dtype: str, steps: int = 200) -> lp.Solution:
+    """Solve a batch of at most BATCH instances of at most the common size, by padding to it."""
+    objective, matrix, bound, upper = (np.asarray(array, dtype) for array in instances)
+    batch, rows, variables = matrix.shape
+    more, idle, fixed = (0, BATCH - batch), (0, NUM_ROWS - rows), (0, NUM_VARIABLES - variables)
+    padded = (
+        np.pad(objective, (more, fixed)),
+        np.pad(matrix, (more, idle, fixed)),
+        np.pad(bound, (more, idle)),
+        np.pad(upper, (more, fixed)),
+    )
+    solution = _solver(dtype)(jnp.int32(steps), *map(jnp.asarray, padded))
+    cut = jax.tree.map(lambda array: np.asarray(array)[:batch], solution)
+    return lp.replace(cut, x=cut.x[:, :variables], dual=cut.dual[:, :rows])
+
+
+def _solve_one(objective: list, matrix: list, bound: list, upper: list, dtype: str) -> lp.Solution:
+    single = tuple(np.asarray(array, float)[None] for array in (objective, matrix, bound, upper))
+    return jax.tree.map(lambda array: array[0], _solve(single, dtype))
+
+
+def _highs(
+    objective: np.ndarray, matrix: np.ndarray, bound: np.ndarray, upper: np.ndarray
+) -> tuple[bool, float, float]:
+    """Whether the LP is feasible, its value, and |objective| . x."""
+    box = np.stack([np.zeros_like(upper), upper], axis=1)
+    options = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
+    result = linprog(-objective, A_ub=matrix, b_ub=bound, bounds=box, method="highs", options=options)
+    assert result.status in (0, 2), result.message
+    return result.status == 0, -(result.fun or 0.0), float(np.abs(objective) @ result.x) if result.status == 0 else 0.0
+
+
+def _random(rng: np.random.Generator, batch: int, n: int, m: int) -> Instances:
+    matrix, upper = rng.normal(size=(batch, m, n)), rng.uniform(0.1, 2, size=(batch, n))
+    inside = np.einsum("bmn,bn->bm", matrix, upper * rng.uniform(size=(batch, n)))
+    return rng.normal(size=(batch, n)), matrix, inside + rng.uniform(-0.5, 0.5, size=(batch, m)), upper
+
+
+def _copac(rng: np.random.Generator, batch: int, n: int, m: int) -> Instances:
+    """A share of each model, packing rows, and one covering row with an elastic variable, which comes last."""
+    matrix = np.zeros((batch, m, n))
+    matrix[:, 0, :-1] = 1
+    matrix[:, 1:-1, :-1] = rng.uniform(size=(batch, m - 2, n - 1))
+    matrix[:, -1, :-1] = -rng.uniform(size=(batch, n - 1))
+    matrix[:, -1, -1] = -1
+    target = rng.uniform(0.2, 0.95, size=(batch, 1))
+    bound = np.concatenate([np.ones((batch, 1)), rng.uniform(0.1, 0.6, size=(batch, m - 2)), -target], axis=1)
+    objective = np.concatenate([rng.uniform(size=(batch, n - 1)), np.full((batch, 1), -10.0)], axis=1)
+    upper = np.concatenate([rng.uniform(0.2, 1, size=(batch, n - 1)), target], axis=1)
+    return objective, matrix, bound, upper
+
+
+def _degenerate(rng: np.random.Generator, batch: int, n: int, m: int) -> Instances:
+    """Small whole numbers: many ties, many bases for one vertex, many optimal vertices."""
+    draw = functools.partial(rng.integers, endpoint=True)
+    shapes = ((-1, 2, (batch, n)), (-1, 1, (batch, m, n)), (-1, 1, (batch, m)), (0, 2, (batch, n)))
+    objective, matrix, bound, upper = (draw(low, high, size=shape).astype(float) for low, high, shape in shapes)
+    return objective, matrix, bound, upper
+
+
+def _tied(rng: np.random.Generator, batch: int, n: int, m: int) -> Instances:
+    """Each variable is one of three kinds, so that most have twins."""
+    objective, matrix, _, upper = _random(rng, batch, n, m)
+    kind = rng.integers(0, 3, size=(batch, n))
+    matrix = np.take_along_axis(matrix, kind[:, None], axis=2)
+    inside = np.einsum("bmn,bn->bm", matrix, upper * rng.uniform(size=(batch, n)))
+    return np.take_along_axis(objective, kind, axis=1), matrix, inside + rng.uniform(-0.3, 0.3, inside.shape), upper
+
+
+def _padded(rng: np.random.Generator, batch: int, n: int, m: int) -> Instances:
+    """Fixed variables, empty columns and empty rows."""
+    objective, matrix, bound, upper = _random(rng, batch, n, m)
+    empty_row = rng.uniform(size=bound.shape) < 0.3
+    empty = empty_row[..., None] | (rng.uniform(size=upper.shape) < 0.3)[:, None]
+    bound = np.where(empty_row, np.maximum(bound, 0), bound)
+    return objective, np.where(empty, 0, matrix), bound, np.where(rng.uniform(size=upper.shape) < 0.4, 0, upper)
+
+
+def _strained(rng: np.random.Generator, batch: int, n: int, m: int) -> Instances:
+    """Bounds low enough that many instances are infeasible, some barely."""
+    objective, matrix, bound, upper = _random(rng, batch, n, m)
+    matrix = np.where(rng.uniform(size=matrix.shape) < 0.5, matrix, 0)
+    return objective, matrix, bound - rng.uniform(0, 0.4, bound.shape) * np.abs(matrix).sum(axis=2), upper
+
+
+FAMILIES = {
+    "random": _random,
+    "copac": _copac,
+    "degenerate": _degenerate,
+    "tied": _tied,
+    "padded": _padded,
+    "strained": _strained,
+}
+
+
+def _draw(family: str, dtype: str, n: int = NUM_VARIABLES, m: int = NUM_ROWS) -> Instances:
+    rng = np.random.default_rng([list(FAMILIES).index(family), n, m])
+    objective, matrix, bound, upper = (array.astype(dtype) for array in FAMILIES[family](rng, BATCH, n, m))
+    return objective, matrix, bound, upper
+
+
+@functools.cache
+def _oracle(family: str, dtype: str, n: int = NUM_VARIABLES, m: int = NUM_ROWS) -> tuple[np.ndarray, ...]:
+    """Feasibility [B], value [B] and size of the value's terms [B]."""
+    rows = zip(*(array.astype(float) for array in _draw(family, dtype, n, m)), strict=True)
+    feasible, value, size = zip(*(_highs(*row) for row in rows), strict=True)
+    return np.array(feasible), np.array(value), np.array(size)
+
+
+def _assert_agrees(solution: lp.Solution, value: np.ndarray, family: str, dtype: str, *shape: int) -> None:
+    """Same statuses, and values within the tolerance."""
+    feasible, wanted, size = _oracle(family, dtype, *shape)
+    np.testing.assert_array_equal(solution.status, np.where(feasible, lp.Status.OPTIMAL, lp.Status.INFEASIBLE))
+    error = np.abs(value - wanted)[feasible]
+    assert np.all(error <= TOLERANCE[dtype] * size[feasible]), np.max(error / np.maximum(size[feasible], 1e-300))
+    assert np.all(solution.residual[feasible] <= 0.1 * FORGIVEN[dtype])
+    assert np.all(solution.residual[~feasible] > FORGIVEN[dtype])
+
+
+def _assert_sound(solution: lp.Solution, upper: np.ndarray) -> None:
+    for array in jax.tree.leaves(solution):
+        assert np.all(np.isfinite(array))
+    assert np.all((solution.x >= 0) & (solution.x <= upper))
+    assert np.all(solution.dual >= 0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_agrees_with_highs(family: str, dtype: str) -> None:
+    instances = _draw(family, dtype)
+    solution = _solve(instances, dtype)
+    _assert_sound(solution, instances[3])
+    _assert_agrees(solution, solution.value.astype(float), family, dtype)
+    feasible = _oracle(family, dtype)[0]
+    assert feasible.mean() > 0.2
+    assert (family in ("strained", "degenerate")) <= (feasible.mean() < 0.95)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_units_do_not_matter(family: str, dtype: str) -> None:
+    rng = np.random.default_rng(5)
+    objective, matrix, bound, upper = _draw(family, dtype)
+    row, column, unit = (2.0 ** rng.integers(-20, 21, size=shape) for shape in (bound.shape, upper.shape, BATCH))
+    scaled = (
+        objective * column * unit[:, None],
+        matrix * row[..., None] * column[:, None],
+        bound * row,
+        upper / column,
+    )
+    solution = _solve(scaled, dtype)
+    _assert_sound(solution, scaled[3])
+    _assert_agrees(solution, solution.value / unit, family, dtype)
+
+
+def test_larger_programs_agree_with_highs() -> None:
+    with jax.enable_x64(True):
+        instances = _draw("copac", "float64", 24, 6)
+        solution = jax.tree.map(np.asarray, jax.jit(jax.vmap(lp.maximize))(*map(jnp.asarray, instances)))
+    _assert_sound(solution, instances[3])
+    _assert_agrees(solution, solution.value, "copac", "float64", 24, 6)
+
+
+def test_lowest_index_rule_alone_finds_the_optimum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rule that breaks cycles, which ordinary instances never reach."""
+    monkeypatch.setattr(lp, "_patience", lambda num_variables: 0)
+    with jax.enable_x64(True):
+        instances = _draw("degenerate", "float64")
+        solution = jax.tree.map(np.asarray, jax.jit(jax.vmap(lp.maximize))(*map(jnp.asarray, instances)))
+    _assert_agrees(solution, solution.value, "degenerate", "float64")
+
+
+def test_strong_duality(dtype: str) -> None:
+    """Objective = dual . bound + sum of upper [reduced cost]_+, and only binding rows have a price."""
+    for family in ("random", "copac", "tied"):
+        objective, matrix, bound, upper = (array.astype(float) for array in _draw(family, dtype))
+        solution = _solve((objective, matrix, bound, upper), dtype)
+        dual = solution.dual.astype(float)
+        rent = np.maximum(objective - np.einsum("bm,bmn->bn", dual, matrix), 0)
+        dual_value = (dual * bound).sum(axis=1) + (rent * upper).sum(axis=1)
+        size = (dual * np.abs(bound)).sum(axis=1) + (np.abs(objective) * upper).sum(axis=1)
+        optimal = solution.status == lp.Status.OPTIMAL
+        assert np.all(np.abs(dual_value - solution.value)[optimal] <= TOLERANCE[dtype] * size[optimal])
+        slack = bound - np.einsum("bmn,bn->bm", matrix, solution.x.astype(float))
+        row_size = np.abs(bound) + np.einsum("bmn,bn->bm", np.abs(matrix), upper)
+        assert np.all((dual * slack)[optimal] <= TOLERANCE[dtype] * ((dual + 1) * row_size)[optimal])
+
+
+def test_fractional_knapsack_by_hand(dtype: str) -> None:
+    """Best ratio first: all of the second, then 1.5 of the first at weight 2."""
+    solution = _solve_one([3, 5, 1], [[2, 1, 1]], [4], [2, 1, 3], dtype)
+    np.testing.assert_allclose(solution.x, [1.5, 1, 0], rtol=1e-6)
+    np.testing.assert_allclose(solution.value, 9.5, rtol=1e-6)
+    np.testing.assert_allclose(solution.dual, [1.5], rtol=1e-6)
+    assert solution.status == lp.Status.OPTIMAL
+    assert solution.x.dtype == solution.value.dtype == dtype
+
+
+def test_router_by_hand(dtype: str) -> None:
+    """Two models: reward 1 at cost 1, and 0.4 at cost 0.2; a share of 1, a budget of 0.6: half and half."""
+    solution = _solve_one([1, 0.4], [[1, 1], [1, 0.2]], [1, 0.6], [1, 1], dtype)
+    np.testing.assert_allclose(solution.x, [0.5, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(solution.dual, [0.25, 0.75], rtol=1e-5)
+
+
+def test_no_binding_row_gives_the_best_corner(dtype: str) -> None:
+    solution = _solve_one([1, -1, 0, 2], [[1, 1, 1, 1]], [100], [2, 3, 4, 5], dtype)
+    np.testing.assert_array_equal(solution.x, [2, 0, 0, 5])
+    assert (solution.value, solution.steps, solution.residual) == (12, 0, 0)
+    np.testing.assert_array_equal(solution.dual, [0])
+
+
+def test_infinite_bound_is_an_idle_row(dtype: str) -> None:
+    solution = _solve_one([1, 1], [[1, 1], [-1, 5]], [1.5, np.inf], [1, 1], dtype)
+    np.testing.assert_allclose(solution.value, 1.5)
+    np.testing.assert_allclose(solution.dual, [1, 0])
+    assert solution.status == lp.Status.OPTIMAL
+
+
+def test_twins_go_in_the_order_of_their_indices(dtype: str) -> None:
+    solution = _solve_one([1, 1, 1, 1], [[1, 1, 1, 1]], [1], [1, 1, 1, 1], dtype)
+    again = _solve_one([1, 1, 1, 1], [[1, 1, 1, 1]], [1], [1, 1, 1, 1], dtype)
+    np.testing.assert_allclose(solution.value, 1)
+    np.testing.assert_array_equal(solution.x, again.x)
+    assert np.count_nonzero(solution.x) == 1
+
+
+def test_order_of_variables_does_not_matter(dtype: str) -> None:
+    rng = np.random.default_rng(8)
+    for family in ("tied", "degenerate"):
+        objective, matrix, bound, upper = _draw(family, dtype)
+        order = rng.permutation(NUM_VARIABLES)
+        straight = _solve((objective, matrix, bound, upper), dtype)
+        permuted = _solve((objective[:, order], matrix[..., order], bound, upper[:, order]), dtype)
+        np.testing.assert_array_equal(straight.status, permuted.status)
+        optimal = straight.status == lp.Status.OPTIMAL
+        size = (np.abs(objective) * upper).sum(axis=1)
+        assert np.all(np.abs(straight.value - permuted.value)[optimal] <= TOLERANCE[dtype] * size[optimal])
+
+
+def test_infeasible_point_has_the_least_violation(dtype: str) -> None:
+    """One row: the least violation is bound minus the lowest the row can be."""
+    rng = np.random.default_rng(2)
+    matrix, upper = rng.normal(size=(BATCH, 1, 4)), rng.uniform(0.1, 2, size=(BATCH, 4))
+    lowest = (np.minimum(matrix, 0) * upper[:, None]).sum(axis=2)
+    bound = lowest - rng.uniform(0.01, 1, size=(BATCH, 1))
+    solution = _solve((rng.normal(size=(BATCH, 4)), matrix, bound, upper), dtype)
+    _assert_sound(solution, upper.astype(dtype))
+    assert np.all(solution.status == lp.Status.INFEASIBLE)
+    reached = np.einsum("bmn,bn->bm", matrix, solution.x.astype(float))
+    np.testing.assert_allclose(reached, lowest, rtol=1e-5, atol=1e-6)
+
+
+def test_contradicting_rows_share_out_no_more_than_needed(dtype: str) -> None:
+    """x1 + x2 <= 1 against x1 + x2 >= 1.5: half a unit is missing, wherever it is booked."""
+    solution = _solve_one([1, 2], [[1, 1], [-1, -1]], [1, -1.5], [1, 1], dtype)
+    total = float(solution.x.sum())
+    assert solution.status == lp.Status.INFEASIBLE
+    assert 1 - 1e-6 <= total <= 1.5 + 1e-6
+    assert solution.residual > 0.01
+
+
+def test_impossible_empty_row_is_infeasible(dtype: str) -> None:
+    solution = _solve_one([1, 1], [[0, 0], [1, 1]], [-1, 1], [1, 1], dtype)
+    assert solution.status == lp.Status.INFEASIBLE
+    assert solution.residual == 1
+    assert np.all(np.isfinite(solution.x))
+
+
+def test_hair_width_band_around_infeasibility(dtype: str) -> None:
+    """x >= 1 with x <= 1: a bound missed by far less than the forgiven share is met, by far more is not."""
+    for share, status in ((0.05, lp.Status.OPTIMAL), (20, lp.Status.INFEASIBLE)):
+        solution = _solve_one([1], [[-1]], [-1 - share * FORGIVEN[dtype]], [1], dtype)
+        assert solution.status == status
+        assert solution.x[0] == 1
+
+
+def test_improper_numbers_mark_only_their_own_row(dtype: str) -> None:
+    clean = _draw("copac", dtype)
+    dirty = tuple(array.copy() for array in clean)
+    dirty[0][3, 2], dirty[1][5, 1, 4], dirty[2][7, 0], dirty[3][9, 1] = np.nan, np.inf, -np.inf, np.nan
+    wanted, got = _solve(clean, dtype), _solve(dirty, dtype)
+    bad = np.isin(np.arange(BATCH), [3, 5, 7, 9])
+    assert np.all(got.status[bad] == lp.Status.INFEASIBLE)
+    assert np.all(got.residual[bad] == 1)
+    for left, right in zip(jax.tree.leaves(wanted), jax.tree.leaves(got), strict=True):
+        np.testing.assert_array_equal(left[~bad], right[~bad])
+        assert np.all(np.isfinite(right))
+
+
+def test_step_limit_is_reported(dtype: str) -> None:
+    instances = _draw("copac", dtype)
+    full = _solve(instances, dtype)
+    for limit in (0, 2):
+        short = _solve(instances, dtype, steps=limit)
+        _assert_sound(short, instances[3])
+        assert np.all(short.steps <= limit)
+        unfinished = full.steps > limit
+        assert unfinished.any()
+        assert np.all(short.status[unfinished] == lp.Status.STEP_LIMIT)
+
+
+def test_steps_stay_few(dtype: str) -> None:
+    assert _solve(_draw("copac", dtype), dtype).steps.mean() < 5
+    assert _solve(_draw("degenerate", dtype), dtype).steps.max() < 25
+
+
+def test_padding_changes_nothing() -> None:
+    objective, matrix, bound, upper = _draw("copac", "float32")
+    rng = np.random.default_rng(4)
+    slots, rows = [0, 1, 3, 4, 5, 7, 8, 9, 10, 11, 13], [0, 2, 3]
+    wide = rng.normal(size=(BATCH, 14)).astype("float32")  # whatever a padded variable's objective is
+    tall = rng.normal(size=(BATCH, 5, 14)).astype("float32")
+    tall[:, [1, 4]] = 0
+    for slot, column in enumerate(slots):
+        wide[:, column], tall[:, rows, column] = objective[:, slot], matrix[..., slot]
+    high, top = np.zeros((BATCH, 5), "float32"), np.zeros((BATCH, 14), "float32")
+    high[:, 1] = 2
+    high[:, rows], top[:, slots] = bound, upper
+    short = _solve((objective, matrix, bound, upper), "float32")
+    padded = jax.tree.map(np.asarray, jax.jit(jax.vmap(lp.maximize))(wide, tall, high, top))
+    for name in ("value", "status", "residual", "steps"):
+        np.testing.assert_array_equal(getattr(short, name), getattr(padded, name))
+    np.testing.assert_array_equal(short.x, padded.x[:, slots])
+    np.testing.assert_array_equal(short.dual, padded.dual[:, rows])
+    assert not np.delete(padded.x, slots, axis=1).any()
+    assert not np.delete(padded.dual, rows, axis=1).any()
+
+
+def test_alone_in_a_batch_and_in_nested_batches_the_same() -> None:
+    """Also with an operand that the inner batch shares, and more lanes than one block holds."""
+    objective, matrix, bound, upper = map(jnp.asarray, _draw("copac", "float32"))
+    batch = _solve((objective, matrix, bound, upper), "float32")
+    alone = jax.jit(lp.maximize)
+    for row in range(5):
+        single = alone(objective[row], matrix[row], bound[row], upper[row])
+        jax.tree.map(np.testing.assert_array_equal, single, jax.tree.map(lambda array, row=row: array[row], batch))
+    twice = jnp.broadcast_to(bound[:, None], (BATCH, 4, NUM_ROWS)).swapaxes(0, 1)
+    assert 4 * BATCH > lp._block_size(jnp.zeros((NUM_ROWS, NUM_VARIABLES), "float32"))
+    inner = jax.vmap(lp.maximize, in_axes=(0, 0, 0, 0))
+    nested = jax.jit(jax.vmap(inner, in_axes=(None, None, 0, None)))(objective, matrix, twice, upper)
+    for copy in range(4):
+        jax.tree.map(np.testing.assert_array_equal, jax.tree.map(lambda array, copy=copy: array[copy], nested), batch)
+
+
+def test_no_rows_and_one_variable() -> None:
+    nothing = jax.jit(lp.maximize)(jnp.array([1.0, -1.0]), jnp.zeros((0, 2)), jnp.zeros(0), jnp.array([3.0, 2.0]))
+    np.testing.assert_array_equal(nothing.x, [3, 0])
+    assert nothing.dual.shape == (0,)
+    assert (nothing.value, nothing.status, nothing.residual) == (3, lp.Status.OPTIMAL, 0)
+    one = jax.jit(lp.maximize)(jnp.array([2.0]), jnp.array([[4.0]]), jnp.array([2.0]), jnp.array([3.0]))
+    np.testing.assert_allclose((one.x[0], one.value, one.dual[0]), (0.5, 1, 0.5))
+
+
+def test_new_data_do_not_trace_again() -> None:
+    traces = []
+
+    @jax.jit
+    def counted(*operands: jax.Array) -> lp.Solution:
+        traces.append(None)
+        return jax.vmap(lp.maximize)(*operands)
+
+    operands = [jnp.asarray(array[:8, ..., :2]) for array in _draw("random", "float32")]
+    operands[2] = jnp.asarray(_draw("random", "float32")[2][:8])
+    jax.block_until_ready(counted(*operands))
+    jax.block_until_ready(counted(*[2 * operand for operand in operands]))
+    assert len(traces) == 1
+    counted.lower(*[operand[:4] for operand in operands])
+    assert len(traces) == 2
+
+
+def test_runs_inside_a_loop_under_vmap() -> None:
+    """As in a simulation: the budget left shrinks from round to round, and each run has its own."""
+    objective, matrix, bound, upper = (jnp.asarray(array[:4]) for array in _draw("copac", "float32"))
+
+    def run(objective: jax.Array, matrix: jax.Array, bound: jax.Array, upper: jax.Array) -> jax.Array:
+        def body(step: jax.Array, total: jax.Array) -> jax.Array:
+            shrunk = bound.at[1].multiply(1 - 0.1 * step)
+            return total + lp.maximize(objective, matrix, shrunk, upper).value
+
+        return jax.lax.fori_loop(0, 3, body, jnp.zeros(()))
+
+    totals = jax.jit(jax.vmap(run))(objective, matrix, bound, upper)
+    wanted = sum(
+        _solve((objective, matrix, bound.at[:, 1].multiply(1 - 0.1 * step), upper), "float32").value
+        for step in range(3)
+    )
+    np.testing.assert_allclose(totals, wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_lowers_for_every_platform(platform: str) -> None:
+    operands = [jnp.asarray(array[:600]) for array in _draw("random", "float32")]
+    lowered = jax.jit(jax.vmap(lp.maximize)).trace(*operands).lower(lowering_platforms=(platform,)).as_text()
+    assert ("optimization_barrier" in lowered) == (platform != "cpu")
+
+
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"\[m, n\]"):
+        lp.maximize(jnp.ones(3), jnp.ones((2, 4)), jnp.ones(2), jnp.ones(3))
+    with pytest.raises(ValueError, match="vmap"):
+        lp.maximize(jnp.ones((5, 3)), jnp.ones((5, 2, 3)), jnp.ones((5, 2)), jnp.ones((5, 3)))
