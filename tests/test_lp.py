@@ -193,10 +193,10 @@ def test_units_do_not_matter(family: str, dtype: str) -> None:
 
 def test_larger_programs_agree_with_highs() -> None:
     with jax.enable_x64(True):
-        instances = _draw("copac", "float64", 24, 6)
+        instances = _draw("copac", "float64", 16, 4)
         solution = jax.tree.map(np.asarray, jax.jit(jax.vmap(lp.maximize))(*map(jnp.asarray, instances)))
     _assert_sound(solution, instances[3])
-    _assert_agrees(solution, solution.value, "copac", "float64", 24, 6)
+    _assert_agrees(solution, solution.value, "copac", "float64", 16, 4)
 
 
 def test_lowest_index_rule_alone_finds_the_optimum(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,14 +346,14 @@ def test_steps_stay_few(dtype: str) -> None:
 def test_padding_changes_nothing() -> None:
     objective, matrix, bound, upper = _draw("copac", "float32")
     rng = np.random.default_rng(4)
-    slots, rows = [0, 1, 3, 4, 5, 7, 8, 9, 10, 11, 13], [0, 2, 3]
+    slots, rows = [0, 1, 3, 4, 5, 7, 8, 9, 10, 11, 13], [0, 1, 3]
     wide = rng.normal(size=(BATCH, 14)).astype("float32")  # whatever a padded variable's objective is
     tall = rng.normal(size=(BATCH, 5, 14)).astype("float32")
-    tall[:, [1, 4]] = 0
+    tall[:, [2, 4]] = 0
     for slot, column in enumerate(slots):
         wide[:, column], tall[:, rows, column] = objective[:, slot], matrix[..., slot]
     high, top = np.zeros((BATCH, 5), "float32"), np.zeros((BATCH, 14), "float32")
-    high[:, 1] = 2
+    high[:, 2] = 2
     high[:, rows], top[:, slots] = bound, upper
     short = _solve((objective, matrix, bound, upper), "float32")
     padded = jax.tree.map(np.asarray, jax.jit(jax.vmap(lp.maximize))(wide, tall, high, top))
@@ -374,7 +374,7 @@ def test_alone_in_a_batch_and_in_nested_batches_the_same() -> None:
         single = alone(objective[row], matrix[row], bound[row], upper[row])
         jax.tree.map(np.testing.assert_array_equal, single, jax.tree.map(lambda array, row=row: array[row], batch))
     twice = jnp.broadcast_to(bound[:, None], (BATCH, 4, NUM_ROWS)).swapaxes(0, 1)
-    assert 4 * BATCH > lp._block_size(jnp.zeros((NUM_ROWS, NUM_VARIABLES), "float32"))
+    assert lp._block_size(jnp.zeros((NUM_ROWS, NUM_VARIABLES), "float32")) < 4 * BATCH
     inner = jax.vmap(lp.maximize, in_axes=(0, 0, 0, 0))
     nested = jax.jit(jax.vmap(inner, in_axes=(None, None, 0, None)))(objective, matrix, twice, upper)
     for copy in range(4):
