@@ -75,8 +75,9 @@ def _app(configuration: DictConfig) -> None:
     except InputError as error:
         _refuse(error)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
-        code = 130
+        print("interrupted; finished cells are kept, and the same command goes on with the others", file=sys.stderr)
+        sys.stdout.flush()
+        os._exit(130)  # a compiled program cannot be told to stop, and no thread is writing any more
     if code:
         raise SystemExit(code)
 

@@ -64,8 +64,14 @@ def run(study: StudyConfig, planned: list[Cell], folder: Path, log: EventLog, pr
     began = perf_counter()
     runner = _Runner(study, folder, log, progress)
     # One group's simulation seldom fills two CPU cores, and compiling fills one: two groups side by side use both.
-    with ThreadPoolExecutor(2 if jax.default_backend() == "cpu" else 1) as workers:
+    workers = ThreadPoolExecutor(2 if jax.default_backend() == "cpu" else 1)
+    try:
         failures = list(workers.map(runner.run_or_fail, grouped))
+    except KeyboardInterrupt:
+        workers.shutdown(wait=False, cancel_futures=True)
+        runner.writing.acquire()  # never given back: a write under way is finished, no other one is begun
+        raise
+    workers.shutdown()
     failed = {cell: error for failure in failures for cell, error in failure.items()}
     results = [store.read_cell(store.cell_path(folder, cell.id)) for cell in planned if cell.id not in failed]
     return Outcome(
@@ -114,7 +120,7 @@ class _Runner:
         self.study, self.folder, self.log, self.progress = study, folder, log, progress
         self.benchmarks: dict[Any, Any] = {}
         self.compilations, self.compile_seconds = 0, 0.0
-        self.lock = Lock()
+        self.lock, self.writing = Lock(), Lock()
 
     def run_or_fail(self, group: list[Cell]) -> dict[str, str]:
         """Cell id -> error. One group's error costs that group's unfinished cells and nothing else."""
@@ -162,8 +168,9 @@ class _Runner:
             seeds = np.arange(self.study.seeds)
             with self.lock:
                 result = measure.cell_result(cell, mine, marks, seeds, wall, self.benchmarks)
-            store.write_cell(self.folder, result)
-            self.log.write("cell", **_announcement(result))
+            with self.writing:
+                store.write_cell(self.folder, result)
+                self.log.write("cell", **_announcement(result))
             self.progress.cell_done()
 
     def _simulate(self, program: Program, chunk: _Chunk, wide: int, marks: np.ndarray) -> Snapshot:
