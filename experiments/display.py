@@ -77,9 +77,9 @@ class Live:
         elif monotonic() - self.spoke >= _PLAIN_SECONDS:
             self.spoke = monotonic()
             speed = self.played_so_far / max(self.spoke - self.began, 1e-9)
-            left = (self.decisions - self.played_so_far) / speed if speed else float("nan")
+            left = f", {(self.decisions - self.played_so_far) / speed:.0f} s left" if speed else ""
             self.console.print(
-                f"{self.cells}/{self.total} cells, {_short(speed)} decisions/s, {left:.0f} s left; {self.what}"
+                f"{self.cells}/{self.total} cells, {_short(speed)} decisions/s{left}; {self.what}", soft_wrap=True
             )
 
 
