@@ -2,8 +2,8 @@
 
 ``maximize`` solves one LP; batching is outside, by ``jax.vmap``. The method is the bounded dual simplex with the
 bound-flipping ratio test and dual steepest edge pricing (A. Koberstein, *The Dual Simplex Method, Techniques for a Fast
-and Stable Implementation*, thesis, Paderborn 2005, sections 3.1, 3.3 and 6.2; D. Bertsimas and J. Tsitsiklis,
-*Introduction to Linear Optimization*, 1997, sections 3.3 and 4.5). Every variable is boxed, so every basis can be made
+and Stable Implementation*, thesis, Paderborn 2005; D. Bertsimas and J. Tsitsiklis, *Introduction to Linear
+Optimization*, 1997, sections 3.3 and 4.5). Every variable is boxed, so every basis can be made
 dual feasible by moving variables to their other bound: there is no first phase, any basis is a start, and infeasibility
 is a row for which no column is left.
 
@@ -13,7 +13,9 @@ with; the inverse is corrected by one Newton-Schulz step after each exchange. So
 absolute, and the final point is that of the final basis in the original data.
 
 Inside, the batch is the *last* axis ("lanes"): sums over rows and variables are then plain elementwise work that
-vectorises over lanes on CPU and GPU alike. ``vmap`` of ``maximize``, however nested, becomes more lanes.
+vectorises over lanes on CPU and GPU alike. ``vmap`` of ``maximize``, however nested, becomes more lanes. Lanes take steps
+together until the slowest is done; on CPU in blocks that fit the cache, one after the other on one core. Infeasible lanes
+cost their block a second solve, for the point of least violation. ``jax.shard_map`` needs ``check_vma=False``.
 
 Axis letters: n variables, m rows, N = n + m with the slacks, L lanes.
 """
@@ -29,13 +31,16 @@ import jax.numpy as jnp
 
 _Stored: TypeAlias = Callable[[Callable[[], Any]], Any]
 
+_BISECTIONS = 5  # not a function of the size: padding must not change the choice
+
 
 class Status(IntEnum):
     """How a solve ended.
 
     OPTIMAL: ``x`` is an optimal vertex, feasible up to rounding. INFEASIBLE: no point satisfies all rows, even when a
     relative violation of 1e-9 (float64) or 2e-5 (float32) is forgiven; ``x`` has the least total violation, rows
-    weighed by their scale. STEP_LIMIT: ``max_steps`` exchanges did not suffice; ``x`` is within its bounds and
+    weighed by their scale. Also an LP with NaN or misplaced infinities; then ``x`` is 0 and ``residual`` 1. STEP_LIMIT:
+    ``max_steps`` exchanges did not suffice, or rounding spoilt a nearly singular basis; ``x`` is within its bounds and
     ``residual`` says how far it is from feasible.
     """
 
@@ -111,7 +116,7 @@ def maximize(
     Args:
       objective: [n] finite.
       matrix: [m, n] finite; m may be 0.
-      bound: [m] finite, of any sign.
+      bound: [m] of any sign; finite, or +inf for a row that does not count.
       upper: [n] finite and >= 0. A variable with ``upper`` 0 is padding: it never matters. Neither does an all-zero row
         with ``bound`` >= 0.
       max_steps: basis exchanges allowed; 10 (n + m) + 20 when not given.
@@ -175,7 +180,7 @@ def _block_size(matrix: jax.Array) -> int:
     """How many lanes a CPU should work on at a time: about as many as its cache holds, a power of two."""
     rows, variables = matrix.shape[0], matrix.shape[0] + matrix.shape[1]
     lane_bytes = matrix.dtype.itemsize * (rows * variables + 3 * rows * rows + 12 * variables)
-    return 1 << max(5, ((1 << 19) // lane_bytes).bit_length() - 1)
+    return 1 << max(5, ((1 << 18) // lane_bytes).bit_length() - 1)
 
 
 def _solve_in_blocks(*operands: jax.Array) -> Solution:
@@ -211,13 +216,16 @@ def _solve(objective: jax.Array, matrix: jax.Array, bound: jax.Array, upper: jax
         return jnp.where(hopeless[None], jnp.clip(scaled * column_scale, 0, upper), x)
 
     x = jax.lax.cond(jnp.any(hopeless), mended, lambda: x)
+    residual = stored(lambda: _residual(matrix, bound, x))
     status = jnp.where(stuck & ~hopeless, Status.OPTIMAL, state.status)
+    spoilt = (status == Status.OPTIMAL) & (residual > _forgiven(bound.dtype))
+    status = jnp.where(spoilt, Status.STEP_LIMIT, status)
     return Solution(
         x=x,
         value=_total(objective * x),
         status=jnp.where(proper, status, Status.INFEASIBLE).astype(jnp.int32),
         dual=jnp.maximum(price * row_scale * unit[None], 0),
-        residual=jnp.where(proper, _residual(matrix, bound, x), 1),
+        residual=jnp.where(proper, residual, 1),
         steps=state.steps,
     )
 
@@ -304,7 +312,8 @@ def _point(program: _Program, state: _State, stored: _Stored) -> _Point:
     """The basic solution, from the data: only the inverse comes from earlier steps."""
     tolerance = _rounding(program.bound.dtype)
     price = stored(lambda: _total(state.objective[:, None] * state.inverse))
-    reduced = stored(lambda: _reduced(program, state, price))
+    load = stored(lambda: _total(jnp.abs(state.objective[:, None] * state.inverse)))
+    reduced = stored(lambda: _reduced(program, state, price, load))
     at_upper = (reduced > 0) | (state.at_upper & (reduced == 0))
     resting = stored(lambda: jnp.where(at_upper & ~state.basic, program.upper, 0))
     right = stored(lambda: program.bound - _times(program.matrix, resting))
@@ -315,10 +324,11 @@ def _point(program: _Program, state: _State, stored: _Stored) -> _Point:
     return _Point(price=price, reduced=reduced, at_upper=at_upper, resting=resting, right=right, value=value, slop=slop)
 
 
-def _reduced(program: _Program, state: _State, price: jax.Array) -> jax.Array:
-    terms = price[:, None] * program.matrix
-    reduced = program.objective - _total(terms)
-    noise = _rounding(price.dtype) * (jnp.abs(program.objective) + _total(jnp.abs(terms)))
+def _reduced(program: _Program, state: _State, price: jax.Array, load: jax.Array) -> jax.Array:
+    """Reduced costs [N, L], given the prices [m, L] and the sums of the absolute values of their terms [m, L]."""
+    reduced = program.objective - _total(price[:, None] * program.matrix)
+    noise = jnp.abs(program.objective) + _total(load[:, None] * jnp.abs(program.matrix))
+    noise = _rounding(price.dtype) * noise
     return jnp.where(state.basic | (jnp.abs(reduced) <= noise), 0, reduced)
 
 
@@ -366,10 +376,11 @@ def _push(
 ) -> jax.Array:
     """How much each variable [N, L] mends the row per unit that it leaves its bound; 0 where it does not."""
     weights = stored(lambda: _pick(state.inverse, row[:, None]))
+    heaviest = stored(lambda: _largest(jnp.abs(weights)))  # no weight is more exact than this one
 
     def push() -> jax.Array:
-        terms = weights[:, None] * program.matrix
-        alpha, noise = _total(terms), _rounding(weights.dtype) * _total(jnp.abs(terms))
+        alpha = _total(weights[:, None] * program.matrix)
+        noise = _rounding(weights.dtype) * heaviest[None] * _total(jnp.abs(program.matrix))
         gain = jnp.where(point.at_upper == rising[None], alpha, -alpha)
         return jnp.where(~state.basic & (program.upper > 0) & (gain > noise), gain, 0)
 
@@ -406,7 +417,7 @@ def _passable(ratio: jax.Array, reach: jax.Array, shortfall: jax.Array, stored: 
     a handful of rounds find the last such ratio or one just before it, which is as valid.
     """
     low, high = jnp.full_like(shortfall, -1), jnp.full_like(shortfall, jnp.inf)
-    for _ in range(len(ratio).bit_length()):
+    for _ in range(_BISECTIONS):
 
         def middle(low: jax.Array = low, high: jax.Array = high) -> jax.Array:
             doubtful = (ratio > low[None]) & (ratio < high[None])
@@ -462,6 +473,8 @@ def _vertex(program: _Program, state: _State, stored: _Stored) -> tuple[jax.Arra
     point = _point(program, state, stored)
     missing = stored(lambda: point.right - _times(state.basis, point.value))
     value = stored(lambda: point.value + _times(state.inverse, missing))
+    value = jnp.where(jnp.abs(value) <= point.slop, 0, value)  # so that a row of zeros is met exactly
+    value = jnp.where(jnp.abs(value - state.upper) <= point.slop, state.upper, value)
     unpaid = stored(lambda: state.objective - _total(state.basis * point.price[:, None]))
     price = stored(lambda: point.price + _total(unpaid[:, None] * state.inverse))
     x = point.resting

@@ -1,7 +1,6 @@
 """From a study's cells to arrays: identity, instances, learners, and the groups that share one compiled program."""
 
 import hashlib
-import inspect
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -21,7 +20,7 @@ from envs import demand as demands
 from envs import instance as instances
 from envs.catalogue import Catalogue
 from envs.instance import Instance
-from experiments.config import CellConfig, StudyConfig
+from experiments.config import CellConfig, StudyConfig, source_of
 
 FORMAT = 1  # of the results; part of every cell's identity
 
@@ -71,9 +70,9 @@ def _cell(study: StudyConfig, config: CellConfig, padded: int, worlds: dict[str,
     identity = {
         "format": FORMAT,
         "policy": asdict(config.policy),
-        "rule_source": _digest(inspect.getsource(ROUTING[config.policy.rule])) if study.rules else None,
+        "sources": _sources(config),
         "world": world_identity,
-        "forecaster": config.policy.forecaster or config.forecaster,
+        "forecaster": config.forecaster,
         "seeds": study.seeds,
         "root_seed": study.root_seed,
         "checkpoints": study.checkpoints,
@@ -91,8 +90,14 @@ def _cell(study: StudyConfig, config: CellConfig, padded: int, worlds: dict[str,
     )
 
 
+def _sources(config: CellConfig) -> list[str | None]:
+    """Digests of the user's files that this cell's rule and forecaster come from."""
+    forecaster = config.forecaster["name"]
+    return [source_of(ROUTING[config.policy.rule]), source_of(forecast.FORECASTERS.get(forecaster, object))]
+
+
 def _learner(config: CellConfig, dtype: type) -> Learner:
-    given = dict(config.policy.forecaster or config.forecaster)
+    given = dict(config.forecaster)
     learner = Learner(
         rule=parameters.build(ROUTING[config.policy.rule], config.policy.parameters, f"policy ({config.policy.name})"),
         forecaster=forecast.build(given.pop("name"), given),

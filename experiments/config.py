@@ -3,6 +3,7 @@
 Nothing downstream reads a DictConfig. Every refusal is an ``InputError`` with one sentence.
 """
 
+import hashlib
 import importlib.util
 import itertools
 import math
@@ -28,6 +29,7 @@ SHORT_AXES = {
     "target": "env.target",
     "budget_per_task": "env.budget_per_task",
 }
+_USER_MODULE = "llm_bandits_user_rules_"
 _CHOICES = {
     "budget_rule": ("skip", "stop"),
     "quality_noise": ("bernoulli", "beta"),
@@ -55,7 +57,7 @@ class CellConfig:
     num_models: int | None
     env: EdgeCloud
     demand: dict[str, Any]
-    forecaster: dict[str, Any]
+    forecaster: dict[str, Any]  # the policy's own, or the study's
     horizon: int
     swept: dict[str, float | int | str | None]  # axis -> this cell's value
 
@@ -81,8 +83,13 @@ class StudyConfig:
 def study_from(plain: Mapping[str, Any]) -> StudyConfig:
     """Validate a resolved configuration and expand its sweep."""
     _refuse_unknown(plain, _KNOWN, "")
-    for path in plain["rules"]:
-        load_rules(path)
+    for key in _KNOWN:
+        if key not in plain:
+            raise InputError(f"{key} is missing; conf/config.yaml shows every key")
+    for key in (*_GROUPS, "claims"):
+        _mapping(plain[key], key)
+    for path in _list(plain["rules"], "rules"):
+        load_rules(_text(path, "rules: a file"))
     axes = _axes(plain["sweep"], plain)
     cells: dict[str, CellConfig] = {}
     for swept in _combinations(axes, plain["sweep"].get("mode", "product")):
@@ -106,26 +113,43 @@ def study_from(plain: Mapping[str, Any]) -> StudyConfig:
 
 
 def load_rules(path: str) -> None:
-    """Import a user's rule file; its decorators register what it defines."""
+    """Import a user's rule file; its decorators register what it defines.
+
+    The module is named by the file's content, which is what identifies a user's rule (see ``source_of``).
+    """
     file = Path(path)
-    if not file.is_file():
-        raise InputError(f"rules: there is no file {path!r}; give the path of a Python file with a @routing_rule class")
-    spec = importlib.util.spec_from_file_location(f"user_rules_{file.stem}", file)
+    if not file.is_file() or file.suffix != ".py":
+        raise InputError(f"rules: {path!r} is no Python file; give the path of a .py file with a @routing_rule class")
+    name = f"{_USER_MODULE}{hashlib.sha256(file.read_bytes()).hexdigest()}"
+    spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise InputError(f"rules: {path} could not be loaded: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        text = " ".join(str(error).split())
+        raise InputError(f"rules: {path} could not be loaded: {type(error).__name__}: {text}") from error
+
+
+def source_of(cls: type) -> str | None:
+    """The digest of the user's file that defines a rule or forecaster; None for what ships with the package."""
+    return cls.__module__.removeprefix(_USER_MODULE) if cls.__module__.startswith(_USER_MODULE) else None
 
 
 def _cells(plain: Mapping[str, Any], swept: dict[str, Any]) -> list[CellConfig]:
-    policies = plain["policies"]
-    if not isinstance(policies, list) or not policies:
+    policies = _list(plain["policies"], "policies")
+    if not policies:
         raise InputError("policies is empty; give at least one, e.g. policies=[copac_lp,uniform]")
-    _refuse_unknown(plain["policy"], _policy_parameters(), "policy.")
+    _check_shared(plain["policy"])
     env = plain["env"]
+    for key in ("catalogue", "num_models"):
+        if key not in env:
+            raise InputError(f"env.{key} is missing; conf/env/routerbench.yaml shows every key")
+    for group, key in (("demand", "process"), ("forecaster", "name")):
+        _text(plain[group].get(key), f"{group}.{key}")
+    if plain["demand"].get("path") is not None:
+        _text(plain["demand"]["path"], "demand.path")
     chosen = [_policy(entry, plain["policy"], swept) for entry in policies]
     made = [
         CellConfig(
@@ -134,7 +158,7 @@ def _cells(plain: Mapping[str, Any], swept: dict[str, Any]) -> list[CellConfig]:
             num_models=None if env["num_models"] is None else _integer(env["num_models"], "env.num_models", 1),
             env=_edge_cloud(env),
             demand=dict(plain["demand"]),
-            forecaster=dict(plain["forecaster"]),
+            forecaster=dict(policy.forecaster or plain["forecaster"]),
             horizon=_integer(plain["horizon"], "horizon", 1, 2**31 - 2),
             swept={axis: value for axis, value in swept.items() if _concerns(axis, policy)},
         )
@@ -150,7 +174,17 @@ def _cells(plain: Mapping[str, Any], swept: dict[str, Any]) -> list[CellConfig]:
 def _concerns(axis: str, policy: PolicyConfig) -> bool:
     """Whether a swept axis changes this policy's cells at all."""
     group, _, key = axis.partition(".")
+    if group == "forecaster":
+        return policy.forecaster is None
     return group != "policy" or key in policy.parameters or key in policy.confidence
+
+
+def _check_shared(values: Mapping[str, Any]) -> None:
+    """Refuse a shared parameter that no rule has or that a rule which has it does not allow, used here or not."""
+    _refuse_unknown(values, _policy_parameters(), "policy.")
+    classes: list[type] = [Confidence, *ROUTING.values()]
+    for cls in classes:
+        parameters.build(cls, {key: values[key] for key in parameters.names(cls) if key in values}, "policy")
 
 
 def _edge_cloud(env: Mapping[str, Any]) -> EdgeCloud:
@@ -161,6 +195,8 @@ def _edge_cloud(env: Mapping[str, Any]) -> EdgeCloud:
             raise InputError(f"env.{key} is missing; conf/env/routerbench.yaml shows every key")
     for key, options in _CHOICES.items():
         _one_of(env[key], f"env.{key}", options)
+    for key in ("resources", "floors"):
+        _mapping(env[key], f"env.{key}")
     numbers: dict[str, Any] = {
         "cloud_rtt_s": _real(env["cloud_rtt_s"], "env.cloud_rtt_s", 0.0),
         "cost_bound_multiple": _real(env["cost_bound_multiple"], "env.cost_bound_multiple", 1.0),
@@ -189,8 +225,12 @@ def _policy(entry: Any, shared: Mapping[str, Any], swept: Mapping[str, Any]) -> 
 
     A swept parameter wins over the mapping's, which wins over the shared one.
     """
-    own = {"rule": entry} if isinstance(entry, str) else dict(entry)
+    if not isinstance(entry, str | Mapping):
+        raise InputError(f"policies holds {entry!r}; each must be a rule's name or a mapping {{name, rule, ...}}")
+    own: dict[str, Any] = {"rule": entry} if isinstance(entry, str) else dict(entry)
     rule = own.pop("rule", own.get("name"))
+    if not isinstance(rule, str):
+        raise InputError(f"policies: rule is {rule!r}; it must be a rule's name")
     name = own.pop("name", rule)
     forecaster = own.pop("forecaster", None)
     if rule not in ROUTING:
@@ -203,6 +243,8 @@ def _policy(entry: Any, shared: Mapping[str, Any], swept: Mapping[str, Any]) -> 
         parameters.build(cls, {k: values[k] for k in keys if k in values}, f"policy ({name})")
     if isinstance(forecaster, str):
         forecaster = {"name": forecaster}
+    if forecaster is not None:
+        _text(_mapping(forecaster, f"policies.{name}.forecaster").get("name"), f"policies.{name}.forecaster.name")
     return PolicyConfig(
         name=_text(name, "policies: name"),
         rule=rule,
@@ -298,6 +340,18 @@ def _integer(value: Any, where: str, low: int, high: int = 2**31 - 1) -> int:
 def _text(value: Any, where: str) -> str:
     if not isinstance(value, str) or not value:
         raise InputError(f"{where} is {value!r}; it must be a name")
+    return value
+
+
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InputError(f"{where} is {value!r}; it must be a mapping, e.g. {where}={{}}")
+    return value
+
+
+def _list(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise InputError(f"{where} is {value!r}; it must be a list, e.g. {where}=[{value}]")
     return value
 
 

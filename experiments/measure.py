@@ -122,7 +122,6 @@ def _overspend(instance: Instance, snapshot: Snapshot) -> np.ndarray:
 
 def _description(cell: Cell, feasible: bool, wall_seconds: float) -> dict[str, Any]:
     config, instance = cell.config, cell.instance
-    forecaster = config.policy.forecaster or config.forecaster
     money = instance.resources.index(MONEY) if MONEY in instance.resources else None
     return {
         "cell": cell.id,
@@ -131,7 +130,7 @@ def _description(cell: Cell, feasible: bool, wall_seconds: float) -> dict[str, A
         "deployment": "everything",
         "env": config.catalogue,
         "demand": config.demand["process"],
-        "forecaster": forecaster["name"],
+        "forecaster": config.forecaster["name"],
         "num_models": len(instance.models),
         "horizon": config.horizon,
         "budget": None if money is None else float(instance.budget[money]),

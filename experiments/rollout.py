@@ -101,6 +101,8 @@ def _round(world: World, learner: Learner, key_run: jax.Array, state: RunState, 
         hint,
         jax.random.fold_in(key, _KEY_LEARNER),
     )
+    if shares.shape != world.reward_mean.shape:
+        raise ValueError(f"decide returned shares of shape {shares.shape}; they must be one a model, {view.caps.shape}")
     usable = jnp.all(jnp.isfinite(shares))
     shares = jnp.where(usable, shares, 0.0)
     world_state, feedback = edge_cloud.step(

@@ -21,16 +21,21 @@ from experiments.config import SHORT_AXES
 
 SHORT_AXIS = {path: axis for axis, path in SHORT_AXES.items()}
 SWEPT_GROUPS = ("policy", "demand", "forecaster", "env")
+FLAGS = (
+    *("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun", "--info"),
+    *("--shell-completion", "--config-path", "--config-name", "--config-dir", "--experimental-rerun"),
+)
+FREE_TEXT = ("out", "name", "env.catalogue", "demand.path")  # may hold what Hydra's grammar would stumble on
 GROUPS = ("env", "demand", "policy", "forecaster", "sweep", "tracker", "study")
 
 
 def main() -> None:
     """Entry point. Exit codes: 0 done, 1 some cells failed, 2 bad input, 130 interrupted."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us instead of Hydra's own printer
-    sys.argv[1:] = open_overrides(sys.argv[1:])
     try:
+        sys.argv[1:] = open_overrides(sys.argv[1:])
         _app()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (InputError, HydraException, OmegaConfBaseException) as error:
         _refuse(error)
 
 
@@ -42,14 +47,26 @@ def open_overrides(arguments: Sequence[str]) -> list[str]:
     """
     opened, given = [], {argument.partition("=")[0] for argument in arguments}
     for argument in arguments:
-        key, equals, _ = argument.partition("=")
+        key, equals, value = argument.partition("=")
+        if not key or (key.startswith("--") and key not in FLAGS):
+            raise InputError(f"cannot read the argument {argument!r}; write key=value, or --help for what there is")
+        if key in GROUPS and (value == "null" or not re.fullmatch(r"\w*[A-Za-z]\w*", value)):
+            raise InputError(f"{argument}: {key} must be the name of a file in conf/{key}; --help lists them")
         own = equals and re.fullmatch(r"[A-Za-z_][\w.]*", key) and key not in GROUPS and not key.startswith("hydra.")
-        opened.append(f"++{argument}" if own else argument)
+        opened.append(f"++{key}={_quoted(value) if key in FREE_TEXT else value}" if own else argument)
         axis = f"sweep.{SHORT_AXIS.get(key, key)}"
         sweepable = key in SHORT_AXIS or (key.count(".") == 1 and key.partition(".")[0] in SWEPT_GROUPS)
         if own and sweepable and axis not in given:
             opened.append(f"++{axis}=null")
     return opened
+
+
+def _quoted(text: str) -> str:
+    """Free text as Hydra's grammar reads it, unless it is plain or quoted already."""
+    if re.fullmatch(r"[\w./+-]*|'.*'|\".*\"", text, re.ASCII):
+        return text
+    escaped = text.replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def _refuse(error: Exception) -> NoReturn:
@@ -63,16 +80,27 @@ def sentence(error: Exception) -> str:
         group, _, name = error.missing_cfg_file.rpartition("/")
         return f"there is no {group or 'config'} called {name!r}; {nearest(name, list(error.options or []))}"
     if isinstance(error, OverrideParseException):
-        return f"cannot read the argument {error.override!r}; write key=value, a list as key=[1,2]"
+        return f"cannot read the argument {error.override.lstrip('+')!r}; write key=value, a list as key=[1,2]"
+    if isinstance(error, InputError):
+        return str(error)
+    ambiguous = re.match(r"Ambiguous value for argument '\+*([^']*)'", str(error))
+    if ambiguous:
+        key, _, value = ambiguous[1].partition("=")
+        return f"{ambiguous[1]} is ambiguous; a list is written {key}=[{value}]"
+    if isinstance(error, OmegaConfBaseException):
+        return str(error).splitlines()[0]
+    merging = re.match(r"Error merging override \+*(.*)", str(error))
+    if merging:
+        return f"{merging[1].strip()} does not fit what is there; --help shows every key and its kind"
     return " ".join(str(error).split())
 
 
 @hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")
 def _app(configuration: DictConfig) -> None:
-    plain = OmegaConf.to_container(configuration, resolve=True)
     try:
+        plain = OmegaConf.to_container(configuration, resolve=True)
         code = execute(plain)  # type: ignore[arg-type]
-    except InputError as error:
+    except (InputError, OmegaConfBaseException) as error:
         _refuse(error)
     except KeyboardInterrupt:
         print("interrupted; finished cells are kept, and the same command goes on with the others", file=sys.stderr)
@@ -100,8 +128,9 @@ def execute(plain: dict[str, Any]) -> int:
         outcome = study.run(settings, planned, folder, log, live)
     if outcome.cells:
         publish.publish(outcome, settings, folder, tracker, log, console)
+    names = {cell.id: cell.config.policy.name for cell in planned}
     for cell, error in outcome.failed.items():
-        print(f"failed: cell {cell}: {error}", file=sys.stderr)
+        print(f"failed: {names[cell]}, cell {cell}: {error}", file=sys.stderr)
     return 1 if outcome.failed else 0
 
 

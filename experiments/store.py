@@ -7,6 +7,8 @@ import io
 import json
 import os
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -90,8 +92,7 @@ def open_folder(folder: Path, record: dict[str, Any]) -> None:
     """
     recorded = folder / CONFIG
     if recorded.is_file():
-        known = yaml.safe_load(recorded.read_text(encoding="utf-8")) or {}
-        differing = _differences(known.get("config", {}), record["config"])
+        differing = _differences(_recorded_config(recorded), record["config"])
         if differing:
             raise InputError(
                 f"out: {folder} holds another study's results ({differing[0]}); give another folder with out=DIR"
@@ -99,9 +100,21 @@ def open_folder(folder: Path, record: dict[str, Any]) -> None:
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"out: {folder} is not empty and holds no study; give another folder with out=DIR")
-    (folder / CELLS).mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(record, sort_keys=False, allow_unicode=True)
-    write_atomically(recorded, text.encode())
+    try:
+        (folder / CELLS).mkdir(parents=True, exist_ok=True)
+        write_atomically(recorded, text.encode())
+    except OSError as error:
+        raise InputError(f"out: {folder} cannot be written ({error.strerror}); give another folder") from error
+
+
+def _recorded_config(recorded: Path) -> dict[str, Any]:
+    """The configuration of the study that a folder holds."""
+    try:
+        known = yaml.safe_load(recorded.read_text(encoding="utf-8"))
+        return dict(known["config"])
+    except (UnicodeDecodeError, yaml.YAMLError, TypeError, KeyError, ValueError) as error:
+        raise InputError(f"out: {recorded} is no study's record; give another folder with out=DIR") from error
 
 
 def _differences(known: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
@@ -136,8 +149,15 @@ def write_cell(folder: Path, result: CellResult) -> None:
 
 
 def read_cell(path: Path) -> CellResult:
-    """A cell's results; OSError or ValueError where the file is damaged."""
-    with np.load(path, allow_pickle=False) as data:
+    """A cell's results; ValueError names the file where it is damaged."""
+    try:
+        return _parse_cell(path)
+    except (EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} is damaged ({type(error).__name__}); delete it and run the study again") from error
+
+
+def _parse_cell(path: Path) -> CellResult:
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as data:
         arrays = {name: data[name] for name in data.files}
     extras = {name.removeprefix("extra_"): arrays.pop(name) for name in list(arrays) if name.startswith("extra_")}
     description = json.loads(str(arrays.pop("description")))

@@ -55,7 +55,7 @@ class _Chunk:
 
 def run(study: StudyConfig, planned: list[Cell], folder: Path, log: EventLog, progress: Progress) -> Outcome:
     """Simulate what is missing in ``folder`` and read the rest; every cell is stored as soon as it is done."""
-    finished = {cell.id for cell in planned if store.cell_path(folder, cell.id).is_file()}
+    finished = {cell.id: result for cell in planned if (result := _stored(folder, cell.id, log)) is not None}
     missing = [cell for cell in planned if cell.id not in finished]
     grouped = cells.groups(missing)
     decisions = sum(cell.config.horizon for cell in missing) * study.seeds
@@ -73,7 +73,8 @@ def run(study: StudyConfig, planned: list[Cell], folder: Path, log: EventLog, pr
         raise
     workers.shutdown()
     failed = {cell: error for failure in failures for cell, error in failure.items()}
-    results = [store.read_cell(store.cell_path(folder, cell.id)) for cell in planned if cell.id not in failed]
+    found = {cell.id: finished.get(cell.id) or _stored(folder, cell.id, log) for cell in planned}
+    results = [result for result in found.values() if result is not None]
     return Outcome(
         cells=results,
         failed=failed,
@@ -113,6 +114,18 @@ def _chunks(study: StudyConfig, same_horizon: list[Cell], wide: int, deep: int) 
         yield chunks
 
 
+def _stored(folder: Path, cell: str, log: EventLog) -> CellResult | None:
+    """A cell's results if they are there and whole; a damaged file is logged and will be written anew."""
+    path = store.cell_path(folder, cell)
+    if not path.is_file():
+        return None
+    try:
+        return store.read_cell(path)
+    except ValueError as error:
+        log.write("damaged", cell=cell, error=str(error))
+        return None
+
+
 class _Runner:
     """Simulates groups; what several threads share is kept here, and every group stores its cells as they are done."""
 
@@ -128,7 +141,7 @@ class _Runner:
             self.run(group)
             return {}
         except Exception as error:
-            lost = [cell for cell in group if not store.cell_path(self.folder, cell.id).is_file()]
+            lost = [cell for cell in group if _stored(self.folder, cell.id, self.log) is None]
             text = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
             name = group[0].config.policy.name
             self.log.write("failed", cells=[cell.id for cell in lost], policy=name, error=text)

@@ -29,13 +29,18 @@ def dtype(request: pytest.FixtureRequest) -> Iterator[str]:
         yield request.param
 
 
+TRACES: list[str] = []
+
+
 @functools.cache
 def _solver(dtype: str) -> Callable[..., lp.Solution]:
     """One compiled program a dtype: every test that can, asks for the same shapes."""
-    del dtype
-    return jax.jit(
-        lambda steps, *operands: jax.vmap(functools.partial(lp.maximize, max_steps=steps))(*operands),
-    )
+
+    def solve(steps: jax.Array, *operands: jax.Array) -> lp.Solution:
+        TRACES.append(dtype)
+        return jax.vmap(functools.partial(lp.maximize, max_steps=steps))(*operands)
+
+    return jax.jit(solve)
 
 
 def _solve(instances: Instances, dtype: str, steps: int = 200) -> lp.Solution:
@@ -204,8 +209,16 @@ def test_lowest_index_rule_alone_finds_the_optimum(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(lp, "_patience", lambda num_variables: 0)
     with jax.enable_x64(True):
         instances = _draw("degenerate", "float64")
-        solution = jax.tree.map(np.asarray, jax.jit(jax.vmap(lp.maximize))(*map(jnp.asarray, instances)))
-    _assert_agrees(solution, solution.value, "degenerate", "float64")
+        usual = _solve(instances, "float64")
+        # Less than a block of lanes, of another shape: nothing that JAX has traced before comes back.
+        parts = [[jnp.asarray(array[part::5]) for array in instances] for part in range(5)]
+        solve = jax.jit(jax.vmap(lp.maximize))
+        solutions = [jax.tree.map(np.asarray, solve(*part)) for part in parts]
+    for part, solution in enumerate(solutions):
+        np.testing.assert_array_equal(solution.status, usual.status[part::5])
+        optimal = solution.status == lp.Status.OPTIMAL
+        np.testing.assert_allclose(solution.value[optimal], usual.value[part::5][optimal], rtol=1e-9, atol=1e-9)
+    assert sum(solution.steps.sum() for solution in solutions) > usual.steps.sum()
 
 
 def test_strong_duality(dtype: str) -> None:
@@ -391,20 +404,12 @@ def test_no_rows_and_one_variable() -> None:
 
 
 def test_new_data_do_not_trace_again() -> None:
-    traces = []
-
-    @jax.jit
-    def counted(*operands: jax.Array) -> lp.Solution:
-        traces.append(None)
-        return jax.vmap(lp.maximize)(*operands)
-
-    operands = [jnp.asarray(array[:8, ..., :2]) for array in _draw("random", "float32")]
-    operands[2] = jnp.asarray(_draw("random", "float32")[2][:8])
-    jax.block_until_ready(counted(*operands))
-    jax.block_until_ready(counted(*[2 * operand for operand in operands]))
-    assert len(traces) == 1
-    counted.lower(*[operand[:4] for operand in operands])
-    assert len(traces) == 2
+    for family in FAMILIES:
+        _solve(_draw(family, "float32"), "float32")
+    assert TRACES.count("float32") == 1
+    _solver("float32").trace(jnp.int32(1), *(jnp.asarray(array[:5]) for array in _draw("random", "float32")))
+    assert TRACES.count("float32") == 2  # the count does see a new trace
+    TRACES.remove("float32")
 
 
 def test_runs_inside_a_loop_under_vmap() -> None:

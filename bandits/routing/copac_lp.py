@@ -47,8 +47,8 @@ def soft_mix(
 class CopacLP(RoutingRule):
     """x_t = argmax UCB_r·x - M Σ z s.t. LCB_c·x <= ρ, UCB_g·x + z >= min(g*, max UCB_g), 0 <= x <= α, Σ x <= 1, z >= 0.
 
-    The round's model is drawn from x_t; what is missing to 1 is declined (S1, reconstructed). Models whose worst case no
-    longer fits in the budget are left out, since the world would refuse them.
+    The round's model is drawn from x_t; what is missing to 1 is declined (S1, reconstructed). Models whose worst case
+    no longer fits in the budget are left out, since the world would refuse them.
 
     >>> CopacLP(targets="static").penalty
     5.0

@@ -1,0 +1,282 @@
+"""Bad input is one clear sentence; sweeps become the cells that were meant."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from envs.errors import InputError
+from experiments import config
+from tests import studies
+from tests.studies import CATALOGUE, RULE, TRACE, CommandLine
+
+FILES = {
+    "lacking.csv": CATALOGUE.replace("quality", "qualty"),
+    "words.csv": CATALOGUE.replace("0.8", "good"),
+    "twice.csv": CATALOGUE.replace("large", "small"),
+    "trace.csv": TRACE,
+    "worded.csv": TRACE.replace("5", "five"),
+    "raises.py": "raise RuntimeError('broken\\non purpose')\n",
+    "english.py": "this is no Python\n",
+    "leaves.py": "import sys\n\nsys.exit(3)\n",
+    "text.txt": "nothing\n",
+    "mine.py": RULE,
+    "a_file": "",
+    "foreign/notes.txt": "mine",
+}
+
+REFUSED = {
+    # Keys: the nearest right one is named.
+    "horizn=3": ["horizn", "'horizon'"],
+    "env.budget_per_tsk=1": ["env.budget_per_tsk", "'budget_per_task'"],
+    "envv.target=1": ["envv", "'env'"],
+    "policy.etaa=1": ["policy.etaa", "'eta'"],
+    "demand.meen=3": ["demand.meen", "'mean'"],
+    "forecaster.upward_bais=1": ["forecaster", "'upward_bais'", "'upward_bias'"],
+    "tracker.projct=x": ["tracker", "'projct'"],
+    "sweep.horizn=[1,2]": ["sweep.horizn", "'horizon'"],
+    "sweep.policy.etaa=[1]": ["sweep.policy.etaa", "'eta'"],
+    "sweep.env.latency_slo=[1]": ["sweep.env.latency_slo", "'latency_slo_s'"],
+    "sweep.demand.meen=[1]": ["sweep.demand.meen", "'mean'"],
+    "sweep.forecaster.upward=[1]": ["sweep.forecaster.upward", "'upward_bias'"],
+    "sweep.polcy.eta=[1]": ["sweep.polcy", "'policy'"],
+    "sweep.seeds=[1,2]": ["sweep.seeds", "horizon"],
+    "~horizon": ["horizon", "missing"],
+    "~env.target": ["env.target", "missing"],
+    "~demand.process": ["demand.process"],
+    "~forecaster.name": ["forecaster.name"],
+    # Names of files of configuration.
+    "study=defalt": ["study", "'defalt'", "'default'"],
+    "demand=constnt": ["demand", "'constnt'", "'constant'"],
+    "env=routerbnch": ["env", "'routerbnch'", "'routerbench'"],
+    "forecaster=ewna": ["forecaster", "'ewna'", "'ewma'"],
+    "tracker=wndb": ["tracker", "'wndb'", "'wandb'"],
+    "env=3": ["env", "3"],
+    "env=null": ["env"],
+    # Names in the configuration.
+    "forecaster.name=ewna": ["forecaster.name", "'ewma'"],
+    "demand.process=constnt": ["demand.process", "'constant'"],
+    "env.catalogue=routerbnch": ["'routerbnch'", "'routerbench'"],
+    "tracker.name=mlflow": ["tracker.name", "'mlflow'", "jsonl, wandb"],
+    "precision=float16": ["precision", "'float16'", "float32, float64"],
+    "sweep.mode=zipp": ["sweep.mode", "'zipp'", "product, zip"],
+    "env.budget_rule=stopp": ["env.budget_rule", "skip, stop"],
+    "env.quality_noise=gauss": ["env.quality_noise", "bernoulli, beta"],
+    "env.demand_seen=during": ["env.demand_seen", "before, after"],
+    # Numbers.
+    "env.budget_per_task=-1": ["env.budget_per_task", "-1", "above 0"],
+    "env.budget_per_task=0": ["env.budget_per_task", "above 0"],
+    "env.budget_per_task=nan": ["env.budget_per_task", "nan", "finite"],
+    "env.budget_per_task=inf": ["env.budget_per_task", "inf", "finite"],
+    "env.budget_per_task=1e300": ["env.budget_per_task", "1e+300"],
+    "env.budget_per_task=cheap": ["env.budget_per_task", "'cheap'", "number"],
+    "horizon=0": ["horizon is 0"],
+    "horizon=-5": ["horizon is -5"],
+    "horizon=2.5": ["horizon is 2.5", "whole number"],
+    "horizon=nan": ["horizon is nan", "whole number"],
+    "horizon=": ["horizon", "whole number"],
+    "horizon=[10,20]": ["horizon is [10, 20]", "whole number"],
+    "horizon=1e20": ["horizon", "2147483646"],
+    "seeds=0": ["seeds is 0"],
+    "root_seed=-1": ["root_seed is -1"],
+    "root_seed=4294967296": ["root_seed"],  # JAX would drop the high bits
+    "checkpoints=1": ["checkpoints is 1"],
+    "chunk_rows=0": ["chunk_rows is 0"],
+    "env.target=1.5": ["env.target is 1.5", "at most 1"],
+    "env.target=-0.1": ["env.target is -0.1", "at least 0"],
+    "env.target=nan": ["env.target", "finite"],
+    "env.floors={quality: 1.5}": ["env.floors.quality", "1.5"],
+    "env.floors={qualty: 0.5}": ["env.floors.qualty"],
+    "env.resources={energy_wh: 0.2}": ["env.resources.energy_wh", "routerbench.csv"],
+    "env.num_models=12": ["num_models", "11", "12"],
+    "env.num_models=0": ["env.num_models is 0"],
+    "sweep.num_models=[2,99]": ["num_models", "11", "99"],
+    "demand.mean=0": ["demand.mean", "above 0"],
+    "policy.confidence=-1": ["confidence is -1"],
+    "policy.eta=-1": ["policy.eta is -1"],  # also when no policy of this study has it
+    "policy.optimizer=adamm": ["policy.optimizer", "'adamm'", "adam"],
+    # Kinds.
+    "env.floors=3": ["env.floors", "3"],
+    "env.floors=null": ["env.floors"],
+    "env.resources=null": ["env.resources"],
+    "claims=3": ["claims", "3"],
+    "claims={regret:half}": ["claims.regret", "'half'"],
+    "rules=null": ["rules", "list"],
+    "rules=mine.py": ["rules", "list", "mine.py"],
+    "rules=[3]": ["rules", "3"],
+    "policies=uniform": ["policies", "'uniform'", "list"],
+    "policies=[]": ["policies", "empty"],
+    "policies=[3]": ["policies", "3"],
+    "policies=[[uniform]]": ["policies", "['uniform']"],
+    "name=": ["name"],
+    "out=": ["out"],
+    # Axes.
+    "sweep.horizon=[]": ["sweep.horizon", "empty"],
+    "sweep.horizon=30": ["sweep.horizon is 30", "[30]"],
+    "sweep.horizon=[0]": ["horizon is 0"],
+    "sweep.budget_per_task=[1e-3,nan]": ["env.budget_per_task", "nan"],
+    "sweep.env=3": ["sweep.env"],
+    # Policies.
+    "policies=[copac_lpp]": ["'copac_lpp'", "'copac_lp'"],
+    "policies=[uniform,uniform]": ["policies", "two", "'uniform'", "name"],
+    "policies=[{rule:copac_primal_dual,etaa:1}]": ["policies.copac_primal_dual.etaa", "'eta'"],
+    "policies=[{rule:copac_primal_dual,eta:-1}]": ["eta is -1"],
+    "policies=[{rule:copac_primal_dual,optimizer:adamm}]": ["optimizer", "'adamm'", "adam"],
+    "policies=[{name:mine}]": ["'mine'"],
+    "policies=[{rule:[uniform]}]": ["rule", "['uniform']"],
+    "policies=[{rule:uniform,forecaster:ewna}]": ["'ewna'", "'ewma'"],
+    "policies=[{rule:uniform,forecaster:{smoothing:0.2}}]": ["forecaster", "name"],
+    "policies=[{rule:uniform,forecaster:3}]": ["forecaster", "3"],
+    # Files.
+    "env.catalogue=lacking.csv": ["lacking.csv", "quality", "qualty"],
+    "env.catalogue=words.csv": ["words.csv, line 3", "'quality'", "'good'"],
+    "env.catalogue=twice.csv": ["twice.csv, line 3", "'small'", "line 2"],
+    "env.catalogue=missing.csv": ["'missing.csv'"],
+    "env.catalogue=foreign": ["'foreign'"],
+    "demand=trace": ["demand.path"],
+    "rules=[missing.py]": ["rules", "'missing.py'"],
+    "rules=[raises.py]": ["raises.py", "RuntimeError", "broken on purpose"],
+    "rules=[english.py]": ["english.py", "SyntaxError", "line 1"],
+    "rules=[leaves.py]": ["leaves.py", "SystemExit"],
+    "rules=[text.txt]": ["text.txt"],
+    "rules=[foreign]": ["rules", "foreign"],
+    "out=a_file": ["out", "a_file"],
+    "out=a_file/within": ["out", "a_file/within"],
+    "out=foreign": ["out", "foreign", "out=DIR"],
+    # Arguments that cannot be read.
+    "horizon": ["'horizon'", "key=value"],
+    "horizon=[1,": ["'horizon=[1,'"],
+    "horizon=10,20": ["horizon=10,20", "[10,20]"],
+    "=3": ["=3"],
+    "a b=c": ["'a b=c'"],
+    "horizon=${nothing}": ["nothing"],
+    "sweep.horizon={a:1}": ["sweep.horizon"],
+    "--horizon": ["--horizon"],
+}
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[CommandLine]:
+    studies.write(tmp_path, FILES)
+    with studies.command_line(tmp_path, monkeypatch, capfd) as command:
+        yield command
+
+
+def refused(call: CommandLine, arguments: list[str], words: list[str]) -> None:
+    before = studies.tree(call.folder)
+    ran = call(*arguments)
+    studies.one_sentence(ran.err, *words)
+    assert (ran.code, ran.out) == (2, "")
+    after = studies.tree(call.folder)
+    assert {name: text for name, text in after.items() if "__pycache__" not in name} == before
+
+
+@pytest.mark.parametrize("argument", REFUSED)
+def test_one_wrong_argument_is_refused_in_one_sentence(call: CommandLine, argument: str) -> None:
+    refused(call, [argument], REFUSED[argument])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["sweep.mode=zip", "sweep.horizon=[10,20]", "sweep.target=[0.1]"], ["zip", "equally long", "2", "1"]),
+        (["demand=trace", "demand.path=missing.csv"], ["demand.path", "missing.csv"]),
+        (["demand=trace", "demand.path=trace.csv", "demand.column=reqests"], ["demand.column", "'requests'"]),
+        (["demand=trace", "demand.path=worded.csv"], ["worded.csv, line 3", "'five'"]),
+        (["demand=trace", "demand.path=3"], ["demand.path", "3"]),
+        (["rules=[mine.py]", "policies=[{rule:mine,warmt:1}]"], ["policies.mine.warmt", "'warmth'"]),
+        (["rules=[mine.py]", "policies=[{rule:mine,warmth:2}]"], ["warmth is 2"]),
+        (["tracker=wandb", "tracker.mode=onlin"], ["tracker.mode", "'online'"]),
+        (["tracker=wandb", "tracker.projct=x"], ["tracker", "'projct'", "'project'"]),
+    ],
+    ids=lambda value: " ".join(value) if value and "=" in value[0] else "",
+)
+def test_arguments_that_are_wrong_together_are_refused_in_one_sentence(
+    call: CommandLine, arguments: list[str], words: list[str]
+) -> None:
+    refused(call, arguments, words)
+
+
+def test_a_mode_of_wandb_that_does_not_exist_is_refused(call: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "nonsense")
+    refused(call, ["tracker=wandb"], ["WANDB_MODE", "'nonsense'", "offline"])
+
+
+def swept_values(*arguments: str) -> list[dict]:
+    return [cell.swept for cell in config.study_from(studies.plain(*arguments)).cells]
+
+
+def test_a_product_has_every_combination() -> None:
+    found = swept_values("sweep.horizon=[10,20]", "sweep.budget_per_task=[1e-4,1e-3]")
+    wanted = [{"horizon": horizon, "budget_per_task": budget} for horizon in (10, 20) for budget in (1e-4, 1e-3)]
+    assert len(found) == 4
+    assert {frozenset(values.items()) for values in found} == {frozenset(values.items()) for values in wanted}
+
+
+def test_a_zip_pairs_its_axes() -> None:
+    found = swept_values("sweep.mode=zip", "sweep.target=[0.5,0.9]", "sweep.env.latency_slo_s=[3,9]")
+    assert found == [{"target": 0.5, "env.latency_slo_s": 3}, {"target": 0.9, "env.latency_slo_s": 9}]
+
+
+@pytest.mark.parametrize(
+    ("axis", "values", "read"),
+    [
+        ("budget_per_task", [1e-4, None], lambda cell: cell.env.budget_per_task),
+        ("horizon", [10, 20], lambda cell: cell.horizon),
+        ("num_models", [2, 3], lambda cell: cell.num_models),
+        ("target", [0.5, None], lambda cell: cell.env.target),
+        ("policy.confidence", [0.1, 1.0], lambda cell: cell.policy.confidence["confidence"]),
+        ("policy.eta", [0.1, 1.0], lambda cell: cell.policy.parameters["eta"]),
+        ("policy.optimizer", ["sgd", "adam"], lambda cell: cell.policy.parameters["optimizer"]),
+        ("demand.mean", [5.0, 50.0], lambda cell: cell.demand["mean"]),
+        ("env.latency_slo_s", [3.0, 9.0], lambda cell: cell.env.latency_slo_s),
+        ("forecaster.upward_bias", [0.0, 0.2], lambda cell: cell.forecaster["upward_bias"]),
+    ],
+)
+def test_an_axis_sets_its_value(axis: str, values: list, read) -> None:
+    listed = ",".join("null" if value is None else str(value) for value in values)
+    cells = config.study_from(studies.plain("policies=[copac_primal_dual]", f"sweep.{axis}=[{listed}]")).cells
+    assert [read(cell) for cell in cells] == values
+    assert [cell.swept for cell in cells] == [{axis: value} for value in values]
+
+
+@pytest.mark.parametrize("direct", ["horizon=50", "env.budget_per_task=5e-4", "env.target=0.5", "policy.eta=0.1"])
+def test_a_value_given_directly_replaces_the_sweep_of_a_study(direct: str) -> None:
+    axis = {"horizon": "horizon", "env.budget_per_task": "budget_per_task", "env.target": "target"}
+    key = direct.partition("=")[0]
+    swept = studies.plain("policies=[copac_primal_dual]", direct)["sweep"]
+    assert swept.get(axis.get(key)) is None
+    assert all(axis.get(key, key) not in values for values in swept_values("policies=[copac_primal_dual]", direct))
+
+
+def test_an_axis_given_with_a_value_stays() -> None:
+    assert swept_values("horizon=50", "sweep.horizon=[10,20]") == [{"horizon": 10}, {"horizon": 20}]
+
+
+def test_null_switches_an_axis_off() -> None:
+    assert swept_values("sweep.horizon=null", "sweep.target=[0.5]", "sweep.policy={eta: null}") == [{"target": 0.5}]
+
+
+def test_policies_without_a_swept_parameter_are_not_repeated() -> None:
+    arguments = ("policies=[uniform,copac_primal_dual]", "sweep.policy.eta=[0.1,0.3,1]")
+    names = [cell.policy.name for cell in config.study_from(studies.plain(*arguments)).cells]
+    assert sorted(names) == ["copac_primal_dual"] * 3 + ["uniform"]
+
+
+def test_policies_with_their_own_forecaster_are_not_repeated_over_the_study_s() -> None:
+    own = "policies=[uniform,{rule:uniform,name:own,forecaster:ewma}]"
+    found = studies.planned(own, "sweep.forecaster.upward_bias=[0,0.1]")
+    assert len({cell.id for cell in found}) == len(found) == 3
+
+
+def test_a_swept_parameter_wins_over_a_policy_s_own() -> None:
+    own = "policies=[{rule:copac_primal_dual,name:own,eta:0.7}]"
+    cells = config.study_from(studies.plain(own, "sweep.policy.eta=[0.1,0.3]")).cells
+    assert [cell.policy.parameters["eta"] for cell in cells] == [0.1, 0.3]
+    (alone,) = config.study_from(studies.plain(own)).cells
+    assert alone.policy.parameters["eta"] == 0.7
+
+
+def test_refusals_are_input_errors() -> None:
+    with pytest.raises(InputError, match="seeds is 0"):
+        config.study_from({**studies.plain(), "seeds": 0})

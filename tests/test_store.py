@@ -1,0 +1,194 @@
+"""A cell's file holds everything, and is there whole or not at all."""
+
+import csv
+import json
+import os
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import yaml
+
+from envs.errors import InputError
+from experiments import store
+from experiments.store import CellResult
+from tests.studies import tree
+from tests.synthetic import make_cell
+
+COLUMNS = (
+    *("cell", "policy", "deployment", "env", "demand", "forecaster", "num_models", "horizon", "budget", "target"),
+    *("seed", "benchmark", "reward", "reward_expected", "regret", "violation", "violation_worst", "spent"),
+    *("overspend", "declined", "served", "demand_total"),
+)
+RECORD = {"config": {"horizon": 10, "env": {"target": 0.5}, "out": None}, "versions": {"jax": "1"}}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "cells").mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def result() -> CellResult:
+    extras = {"counts": np.arange(6).reshape(2, 3), "flag": np.array(True), "none": np.zeros((0, 2), np.float32)}
+    return replace(make_cell(models=("größer/small", "large")), extras=extras)
+
+
+def assert_equal(left: CellResult, right: CellResult) -> None:
+    for entry in fields(CellResult):
+        one, other = getattr(left, entry.name), getattr(right, entry.name)
+        if isinstance(one, np.ndarray):
+            np.testing.assert_array_equal(one, other, err_msg=entry.name)
+            assert one.dtype == other.dtype and one.shape == other.shape, entry.name
+        elif entry.name == "extras":
+            assert one.keys() == other.keys()
+            for name in one:
+                np.testing.assert_array_equal(one[name], other[name])
+                assert one[name].dtype == other[name].dtype and one[name].shape == other[name].shape
+        else:
+            assert one == other and type(one) is type(other), entry.name
+
+
+def written(folder: Path, result: CellResult) -> Path:
+    store.write_cell(folder, result)
+    return store.cell_path(folder, result.description["cell"])
+
+
+def test_every_field_comes_back(folder: Path, result: CellResult) -> None:
+    assert_equal(store.read_cell(written(folder, result)), result)
+
+
+def test_a_cell_without_budget_target_and_extras_comes_back(folder: Path) -> None:
+    bare = make_cell(budget_per_task=None, target=None)
+    again = store.read_cell(written(folder, bare))
+    assert_equal(again, bare)
+    assert again.description["budget"] is None
+
+
+def test_an_unknown_metric_names_those_there_are(result: CellResult) -> None:
+    with pytest.raises(KeyError, match="reward_expected"):
+        result.final("rewrad")
+
+
+def test_a_crash_before_the_last_step_leaves_nothing(
+    folder: Path, result: CellResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", crash)
+    with pytest.raises(KeyboardInterrupt):
+        store.write_cell(folder, result)
+    assert list(tree(folder)) == [str(folder / "cells")]
+
+
+def test_a_crash_leaves_an_earlier_file_as_it_was(
+    folder: Path, result: CellResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(folder, result)
+    before = tree(folder)
+
+    def crash(*_: object) -> None:
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(os, "replace", crash)
+    with pytest.raises(OSError, match="the disk is gone"):
+        store.write_cell(folder, replace(result, seeds=result.seeds + 1))
+    assert tree(folder) == before
+    assert_equal(store.read_cell(path), result)
+
+
+@pytest.mark.parametrize("damage", ["short", "empty", "text", "changed", "foreign"])
+def test_a_damaged_file_is_an_error(folder: Path, result: CellResult, damage: str) -> None:
+    path = written(folder, result)
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    contents = {"short": whole[:middle], "empty": b"", "text": b"hello"}
+    flipped = bytes(255 - byte for byte in whole[middle : middle + 9])
+    contents["changed"] = whole[:middle] + flipped + whole[middle + 9 :]
+    if damage == "foreign":
+        with path.open("wb") as file:
+            np.savez(file, something=np.arange(3))
+    else:
+        path.write_bytes(contents[damage])
+    with pytest.raises((OSError, ValueError)):
+        store.read_cell(path)
+
+
+def test_results_have_one_row_a_run_and_the_columns_of_the_contract(folder: Path) -> None:
+    cells = [make_cell(runs=3), make_cell("greedy", runs=3, budget_per_task=None)]
+    store.write_results(folder, cells)
+    table = pyarrow.parquet.read_table(folder / "results.parquet")
+    assert set(COLUMNS) <= set(table.column_names)
+    assert table.num_rows == 6
+    assert table["seed"].to_pylist() == [0, 1, 2] * 2
+    described = cells[0].description
+    assert table["budget"].to_pylist() == [described["budget"]] * 3 + [None] * 3
+    for column, metric in (("demand_total", "demand"), ("spent", "spent_money"), ("regret", "regret")):
+        np.testing.assert_array_equal(table[column].to_numpy()[:3], cells[0].final(metric))
+
+
+def test_the_csv_file_says_the_same(folder: Path) -> None:
+    store.write_results(folder, [make_cell(runs=2), make_cell("greedy", runs=2)])
+    expected = pyarrow.parquet.read_table(folder / "results.parquet").to_pylist()
+    with (folder / "results.csv").open(newline="", encoding="utf-8") as file:
+        found = list(csv.DictReader(file))
+    assert [list(row) for row in found] == [list(row) for row in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert one["cell"] == other["cell"]
+        assert float(one["regret"]) == other["regret"]
+
+
+def test_a_folder_is_made_with_the_configuration_and_the_versions(tmp_path: Path) -> None:
+    store.open_folder(tmp_path / "a" / "b", RECORD)
+    assert yaml.safe_load((tmp_path / "a/b/config.yaml").read_text(encoding="utf-8")) == RECORD
+    assert (tmp_path / "a/b/cells").is_dir()
+
+
+def test_the_same_study_may_come_back_to_its_folder(tmp_path: Path) -> None:
+    store.open_folder(tmp_path / "a", RECORD)
+    before = tree(tmp_path)
+    elsewhere = {**RECORD["config"], "out": "a", "chunk_rows": 7}
+    store.open_folder(tmp_path / "a", {"config": elsewhere, "versions": {"jax": "2"}})
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"horizon": 11, "env": {"target": 0.5}}, "horizon is 10 there and 11 here"),
+        ({"horizon": 10, "env": {"target": None}}, r"env.target is 0.5 there and None here"),
+        ({"horizon": 10}, "env"),
+    ],
+)
+def test_another_study_may_not(tmp_path: Path, config: dict, words: str) -> None:
+    store.open_folder(tmp_path / "a", RECORD)
+    before = tree(tmp_path)
+    with pytest.raises(InputError, match=words):
+        store.open_folder(tmp_path / "a", {"config": config, "versions": {}})
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("content", [b"}{", b"hello", b"\xff\xfe", b"", b"config: 3"])
+def test_a_folder_whose_record_cannot_be_read_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "config.yaml").write_bytes(content)
+    with pytest.raises(InputError, match=r"config\.yaml"):
+        store.open_folder(tmp_path, RECORD)
+    assert tree(tmp_path) == {str(tmp_path / "config.yaml"): content}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(InputError, match="out"):
+        store.open_folder(tmp_path / "a", RECORD)
+
+
+def test_the_summary_is_strict_json(folder: Path) -> None:
+    store.write_summary(folder, {"größe": [1, None]})
+    assert json.loads((folder / "summary.json").read_text(encoding="utf-8")) == {"größe": [1, None]}
+    with pytest.raises(ValueError, match="JSON"):
+        store.write_summary(folder, {"regret": float("nan")})
