@@ -13,9 +13,10 @@ with; the inverse is corrected by one Newton-Schulz step after each exchange. So
 absolute, and the final point is that of the final basis in the original data.
 
 Inside, the batch is the *last* axis ("lanes"): sums over rows and variables are then plain elementwise work that
-vectorises over lanes on CPU and GPU alike. ``vmap`` of ``maximize``, however nested, becomes more lanes. Lanes take steps
-together until the slowest is done; on CPU in blocks that fit the cache, one after the other on one core. Infeasible lanes
-cost their block a second solve, for the point of least violation. ``jax.shard_map`` needs ``check_vma=False``.
+vectorises over lanes on CPU and GPU alike. ``vmap`` of ``maximize``, however nested, becomes more lanes. Lanes take
+steps together until the slowest is done; on CPU in blocks that fit the cache, one after the other on one core.
+Infeasible lanes cost their block a second solve, for the point of least violation. ``jax.shard_map`` needs
+``check_vma=False``.
 
 Axis letters: n variables, m rows, N = n + m with the slacks, L lanes.
 """

@@ -18,6 +18,8 @@ from experiments.drawing import NothingToDrawError, apart, line_styles, log_spac
 from experiments.summary import label_cells
 from tests.synthetic import make_cell, make_study
 
+pytestmark = pytest.mark.slow  # one pass of the suite is enough for these
+
 NAMES = {"regret_by_round", "regret_by_horizon", "reward_by_budget", "traffic", "demand_forecast", "beliefs"}
 AWKWARD = ("_hidden", "$a_b$ % <&> {x}^2", "模型 café", "back\\slash $", "new\nline", "x" * 80)
 

@@ -18,6 +18,8 @@ from experiments.store import CellResult
 from experiments.summary import METRICS, horizon_groups, label_cells, summarise
 from tests.synthetic import make_cell, make_study
 
+pytestmark = pytest.mark.slow  # one pass of the suite is enough for these
+
 CONFIG = {"name": "a study", "seeds": 8, "env": {"catalogue": "x", "floors": {"latency": 0.8}}, "policies": ["ucb"]}
 NASTY = "<script>alert(1)</script>|_$&%\"'"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
