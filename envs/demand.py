@@ -699,7 +699,7 @@ def read_trace(path: str | Path, column: str) -> np.ndarray:
     Raises:
         InputError: the file or column is missing, a cell is no count, or there is nothing to replay.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             counts = np.array(list(_cells(csv.DictReader(file), path, column)), dtype=np.float64)

@@ -129,7 +129,7 @@ def _resources(catalogue: Catalogue, settings: EdgeCloud) -> _Constraints:
     names, means, limits = [], [], []
     if settings.budget_per_task is not None:
         names, means, limits = [MONEY], [catalogue.cost_usd], [settings.budget_per_task]
-    for column, amount in settings.resources.items():
+    for column, amount in sorted(settings.resources.items()):
         mean = _column(catalogue, column, "env.resources")
         if not (mean > 0).all():
             raise InputError(
@@ -148,7 +148,7 @@ def _services(catalogue: Catalogue, settings: EdgeCloud, reward_mean: np.ndarray
         network = np.where(catalogue.tier_cloud, settings.cloud_rtt_s, 0.0)
         met = outcomes.service_probability(catalogue.latency_s, catalogue.latency_cv, network, settings.latency_slo_s)
         names, means, limits = [LATENCY], [met], [settings.target]
-    for column, wanted in settings.floors.items():
+    for column, wanted in sorted(settings.floors.items()):
         mean = reward_mean if column == "quality" else _column(catalogue, column, "env.floors")
         if not ((mean >= 0) & (mean <= 1)).all():
             raise InputError(f"env.floors.{column}: column {column!r} of {catalogue.path} must lie in [0, 1]")

@@ -124,7 +124,7 @@ def _demand_identity(config: CellConfig) -> dict[str, Any]:
     """The demand's parameters, with the content of a trace in place of its path."""
     identity = dict(config.demand)
     if identity.get("path"):
-        file = Path(identity["path"])
+        file = Path(identity["path"]).expanduser()
         identity["path"] = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
     return identity
 

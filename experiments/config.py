@@ -97,7 +97,7 @@ def study_from(plain: Mapping[str, Any]) -> StudyConfig:
         for cell in _cells(variant, swept):
             cells.setdefault(repr(cell), cell)
     return StudyConfig(
-        name=_text(plain["name"], "name"),
+        name=_name(plain["name"]),
         cells=tuple(cells.values()),
         seeds=_integer(plain["seeds"], "seeds", 1),
         root_seed=_integer(plain["root_seed"], "root_seed", 0, 2**32 - 1),
@@ -106,10 +106,15 @@ def study_from(plain: Mapping[str, Any]) -> StudyConfig:
         chunk_rows=_integer(plain["chunk_rows"], "chunk_rows", 1),
         out=None if plain["out"] is None else _text(plain["out"], "out"),
         tracker=dict(plain["tracker"]),
-        claims={key: _real(value, f"claims.{key}") for key, value in plain["claims"].items()},
+        claims=_claims(plain["claims"]),
         rules=tuple(plain["rules"]),
         plain=dict(plain),
     )
+
+
+def _claims(given: Mapping[str, Any]) -> dict[str, float]:
+    _refuse_unknown(given, ("regret", "violation"), "claims.")
+    return {key: _real(value, f"claims.{key}") for key, value in given.items()}
 
 
 def load_rules(path: str) -> None:
@@ -117,7 +122,7 @@ def load_rules(path: str) -> None:
 
     The module is named by the file's content, which is what identifies a user's rule (see ``source_of``).
     """
-    file = Path(path)
+    file = Path(path).expanduser()
     if not file.is_file() or file.suffix != ".py":
         raise InputError(f"rules: {path!r} is no Python file; give the path of a .py file with a @routing_rule class")
     name = f"{_USER_MODULE}{hashlib.sha256(file.read_bytes()).hexdigest()}"
@@ -335,6 +340,12 @@ def _integer(value: Any, where: str, low: int, high: int = 2**31 - 1) -> int:
     if not low <= value <= high:
         raise InputError(f"{where} is {value}; it must be between {low} and {high}")
     return value
+
+
+def _name(value: Any) -> str:
+    if "/" in _text(value, "name"):
+        raise InputError(f"name is {value!r}; it must hold no slash, since it names a folder")
+    return str(value)
 
 
 def _text(value: Any, where: str) -> str:

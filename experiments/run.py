@@ -22,9 +22,10 @@ from experiments.config import SHORT_AXES
 SHORT_AXIS = {path: axis for axis, path in SHORT_AXES.items()}
 SWEPT_GROUPS = ("policy", "demand", "forecaster", "env")
 FLAGS = (
-    *("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun", "--info"),
+    *("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--info"),
     *("--shell-completion", "--config-path", "--config-name", "--config-dir", "--experimental-rerun"),
-)
+    *("-h", "-c", "-p", "-r", "-i", "-sc", "-cp", "-cn", "-cd"),
+)  # not --multirun: sweeps are lists here
 FREE_TEXT = ("out", "name", "env.catalogue", "demand.path")  # may hold what Hydra's grammar would stumble on
 GROUPS = ("env", "demand", "policy", "forecaster", "sweep", "tracker", "study")
 
@@ -48,7 +49,7 @@ def open_overrides(arguments: Sequence[str]) -> list[str]:
     opened, given = [], {argument.partition("=")[0] for argument in arguments}
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        if not key or (key.startswith("--") and key not in FLAGS):
+        if not key or (key.startswith("-") and key not in FLAGS):
             raise InputError(f"cannot read the argument {argument!r}; write key=value, or --help for what there is")
         if key in GROUPS and (value == "null" or not re.fullmatch(r"\w*[A-Za-z]\w*", value)):
             raise InputError(f"{argument}: {key} must be the name of a file in conf/{key}; --help lists them")
@@ -80,7 +81,8 @@ def sentence(error: Exception) -> str:
         group, _, name = error.missing_cfg_file.rpartition("/")
         return f"there is no {group or 'config'} called {name!r}; {nearest(name, list(error.options or []))}"
     if isinstance(error, OverrideParseException):
-        return f"cannot read the argument {error.override.lstrip('+')!r}; write key=value, a list as key=[1,2]"
+        argument = error.override.lstrip("+")
+        return f"cannot read the argument {argument!r}; write key=value, a list as key=[1,2], odd text in quotes"
     if isinstance(error, InputError):
         return str(error)
     ambiguous = re.match(r"Ambiguous value for argument '\+*([^']*)'", str(error))
@@ -89,6 +91,8 @@ def sentence(error: Exception) -> str:
         return f"{ambiguous[1]} is ambiguous; a list is written {key}=[{value}]"
     if isinstance(error, OmegaConfBaseException):
         return str(error).splitlines()[0]
+    if "requires --multirun" in str(error):
+        return "a sweep is a list in brackets, as in sweep.horizon=[10,20]"
     merging = re.match(r"Error merging override \+*(.*)", str(error))
     if merging:
         return f"{merging[1].strip()} does not fit what is there; --help shows every key and its kind"
@@ -119,7 +123,7 @@ def execute(plain: dict[str, Any]) -> int:
     jax.config.update("jax_enable_x64", plain.get("precision") == "float64")
     settings = config.study_from(plain)
     planned = cells.build(settings)
-    folder = Path(settings.out or _default_folder(settings.name, plain))
+    folder = Path(settings.out).expanduser() if settings.out else _default_folder(settings.name, plain)
     tracker = trackers.settings_from(settings.tracker, settings.name, folder)
     store.open_folder(folder, {"config": plain, "versions": versions()})
     log = trackers.EventLog(folder / "events.jsonl")

@@ -97,8 +97,9 @@ def open_folder(folder: Path, record: dict[str, Any]) -> None:
             raise InputError(
                 f"out: {folder} holds another study's results ({differing[0]}); give another folder with out=DIR"
             )
+        (folder / CELLS).mkdir(exist_ok=True)
         return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(path.name != CELLS for path in folder.iterdir())):
         raise InputError(f"out: {folder} is not empty and holds no study; give another folder with out=DIR")
     text = yaml.safe_dump(record, sort_keys=False, allow_unicode=True)
     try:

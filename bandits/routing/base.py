@@ -125,6 +125,9 @@ def routing_rule(name: str) -> Callable[[type], type]:
     """Class decorator: make the class a frozen pytree dataclass and register it under ``name``."""
 
     def register(cls: type) -> type:
+        known = ROUTING.get(name)
+        if known is not None and known.__module__ != cls.__module__ and known.__module__.startswith("bandits."):
+            raise ValueError(f"there is a rule called {name!r} already; choose another name")
         ROUTING[name] = register_apart(dataclasses.dataclass(frozen=True, kw_only=True)(cls))
         return ROUTING[name]
 
