@@ -470,18 +470,28 @@ def _corrected(inverse: jax.Array, basis: jax.Array, stored: _Stored) -> jax.Arr
 
 
 def _vertex(program: _Program, state: _State, stored: _Stored) -> tuple[jax.Array, jax.Array]:
-    """The structural variables [n, L] and the row prices [m, L] of the final basis, refined once."""
+    """The structural variables [n, L], refined twice, and the row prices [m, L], refined once, of the final basis."""
     point = _point(program, state, stored)
     missing = stored(lambda: point.right - _times(state.basis, point.value))
-    value = stored(lambda: point.value + _times(state.inverse, missing))
-    value = jnp.where(jnp.abs(value) <= point.slop, 0, value)  # so that a row of zeros is met exactly
-    value = jnp.where(jnp.abs(value - state.upper) <= point.slop, state.upper, value)
+    nearer = stored(lambda: point.value + _times(state.inverse, missing))
+    still_missing = stored(lambda: point.right - _times(state.basis, nearer))
+    value = stored(lambda: nearer + _times(state.inverse, still_missing))
+    snapped = jnp.where(jnp.abs(value) <= point.slop, 0, value)  # so that a row of zeros is met exactly
+    snapped = jnp.where(jnp.abs(snapped - state.upper) <= point.slop, state.upper, snapped)
     unpaid = stored(lambda: state.objective - _total(state.basis * point.price[:, None]))
     price = stored(lambda: point.price + _total(unpaid[:, None] * state.inverse))
-    x = point.resting
-    for k in range(len(value)):
-        x = jnp.where(_indices(x) == state.columns[k][None], value[k][None], x)
-    return stored(lambda: x[: len(x) - len(value)]), price
+    n = len(point.resting) - len(value)
+
+    def placed(basic: jax.Array) -> jax.Array:
+        x = point.resting
+        for k in range(len(basic)):
+            x = jnp.where(_indices(x) == state.columns[k][None], basic[k][None], x)
+        return x[:n]
+
+    exact, plain = stored(lambda: (placed(snapped), jnp.clip(placed(value), 0, program.upper[:n])))
+    # In a nearly singular basis the rounding bound is wide, and snapping by that much would break other rows.
+    worse = stored(lambda: _residual(program.matrix[:, :n], program.bound, exact) > _forgiven(value.dtype) / 4)
+    return jnp.where(worse[None], plain, exact), price
 
 
 def _least_violation(program: _Program, at_upper: jax.Array, limit: jax.Array, stored: _Stored) -> jax.Array:

@@ -325,8 +325,9 @@ def test_history_and_finals_are_the_results_own_numbers(tmp_path: Path) -> None:
     assert values["coverage/latency"] == pytest.approx(cell.coverage[-1, :, 2].mean())
     assert values["wall_s"] == 0.25 and values["final/runs_failed"] == 0
     assert all(value is not None and np.isfinite(value) for value in values.values())
-    without = finals(cell, None)
-    assert {name: without[name] for name in without} == pytest.approx({name: values[name] for name in without})
+    # The summary measures the forecast half way, since it is always right at the end.
+    without = {name: value for name, value in finals(cell, None).items() if "forecast_error" not in name}
+    assert without == pytest.approx({name: values[name] for name in without})
 
 
 def test_history_of_awkward_cells() -> None:
