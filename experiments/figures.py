@@ -711,7 +711,7 @@ def _beliefs(view: _View) -> Figure:
         raise NothingToDrawError("no learning policy holds confidence intervals")
     shown = sorted(learners, key=lambda pair: badness(pair[1]))[:MAX_LEARNERS]
     first = shown[0][1]
-    served = np.max([cell.share[-1] for _, cell in shown] + [first.benchmark_share], axis=0)
+    served: np.ndarray = np.max([cell.share[-1] for _, cell in shown] + [first.benchmark_share], axis=0)
     models = sorted(np.argsort(-served, kind="stable")[:MAX_BELIEFS].tolist())
     quantities = range(min(3, len(first.estimates)))
     rows = max(1.0, len(models) * (0.13 + 0.075 * len(shown)))

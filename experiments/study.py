@@ -208,7 +208,7 @@ def _join(parts: list[Snapshot]) -> Snapshot:
     """Chunks of seeds side by side: books are concatenated, beliefs (already weighted) added."""
     if len(parts) == 1:
         return parts[0]
-    joined = {}
+    joined: dict[str, Any] = {}
     for name in vars(parts[0]):
         values = [getattr(part, name) for part in parts]
         if name in _BELIEFS:
