@@ -328,6 +328,11 @@ def _block_mix(
     cost = np.concatenate([-r, np.full((runs, 1), 5.0)], axis=1).ravel()
     upper = np.concatenate([caps, np.full((runs, 1), np.inf)], axis=1).ravel()
     box = np.stack([np.zeros_like(upper), upper], axis=1)
-    solved = linprog(cost, A_ub=sparse.block_diag(blocks, format="csr"), b_ub=np.concatenate(right), bounds=box)
+    solved = linprog(
+        cost,
+        A_ub=sparse.block_diag([sparse.csr_array(block) for block in blocks], format="csr"),
+        b_ub=np.concatenate(right),
+        bounds=box,
+    )
     assert solved.status == 0, solved.message
     return solved.x.reshape(runs, models + 1)[:, :models]
