@@ -58,7 +58,7 @@ class Solution:
     x: jax.Array  # [n] within [0, upper]
     value: jax.Array  # [] objective . x
     status: jax.Array  # [] int32, a Status
-    dual: jax.Array  # [m] shadow price of each row, >= 0; meaningful only where OPTIMAL
+    dual: jax.Array  # [m] shadow price of each row, >= 0 (any sign for an equality); meaningful only where OPTIMAL
     residual: jax.Array  # [] largest violation of a row, as a share of |bound| + sum |matrix x| of that row, in [0, 1]
     steps: jax.Array  # [] int32, basis exchanges
 
@@ -110,9 +110,10 @@ def maximize(
     bound: jax.Array,
     upper: jax.Array,
     *,
+    slack: jax.Array | None = None,
     max_steps: int | jax.Array | None = None,
 ) -> Solution:
-    """Maximise ``objective . x`` subject to ``matrix x <= bound`` and ``0 <= x <= upper``.
+    """Maximise ``objective . x`` subject to ``bound - slack <= matrix x <= bound`` and ``0 <= x <= upper``.
 
     Args:
       objective: [n] finite.
@@ -120,6 +121,7 @@ def maximize(
       bound: [m] of any sign; finite, or +inf for a row that does not count.
       upper: [n] finite and >= 0. A variable with ``upper`` 0 is padding: it never matters. Neither does an all-zero row
         with ``bound`` >= 0.
+      slack: [m] >= 0, how far each row may stay below its bound: 0 makes it an equality; +inf when not given.
       max_steps: basis exchanges allowed; 10 (n + m) + 20 when not given.
 
     Returns:
@@ -129,32 +131,41 @@ def maximize(
       ValueError: shapes that do not fit each other.
     """
     dtype = jnp.result_type(objective, matrix, bound, upper, jnp.float32)
-    operands = tuple(jnp.asarray(array, dtype) for array in (objective, matrix, bound, upper))
+    slack = jnp.full_like(bound, jnp.inf) if slack is None else slack
+    operands = tuple(jnp.asarray(array, dtype) for array in (objective, matrix, bound, upper, slack))
     num_rows, num_variables = _sizes(*operands)
     limit = jnp.asarray(10 * (num_rows + num_variables) + 20 if max_steps is None else max_steps, jnp.int32)
     lanes = _solve_lanes(*(array[..., None] for array in (*operands, limit)))
     return jax.tree.map(lambda array: array[..., 0], lanes)
 
 
-def _sizes(objective: jax.Array, matrix: jax.Array, bound: jax.Array, upper: jax.Array) -> tuple[int, int]:
+def _sizes(
+    objective: jax.Array, matrix: jax.Array, bound: jax.Array, upper: jax.Array, slack: jax.Array
+) -> tuple[int, int]:
     """The numbers of rows and variables, if the shapes agree."""
-    if matrix.ndim != 2 or objective.shape != upper.shape or matrix.shape != (*bound.shape, *objective.shape):
+    fits = matrix.shape == (*bound.shape, *objective.shape) and matrix.ndim == 2
+    if not fits or objective.shape != upper.shape or bound.shape != slack.shape:
         raise ValueError(
-            f"objective {objective.shape}, matrix {matrix.shape}, bound {bound.shape}, upper {upper.shape}: "
-            "expected [n], [m, n], [m], [n]; batches go through jax.vmap"
+            f"objective {objective.shape}, matrix {matrix.shape}, bound {bound.shape}, upper {upper.shape}, slack "
+            f"{slack.shape}: expected [n], [m, n], [m], [n], [m]; batches go through jax.vmap"
         )
     return matrix.shape[0], matrix.shape[1]
 
 
 @jax.custom_batching.custom_vmap
 def _solve_lanes(
-    objective: jax.Array, matrix: jax.Array, bound: jax.Array, upper: jax.Array, limit: jax.Array
+    objective: jax.Array,
+    matrix: jax.Array,
+    bound: jax.Array,
+    upper: jax.Array,
+    slack: jax.Array,
+    limit: jax.Array,
 ) -> Solution:
     """``maximize`` with a trailing lane axis on every argument and result."""
-    operands = (objective, matrix, bound, upper, limit)
+    operands = (objective, matrix, bound, upper, slack, limit)
     if len(bound) == 0:  # one row that never binds, so that no axis is empty
         nothing = jnp.zeros((1, *limit.shape), bound.dtype)
-        solution = _solve_lanes(objective, jnp.zeros_like(objective)[None], nothing, upper, limit)
+        solution = _solve_lanes(objective, jnp.zeros_like(objective)[None], nothing, upper, nothing, limit)
         return replace(solution, dual=solution.dual[:0])
     if len(limit) <= _block_size(matrix):
         return _solve(*operands)
@@ -200,24 +211,31 @@ def _solve_in_blocks(*operands: jax.Array) -> Solution:
     return jax.tree.map(join, jax.lax.map(lambda block: _solve(*block), tuple(map(split, operands))))
 
 
-def _solve(objective: jax.Array, matrix: jax.Array, bound: jax.Array, upper: jax.Array, limit: jax.Array) -> Solution:
+def _solve(
+    objective: jax.Array,
+    matrix: jax.Array,
+    bound: jax.Array,
+    upper: jax.Array,
+    slack: jax.Array,
+    limit: jax.Array,
+) -> Solution:
     """All lanes in step with each other."""
     stored = _storage(upper[0])
-    proper, *operands = _sanitised(objective, matrix, bound, upper)
-    objective, matrix, bound, upper = stored(lambda: operands)
-    program, row_scale, column_scale, unit = _scaled(objective, matrix, bound, upper, stored)
+    proper, *operands = _sanitised(objective, matrix, bound, upper, slack)
+    objective, matrix, bound, upper, slack = stored(lambda: operands)
+    program, row_scale, column_scale, unit = _scaled(objective, matrix, bound, upper, slack, stored)
     state = _simplex(program, objective > 0, limit, stored)
     scaled_x, price = _vertex(program, state, stored)
     x = stored(lambda: jnp.clip(scaled_x * column_scale, 0, upper))
     stuck = state.status == Status.INFEASIBLE
-    hopeless = stored(lambda: stuck & (_residual(matrix, bound, x) > _forgiven(bound.dtype)))
+    hopeless = stored(lambda: stuck & (_residual(matrix, bound, slack, x) > _forgiven(bound.dtype)))
 
     def mended() -> jax.Array:
         scaled = _least_violation(program, objective > 0, jnp.where(hopeless, limit, 0), stored)
         return jnp.where(hopeless[None], jnp.clip(scaled * column_scale, 0, upper), x)
 
     x = jax.lax.cond(jnp.any(hopeless), mended, lambda: x)
-    residual = stored(lambda: _residual(matrix, bound, x))
+    residual = stored(lambda: _residual(matrix, bound, slack, x))
     status = jnp.where(stuck & ~hopeless, Status.OPTIMAL, state.status)
     spoilt = (status == Status.OPTIMAL) & (residual > _forgiven(bound.dtype))
     status = jnp.where(spoilt, Status.STEP_LIMIT, status)
@@ -225,27 +243,29 @@ def _solve(objective: jax.Array, matrix: jax.Array, bound: jax.Array, upper: jax
         x=x,
         value=_total(objective * x),
         status=jnp.where(proper, status, Status.INFEASIBLE).astype(jnp.int32),
-        dual=jnp.maximum(price * row_scale * unit[None], 0),
+        dual=jnp.where(slack > 0, jnp.maximum(price, 0), price) * row_scale * unit[None],
         residual=jnp.where(proper, residual, 1),
         steps=state.steps,
     )
 
 
 def _sanitised(
-    objective: jax.Array, matrix: jax.Array, bound: jax.Array, upper: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
+    objective: jax.Array, matrix: jax.Array, bound: jax.Array, upper: jax.Array, slack: jax.Array
+) -> tuple[jax.Array, ...]:
     """Which lanes hold proper numbers [L], and the operands without improper lanes, idle rows and fixed variables."""
     idle = bound == jnp.inf
     proper = _smallest(jnp.isfinite(objective) & jnp.isfinite(upper))
     proper = proper & _smallest(_smallest(jnp.isfinite(matrix))) & _smallest(jnp.isfinite(bound) | idle)
+    proper = proper & _smallest(slack >= 0)
     live = proper[None] & (upper > 0)
     bound = jnp.where(proper[None] & ~idle, bound, 0)
     matrix = jnp.where(live[None] & ~idle[:, None], matrix, 0)
-    return proper, jnp.where(live, objective, 0), matrix, bound, jnp.where(live, upper, 0)
+    slack = jnp.where(proper[None], slack, jnp.inf)
+    return proper, jnp.where(live, objective, 0), matrix, bound, jnp.where(live, upper, 0), slack
 
 
 def _scaled(
-    objective: jax.Array, matrix: jax.Array, bound: jax.Array, upper: jax.Array, stored: _Stored
+    objective: jax.Array, matrix: jax.Array, bound: jax.Array, upper: jax.Array, slack: jax.Array, stored: _Stored
 ) -> tuple[_Program, jax.Array, jax.Array, jax.Array]:
     """The LP in well-scaled units, with slacks, and the scales: rows [m, L], columns [n, L], objective [L].
 
@@ -262,7 +282,7 @@ def _scaled(
         objective=jnp.concatenate([objective / unit[None], jnp.zeros_like(bound)]),
         matrix=jnp.concatenate([matrix, jnp.broadcast_to(identity, (len(bound), *bound.shape))], axis=1),
         bound=bound,
-        upper=jnp.concatenate([upper, idle]),
+        upper=jnp.concatenate([upper, jnp.minimum(idle, slack * row_scale)]),
     )
     return stored(lambda: (program, row_scale, column_scale, unit))
 
@@ -490,7 +510,8 @@ def _vertex(program: _Program, state: _State, stored: _Stored) -> tuple[jax.Arra
 
     exact, plain = stored(lambda: (placed(snapped), jnp.clip(placed(value), 0, program.upper[:n])))
     # In a nearly singular basis the rounding bound is wide, and snapping by that much would break other rows.
-    worse = stored(lambda: _residual(program.matrix[:, :n], program.bound, exact) > _forgiven(value.dtype) / 4)
+    rows = program.matrix[:, :n], program.bound, program.upper[n:]
+    worse = stored(lambda: _residual(*rows, exact) > _forgiven(value.dtype) / 4)
     return jnp.where(worse[None], plain, exact), price
 
 
@@ -498,22 +519,26 @@ def _least_violation(program: _Program, at_upper: jax.Array, limit: jax.Array, s
     """The point [n, L] of least total violation of the scaled rows."""
     n = len(at_upper)
     matrix, slack = program.matrix[:, :n], program.matrix[:, n:]
-    most = jnp.maximum(_times(jnp.maximum(matrix, 0), program.upper[:n]) - program.bound, 0)
+    above = jnp.maximum(_times(jnp.maximum(matrix, 0), program.upper[:n]) - program.bound, 0)
+    lowest = _times(jnp.minimum(matrix, 0), program.upper[:n])
+    below = jnp.maximum(program.bound - program.upper[n:] - lowest, 0)  # 0 where the slack is as good as unlimited
+    price = -jnp.ones_like(above)
     elastic = _Program(
-        objective=jnp.concatenate([jnp.zeros_like(program.upper[:n]), -jnp.ones_like(most), jnp.zeros_like(most)]),
-        matrix=jnp.concatenate([matrix, -slack, slack], axis=1),
+        objective=jnp.concatenate([jnp.zeros_like(program.upper[:n]), price, price, jnp.zeros_like(above)]),
+        matrix=jnp.concatenate([matrix, -slack, slack, slack], axis=1),
         bound=program.bound,
-        upper=jnp.concatenate([program.upper[:n], most, program.upper[n:] + most]),
+        upper=jnp.concatenate([program.upper[:n], above, below, program.upper[n:]]),
     )
-    start = jnp.concatenate([at_upper, jnp.zeros_like(most, bool)])
+    start = jnp.concatenate([at_upper, jnp.zeros_like(above, bool), jnp.zeros_like(below, bool)])
     x, _ = _vertex(elastic, _simplex(elastic, start, limit, stored), stored)
     return x[:n]
 
 
-def _residual(matrix: jax.Array, bound: jax.Array, x: jax.Array) -> jax.Array:
+def _residual(matrix: jax.Array, bound: jax.Array, slack: jax.Array, x: jax.Array) -> jax.Array:
     """The largest violation [L] of a row, as a share of the size of its terms."""
     size = jnp.abs(bound) + _times(jnp.abs(matrix), x)
-    return _largest(jnp.maximum(_times(matrix, x) - bound, 0) / jnp.where(size > 0, size, 1))
+    excess = _times(matrix, x) - bound
+    return _largest(jnp.maximum(jnp.maximum(excess, -excess - slack), 0) / jnp.where(size > 0, size, 1))
 
 
 def _patience(num_variables: int) -> int:

@@ -443,3 +443,46 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         lp.maximize(jnp.ones(3), jnp.ones((2, 4)), jnp.ones(2), jnp.ones(3))
     with pytest.raises(ValueError, match="vmap"):
         lp.maximize(jnp.ones((5, 3)), jnp.ones((5, 2, 3)), jnp.ones((5, 2)), jnp.ones((5, 3)))
+
+
+def _ranged(rng: np.random.Generator, batch: int) -> tuple[Instances, np.ndarray]:
+    """Instances with a slack: equalities, ranges and plain rows, mixed."""
+    instances = _random(rng, batch, NUM_VARIABLES, NUM_ROWS)
+    kind = rng.integers(0, 3, size=(batch, NUM_ROWS))
+    return instances, np.select([kind == 0, kind == 1], [np.zeros(kind.shape), rng.uniform(0, 1, kind.shape)], np.inf)
+
+
+def test_equalities_and_ranges_agree_with_highs(dtype: str) -> None:
+    rng = np.random.default_rng(7)
+    instances, slack = _ranged(rng, BATCH)
+    rounded = [np.asarray(array, dtype).astype(float) for array in (*instances, slack)]
+    solve = jax.jit(jax.vmap(lambda *operands: lp.maximize(*operands[:4], slack=operands[4])))
+    solution = jax.tree.map(np.asarray, solve(*(jnp.asarray(array, dtype) for array in (*instances, slack))))
+    for k in range(BATCH):
+        objective, matrix, bound, upper, room = (array[k] for array in rounded)
+        low = np.isfinite(room)
+        both = np.concatenate([matrix, -matrix[low]]), np.concatenate([bound, (room - bound)[low]])
+        feasible, value, size = _highs(objective, *both, upper)
+        if feasible:
+            assert solution.status[k] == lp.Status.OPTIMAL, k
+            assert abs(solution.value[k] - value) <= TOLERANCE[dtype] * size, k
+            assert (solution.dual[k][np.isinf(room)] >= 0).all(), k
+        else:
+            assert solution.status[k] == lp.Status.INFEASIBLE, k
+            assert ((solution.x[k] >= 0) & (solution.x[k] <= upper.astype(dtype))).all(), k
+
+
+def test_the_price_of_an_equality_may_be_negative(dtype: str) -> None:
+    one = [np.asarray(array, dtype) for array in ([-1.0, -3.0], [[1.0, 1.0]], [1.0], [0.4, 1.0])]
+    solution = lp.maximize(*map(jnp.asarray, one), slack=jnp.zeros(1, dtype))
+    assert solution.status == lp.Status.OPTIMAL
+    np.testing.assert_allclose(solution.x, [0.4, 0.6], rtol=1e-6)
+    np.testing.assert_allclose(solution.dual, [-3.0], rtol=1e-6)
+
+
+def test_an_impossible_equality_gives_the_nearest_point(dtype: str) -> None:
+    """Too little to make up the sum: everything at its cap violates least."""
+    one = [np.asarray(array, dtype) for array in ([1.0, 1.0], [[1.0, 1.0]], [1.0], [0.25, 0.5])]
+    solution = lp.maximize(*map(jnp.asarray, one), slack=jnp.zeros(1, dtype))
+    assert solution.status == lp.Status.INFEASIBLE
+    np.testing.assert_allclose(solution.x, [0.25, 0.5])

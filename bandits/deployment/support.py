@@ -28,7 +28,7 @@ import jax.numpy as jnp
 
 from bandits import lp
 
-_LinearProgram: TypeAlias = tuple[jax.Array, jax.Array, jax.Array, jax.Array]  # objective, matrix, bound, upper
+_LinearProgram: TypeAlias = tuple[jax.Array, ...]  # objective, matrix, bound, upper, slack
 
 # What is optimised: the reward or, where no mix satisfies all rows, the shortfall of service, then the excess of cost.
 _REWARD, _SHORTFALL, _EXCESS = 0, 1, 2
@@ -345,9 +345,9 @@ def _solve(program: _Program, search: _Search, nodes: jax.Array, caps: jax.Array
 
     def solve(allowed: jax.Array, weight: jax.Array, left: jax.Array, wanted: jax.Array) -> lp.Solution:
         upper = jnp.where(allowed, program.caps, 0)
-        arguments = _linear_program(program, search.goal, upper, weight, left)
+        *arguments, slack = _linear_program(program, search.goal, upper, weight, left)
         # In a batch, runs that are done would otherwise be solved again and again until the last one is.
-        return lp.maximize(*arguments, max_steps=jnp.where(wanted, 10 * sum(arguments[1].shape) + 20, 0))
+        return lp.maximize(*arguments, slack=slack, max_steps=jnp.where(wanted, 10 * sum(arguments[1].shape) + 20, 0))
 
     return jax.vmap(solve)(allowed, weight, left, wanted)
 
@@ -358,14 +358,15 @@ def _linear_program(
     """max reward·d - relief s.t. the rows less their relief, Σ d = total, weight·d <= left, 0 <= d <= caps."""
     kinds = jnp.where(jnp.arange(program.most_relief.shape[0]) < program.most_relief.shape[0] - 1, _SHORTFALL, _EXCESS)
     relief_price = jnp.where(goal == kinds, -1, 0).astype(caps.dtype)
-    ones = jnp.ones_like(caps)
-    sums = jnp.stack([ones, -ones, weight])
-    no_relief = jnp.zeros((3, kinds.shape[0]), caps.dtype)
+    sums = jnp.stack([jnp.ones_like(caps), weight])
+    no_relief = jnp.zeros((2, kinds.shape[0]), caps.dtype)
+    rows = program.bound.shape[0] + 2
     return (
         jnp.concatenate([jnp.where(goal == _REWARD, program.reward, 0), relief_price]),
         jnp.block([[program.rows, program.relief], [sums, no_relief]]),
-        jnp.concatenate([program.bound, jnp.stack([program.total, -program.total, left.astype(caps.dtype)])]),
+        jnp.concatenate([program.bound, jnp.stack([program.total, left.astype(caps.dtype)])]),
         jnp.concatenate([caps, jnp.where(goal >= kinds, program.most_relief, 0)]),
+        jnp.where(jnp.arange(rows) == rows - 2, 0, jnp.inf).astype(caps.dtype),
     )
 
 
