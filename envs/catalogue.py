@@ -31,6 +31,7 @@ from envs.errors import InputError, nearest
 
 COLUMNS = ("model", "tier", "quality", "cost_usd", "cost_cv", "latency_s", "latency_cv", "released")
 OPTIONAL_COLUMNS = ("retired",)
+GENERATED = ("stairs", "needle")
 TIERS = ("edge", "cloud")
 
 _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
@@ -99,6 +100,35 @@ def find(name_or_path: str | Path) -> Catalogue:
         file = resources.files("envs") / "catalogues" / f"{name_or_path}.csv"
         return _parse(file.read_bytes(), f"{name_or_path}.csv")
     return read(name_or_path)
+
+
+def generated(kind: str, num_models: int, first_quality: float, quality_gap: float) -> Catalogue:
+    """Made-up models that differ in quality alone, for instances with a known answer.
+
+    ``stairs``: each model is better than the one before by ``quality_gap``. ``needle``: all are alike but the last one,
+    which is better by ``quality_gap``; as ties go to the lower number, it is found last. All are cloud models that cost
+    1e-4 USD and take a second. InputError where a quality would pass 1.
+    """
+    steps = np.arange(num_models) if kind == "stairs" else (np.arange(num_models) == num_models - 1).astype(float)
+    quality = first_quality + quality_gap * steps
+    if quality.max() > 1.0 + 1e-9 or quality.min() < 0.0:
+        raise InputError(
+            f"env: {num_models} models from first_quality={first_quality:g} by quality_gap={quality_gap:g} would reach "
+            f"{quality.max():g}; qualities must lie in [0, 1]"
+        )
+    same = np.ones(num_models)
+    return Catalogue(
+        names=tuple(f"model {m + 1}" for m in range(num_models)),
+        tier_cloud=np.ones(num_models, bool),
+        quality=np.clip(quality, 0.0, 1.0),
+        cost_usd=1e-4 * same,
+        cost_cv=0.5 * same,
+        latency_s=same,
+        latency_cv=0.5 * same,
+        released=np.nan * same,
+        retired=np.nan * same,
+        path=kind,
+    )
 
 
 def read(path: str | Path) -> Catalogue:

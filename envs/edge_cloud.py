@@ -1,17 +1,19 @@
 """The environment: language models at the edge and in the cloud serving demand under hard budgets and soft targets.
 
-``World`` is data (a pytree of arrays for one cell), so one compiled program serves every catalogue, budget, target and
-horizon of the same shapes. ``reset``, ``observe`` and ``step`` are pure functions of one run.
+``World`` is data (a pytree of arrays for one cell), so one compiled program serves every catalogue, budget, target,
+inventory and horizon of the same shapes. All functions are pure and for one run. Rounds are played with ``arrivals``,
+``observe`` and ``step``; where the inventory changes comes ``retire``, and at a stage's start ``deploy``.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from envs import ledger, outcomes
+from envs import inventory, ledger, outcomes
 from envs.demand import Demand
+from envs.inventory import Inventory
 from envs.types import Feedback, Observation, Problem
 
 
@@ -22,10 +24,13 @@ class World:
 
     problem: Problem
     demand: Demand
+    inventory: Inventory
+    staged: bool = field(metadata={"static": True})  # whether what can serve ever changes or is capped
     demand_seen: jax.Array  # [] bool, whether q_t is revealed before choosing
     stop_when_refused: jax.Array  # [] bool, the `stop` rule; otherwise `skip`
     quanta: jax.Array  # [] quanta per task, see envs.ledger
     budget: ledger.Total  # [P] the budget in quanta
+    deployment_cost: ledger.Total  # [P] what switching a model on costs, in quanta
     reward_mean: jax.Array  # [M] true mean reward
     consumption_mean: jax.Array  # [M, P] true mean consumption
     service_mean: jax.Array  # [M, C] true mean service
@@ -49,6 +54,10 @@ class WorldState:
     spent: ledger.Total  # [P]
     service: ledger.Total  # [C]
     violation_worst: jax.Array  # [C] largest shortfall so far
+    deployed: jax.Array  # [M] bool, models that are live
+    activations: jax.Array  # [] int32, models switched on so far
+    evictions: jax.Array  # [] int32, models switched off so far, by choice or because they retired
+    first_live: jax.Array  # [M] int32, round in which a model was first live, -1 for never
 
 
 def reset(world: World, key: jax.Array) -> WorldState:
@@ -66,6 +75,47 @@ def reset(world: World, key: jax.Array) -> WorldState:
         spent=ledger.zero((num_resources,)),
         service=ledger.zero((num_services,)),
         violation_worst=jnp.zeros(num_services, world.service_mean.dtype),
+        # Where nothing ever changes, all models are live throughout.
+        deployed=jnp.zeros(num_models, bool) if world.staged else world.problem.exists,
+        activations=jnp.zeros((), jnp.int32),
+        evictions=jnp.zeros((), jnp.int32),
+        first_live=jnp.full(num_models, -1, jnp.int32) if world.staged else jnp.zeros(num_models, jnp.int32),
+    )
+
+
+def retire(world: World, state: WorldState, t: jax.Array) -> WorldState:
+    """The state at the start of round t without the live models that are gone by then."""
+    remaining = state.deployed & inventory.available(world.inventory, t)
+    gone = jnp.sum(state.deployed & ~remaining, dtype=jnp.int32)
+    return replace(state, deployed=remaining, evictions=state.evictions + gone)
+
+
+def deploy(world: World, state: WorldState, t: jax.Array, wanted: jax.Array, most: jax.Array) -> WorldState:
+    """Make the models ``wanted`` [M] bool live from round t on, and no others; at most the first ``most`` of them.
+
+    Only available models count. Each model that was not live pays the deployment cost, in the order of their numbers;
+    one whose cost does not fit in what remains of a hard budget stays off.
+    """
+    able = wanted & inventory.available(world.inventory, t)
+    able = able & (jnp.cumsum(able) <= most)
+
+    def switch_on(m: jax.Array, carry: tuple[ledger.Total, jax.Array]) -> tuple[ledger.Total, jax.Array]:
+        spent, live = carry
+        charged = ledger.merge(spent, world.deployment_cost)
+        affordable = jnp.all(ledger.at_most(charged, world.budget)) | ~world.problem.budget_hard
+        new = able[m] & ~state.deployed[m]
+        pays = new & affordable
+        live = live.at[m].set((able[m] & state.deployed[m]) | pays)
+        return ledger.where(pays, charged, spent), live
+
+    spent, live = jax.lax.fori_loop(0, able.shape[0], switch_on, (state.spent, jnp.zeros_like(able)))
+    return replace(
+        state,
+        spent=spent,
+        deployed=live,
+        activations=state.activations + jnp.sum(live & ~state.deployed, dtype=jnp.int32),
+        evictions=state.evictions + jnp.sum(state.deployed & ~live, dtype=jnp.int32),
+        first_live=jnp.where(live & (state.first_live < 0), t, state.first_live),
     )
 
 
@@ -83,7 +133,8 @@ def observe(world: World, state: WorldState, t: jax.Array, demand: jax.Array) ->
         demand=jnp.where(world.demand_seen, demand, 0.0),
         demand_seen=world.demand_seen,
         profile=world.demand.profile(t, world.problem.horizon).astype(dtype),
-        available=world.problem.exists,
+        available=inventory.available(world.inventory, t),
+        deployed=state.deployed,
         demand_so_far=ledger.value(state.demand, world.quanta),
         spent=ledger.value(state.spent, world.quanta),
         remaining=ledger.value(ledger.left(state.spent, world.budget), world.quanta),
@@ -96,13 +147,14 @@ def step(
 ) -> tuple[WorldState, Feedback]:
     """Serve one round: draw the model from ``shares`` [M], guard the budget, draw its outcome, keep the books.
 
-    Shares are clipped to the throughput caps; what they leave below 1 is the null action. One model serves the whole
-    round (its share is a probability), and one outcome per task is drawn for it: the demand scales it.
+    Shares are clipped to the live models' throughput caps; what they leave below 1 is the null action. One model serves
+    the whole round (its share is a probability), and one outcome per task is drawn for it: the demand scales it.
     """
     uniform = jax.random.uniform(key, (3 + world.service_mean.shape[1],), world.reward_mean.dtype)
-    chosen = _draw_model(world, shares, uniform[0])
+    chosen = _draw_model(world, state.deployed, shares, uniform[0])
     worst = ledger.charge_quanta(demand * _pick(chosen, world.problem.consumption_bound), world.quanta)
-    allowed = jnp.all(ledger.fits(state.spent, worst, world.budget)) & ~state.stopped
+    fits = jnp.all(ledger.fits(state.spent, worst, world.budget)) | ~world.problem.budget_hard
+    allowed = fits & ~state.stopped
     refused = jnp.any(chosen > 0) & ~allowed
     chosen = jnp.where(allowed & (demand > 0), chosen, 0.0)
     feedback = _outcome(world, chosen, demand, uniform[1:])
@@ -114,9 +166,9 @@ def _pick(weights: jax.Array, rows: jax.Array) -> jax.Array:
     return jnp.sum(weights[:, None] * rows, axis=0)
 
 
-def _draw_model(world: World, shares: jax.Array, uniform: jax.Array) -> jax.Array:
+def _draw_model(world: World, live: jax.Array, shares: jax.Array, uniform: jax.Array) -> jax.Array:
     """[M] one-hot of the drawn model, all zero for the null action."""
-    capped = jnp.clip(shares, 0.0, jnp.where(world.problem.exists, world.problem.throughput, 0.0))
+    capped = jnp.clip(shares, 0.0, jnp.where(live, world.problem.throughput, 0.0))
     capped = capped / jnp.maximum(capped.sum(), 1.0)
     upto = jnp.cumsum(capped)
     inside = (upto - capped <= uniform) & (uniform < upto)
@@ -155,7 +207,8 @@ def _book(world: World, state: WorldState, demand_state: Any, feedback: Feedback
     service = ledger.add(state.service, ledger.to_quanta(_pick(served, feedback.service), quanta))
     shortfall = world.problem.target * ledger.value(demand, quanta) - ledger.value(service, quanta)
     expected = jnp.sum(served * world.reward_mean)
-    return WorldState(
+    return replace(
+        state,
         demand_state=demand_state,
         stopped=state.stopped | (refused & world.stop_when_refused),
         demand=demand,

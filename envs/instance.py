@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from envs import ledger, outcomes
+from envs import inventory, ledger, outcomes
 from envs.catalogue import Catalogue
 from envs.demand import Demand, expected_total
 from envs.edge_cloud import World
 from envs.errors import InputError, nearest
+from envs.inventory import Inventory, Schedule
 from envs.types import Problem
 
 MONEY = "money"
@@ -22,7 +23,7 @@ class EdgeCloud:
 
     budget_per_task: float | None  # USD a task of expected demand; None for no money budget
     resources: Mapping[str, float]  # further hard budgets a task, by catalogue column
-    budget_rule: str  # skip | stop
+    budget_rule: str  # skip | stop | average
     target: float | None  # share of tasks wanted within latency_slo_s; None for none
     latency_slo_s: float
     floors: Mapping[str, float]  # further soft targets, by catalogue column in [0, 1]
@@ -33,6 +34,11 @@ class EdgeCloud:
     quality_concentration: float
     cost_bound_multiple: float
     demand_seen: str  # before | after
+    schedule: Schedule  # which models exist when
+    max_deployed: int | None  # models live at once; None for all
+    stages: int | None  # maintenance windows K; None takes round(T^stage_exponent)
+    stage_exponent: float
+    deployment_cost_usd: float  # for each model that is switched on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +52,7 @@ class Instance:
     unit: np.ndarray  # [P] what one normalised unit is worth (USD for money)
     budget: np.ndarray  # [P] total budget in that unit's own terms (USD for money)
     expected_demand: float
+    stages: int  # K
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +69,13 @@ def build(
 ) -> Instance:
     """The world of ``catalogue`` padded to ``padded`` models, its budget sized for the demand that a planner expects.
 
-    InputError: a resource or floor that the catalogue has no column for, or an expected demand of zero.
+    InputError: a resource or floor that the catalogue has no column for, an expected demand of zero, or stages, caps
+    and arrivals that do not fit the horizon, the catalogue or each other.
     """
+    stages = _stages(settings, horizon)
+    models_present = inventory.build(settings.schedule, catalogue, horizon, stages, padded)
+    throughput = _throughput(catalogue, settings)
+    max_deployed = _max_deployed(settings, catalogue, throughput)
     total = expected_total(demand, horizon)
     if total <= 0:
         raise InputError(f"demand: the expected demand over {horizon} rounds is 0; raise demand.mean")
@@ -90,16 +102,21 @@ def build(
         budget=budget.astype(dtype),
         target=services.limit.astype(dtype),
         consumption_bound=rows(bound, 1.0),
-        throughput=rows(np.where(catalogue.tier_cloud, settings.cloud_throughput, settings.edge_throughput), 1.0),
+        throughput=rows(throughput, 1.0),
+        budget_hard=np.bool_(settings.budget_rule != "average"),
+        max_deployed=np.int32(max_deployed),
         expected_demand=dtype(total),
     )
     world = World(
         problem=problem,
         demand=demand,
+        inventory=models_present,
+        staged=_staged(settings, models_present, horizon, max_deployed, catalogue.num_models),
         demand_seen=np.bool_(settings.demand_seen == "before"),
         stop_when_refused=np.bool_(settings.budget_rule == "stop"),
         quanta=dtype(quanta),
         budget=ledger.limit(budget, quanta),
+        deployment_cost=ledger.charge(_deployment_cost(settings, resources, unit), quanta),
         reward_mean=rows(reward_mean),
         consumption_mean=rows(outcomes.table_mean(table)),
         service_mean=rows(services.mean),
@@ -115,7 +132,56 @@ def build(
         unit=unit,
         budget=resources.limit * total,
         expected_demand=total,
+        stages=stages,
     )
+
+
+def _stages(settings: EdgeCloud, horizon: int) -> int:
+    """The number of maintenance windows, K."""
+    if settings.stages is None:
+        return min(max(round(horizon**settings.stage_exponent), 1), horizon)
+    if settings.stages > horizon:
+        raise InputError(f"env.stages is {settings.stages}; it must be at most the {horizon} rounds of the horizon")
+    return settings.stages
+
+
+def _throughput(catalogue: Catalogue, settings: EdgeCloud) -> np.ndarray:
+    """[N] caps: the catalogue's own column if it has one, else by tier."""
+    given = catalogue.extras.get("throughput")
+    if given is None:
+        return np.where(catalogue.tier_cloud, settings.cloud_throughput, settings.edge_throughput)
+    if given.dtype.kind != "f" or not ((given > 0) & (given <= 1)).all():
+        raise InputError(f"{catalogue.path}: column 'throughput' must hold a number in (0, 1] for every model")
+    return given
+
+
+def _max_deployed(settings: EdgeCloud, catalogue: Catalogue, throughput: np.ndarray) -> int:
+    """How many models may be live at once."""
+    number, most = catalogue.num_models, settings.max_deployed
+    if most is None:
+        return number
+    if most > number:
+        raise InputError(f"env.max_deployed is {most}; it must be at most the {number} models of {catalogue.path}")
+    reach = float(np.sort(throughput)[-most:].sum())
+    if reach < 1.0 - 1e-9:
+        raise InputError(
+            f"env.max_deployed={most}: the largest throughput caps of {most} models sum to {reach:g}, so they cannot "
+            "serve all demand; raise max_deployed or the caps (env.edge_throughput, env.cloud_throughput)"
+        )
+    return most
+
+
+def _staged(settings: EdgeCloud, present: Inventory, horizon: int, max_deployed: int, number: int) -> bool:
+    """Whether what can serve ever changes, is capped, or costs something to switch on."""
+    comes_or_goes = (present.arrival[:number] > 0) | (present.retirement[:number] < horizon)
+    return bool(comes_or_goes.any() or max_deployed < number or settings.deployment_cost_usd > 0)
+
+
+def _deployment_cost(settings: EdgeCloud, resources: _Constraints, unit: np.ndarray) -> np.ndarray:
+    """[P] what switching a model on costs, in normalised units: money alone."""
+    if settings.deployment_cost_usd > 0 and MONEY not in resources.names:
+        raise InputError("env.deployment_cost_usd is charged to the money budget; give env.budget_per_task too")
+    return np.array([settings.deployment_cost_usd if name == MONEY else 0.0 for name in resources.names]) / unit
 
 
 def _pad(values: np.ndarray, padded: int, fill: float | bool) -> np.ndarray:

@@ -6,8 +6,10 @@ and one way for all is simpler). One task's largest amount is 1, so a round adds
 is the power of two for which that fits in 31 bits.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from math import ceil, floor
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +40,17 @@ def zero(shape: tuple[int, ...] = ()) -> Total:
 
 def limit(amount: np.ndarray, quanta: float) -> Total:
     """A budget [...] in task units, rounded down to whole quanta exactly; infinity becomes the largest total."""
-    flat = [_LIMB**2 - 1 if np.isinf(a) else int(Fraction(float(a)) * Fraction(quanta)) for a in np.ravel(amount)]
+    return _whole(amount, quanta, floor)
+
+
+def charge(amount: np.ndarray, quanta: float) -> Total:
+    """A cost [...] in task units, rounded up to whole quanta exactly; infinity becomes the largest total."""
+    return _whole(amount, quanta, ceil)
+
+
+def _whole(amount: np.ndarray, quanta: float, rounding: Callable[[Fraction], int]) -> Total:
+    exact = [None if np.isinf(a) else Fraction(float(a)) * Fraction(quanta) for a in np.ravel(amount)]
+    flat = [_LIMB**2 - 1 if a is None else rounding(a) for a in exact]
     clipped = [min(units, _LIMB**2 - 1) for units in flat]
     high = np.array([units // _LIMB for units in clipped], np.uint32).reshape(np.shape(amount))
     low = np.array([units % _LIMB for units in clipped], np.uint32).reshape(np.shape(amount))
@@ -63,14 +75,31 @@ def add(total: Total, units: jax.Array) -> Total:
 
 def fits(total: Total, units: jax.Array, budget: Total) -> jax.Array:
     """[...] bool: total + units <= budget, exactly."""
-    after = add(total, units)
-    return (after.high < budget.high) | ((after.high == budget.high) & (after.low <= budget.low))
+    return at_most(add(total, units), budget)
+
+
+def merge(total: Total, other: Total) -> Total:
+    """total + other."""
+    summed = add(total, other.low)
+    return Total(high=summed.high + other.high, low=summed.low)
+
+
+def at_most(total: Total, budget: Total) -> jax.Array:
+    """[...] bool: total <= budget, exactly."""
+    return (total.high < budget.high) | ((total.high == budget.high) & (total.low <= budget.low))
 
 
 def left(total: Total, budget: Total) -> Total:
-    """budget - total, exactly; the caller keeps total <= budget."""
+    """budget - total, exactly, or 0 where total is larger."""
     borrow = (total.low > budget.low).astype(jnp.uint32)
-    return Total(high=budget.high - total.high - borrow, low=budget.low - total.low)
+    some = at_most(total, budget)
+    high = jnp.where(some, budget.high - total.high - borrow, 0)
+    return Total(high=high, low=jnp.where(some, budget.low - total.low, 0))
+
+
+def where(condition: jax.Array, total: Total, other: Total) -> Total:
+    """``total`` where the condition holds, else ``other``."""
+    return jax.tree.map(lambda left, right: jnp.where(condition, left, right), total, other)
 
 
 def value(total: Total, quanta: jax.Array) -> jax.Array:

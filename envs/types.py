@@ -21,6 +21,8 @@ class Problem:
     target: jax.Array  # [C] wanted service per task, in [0, 1]
     consumption_bound: jax.Array  # [M, P] known worst case of one task, in (0, 1]
     throughput: jax.Array  # [M] cap on the share of a round's tasks, in (0, 1]
+    budget_hard: jax.Array  # [] bool, true where the world refuses what might not fit; otherwise B_i / Q is an average
+    max_deployed: jax.Array  # [] int32, how many models may be live at once
     expected_demand: jax.Array  # [] nominal total demand over the horizon (a planner's figure, not the truth)
 
 
@@ -44,7 +46,8 @@ class Observation:
     demand: jax.Array  # [] q_t, tasks arriving this round; meaningful only where demand_seen
     demand_seen: jax.Array  # [] bool, false where q_t is revealed after choosing
     profile: jax.Array  # [] nominal demand of this round (what a planner expects)
-    available: jax.Array  # [M] bool, models that can serve this round
+    available: jax.Array  # [M] bool, models that exist now
+    deployed: jax.Array  # [M] bool, models that are live and so can serve this round
     demand_so_far: jax.Array  # [] tasks arrived in earlier rounds
     spent: jax.Array  # [P] normalised units
     remaining: jax.Array  # [P] budget left, normalised units

@@ -60,6 +60,8 @@ def problem_of(horizon, expected):
         target=jnp.ones(0),
         consumption_bound=jnp.ones((1, 1)),
         throughput=jnp.ones(1),
+        budget_hard=jnp.ones((), bool),
+        max_deployed=jnp.ones((), jnp.int32),
         expected_demand=jnp.asarray(expected, FLOAT),
     )
 

@@ -1,0 +1,145 @@
+"""Which models exist when: arrivals and retirements, made on the host for one horizon and handed over as data.
+
+Rounds are counted from 0; a model is available in rounds arrival, ..., retirement - 1. Patterns scale with the horizon,
+so that a sweep over horizons keeps its shape.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from envs.catalogue import Catalogue
+from envs.clock import stage_start
+from envs.errors import InputError
+
+NEVER = np.iinfo(np.int32).max
+ARRIVALS = ("start", "catalogue", "even", "poisson", "after_stage", "given")
+ORDERS = ("listed", "released")
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Inventory:
+    """When each model exists."""
+
+    arrival: jax.Array  # [M] int32, first round; NEVER for padding
+    retirement: jax.Array  # [M] int32, first round without it; NEVER if it stays
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How models come and go. Shares are of the horizon."""
+
+    arrivals: str  # one of ARRIVALS
+    arrival_order: str  # one of ORDERS: who comes first in the generated patterns
+    arrival_span: float  # the last arrival of catalogue, even and poisson
+    initial_models: int  # how many are there from round 0 in catalogue, even, poisson and after_stage
+    arrival_seed: int  # of poisson
+    arrival_at: tuple[float, ...]  # given: each model's arrival in [0, 1), in the order of the catalogue
+    retirement_at: tuple[float | None, ...]  # given: each model's retirement in (0, 1], None for never; () for none
+    lifetime: float | None  # of every model after its arrival, None for ever; not for given
+
+
+def available(inventory: Inventory, t: jax.Array) -> jax.Array:
+    """[M] bool, the models that exist in round t."""
+    return (inventory.arrival <= t) & (t < inventory.retirement)
+
+
+def build(schedule: Schedule, catalogue: Catalogue, horizon: int, stages: int, padded: int) -> Inventory:
+    """The inventory of ``catalogue`` over a horizon, padded with models that never exist.
+
+    InputError: a schedule that does not fit the catalogue, or a model that retires before it arrives.
+    """
+    arrival, retirement = _rounds(schedule, catalogue, horizon, stages)
+    for name, start, end in zip(catalogue.names, arrival, retirement, strict=True):
+        if end <= start:
+            raise InputError(
+                f"{name} would retire at round {end}, before or as it arrives at round {start}; "
+                "let it retire later (env.retirement_at, env.lifetime, or the catalogue's dates)"
+            )
+    if not (arrival == 0).any():
+        raise InputError("env.arrival_at: no model is there at round 0; let at least one arrive at 0")
+    missing = np.full(padded - len(arrival), NEVER)
+    return Inventory(
+        arrival=np.concatenate([arrival, missing]).astype(np.int32),  # type: ignore[arg-type]
+        retirement=np.concatenate([retirement, missing]).astype(np.int32),  # type: ignore[arg-type]
+    )
+
+
+def changes(inventory: Inventory, horizon: int) -> np.ndarray:
+    """[2M] int32, the rounds within (0, T) at which the inventory changes, ascending, then NEVER; on the host."""
+    rounds = np.concatenate([np.asarray(inventory.arrival), np.asarray(inventory.retirement)])
+    return np.sort(np.where((rounds > 0) & (rounds < horizon), rounds, NEVER)).astype(np.int32)
+
+
+def _rounds(schedule: Schedule, catalogue: Catalogue, horizon: int, stages: int) -> tuple[np.ndarray, np.ndarray]:
+    """(arrival [N], retirement [N]), whole rounds."""
+    number = catalogue.num_models
+    if schedule.arrivals == "given":
+        return _given(schedule, catalogue, horizon)
+    if not 1 <= schedule.initial_models <= number:
+        raise InputError(
+            f"env.initial_models is {schedule.initial_models}; it must be between 1 and the {number} models"
+        )
+    never = np.full(number, NEVER)
+    if schedule.arrivals == "catalogue":
+        arrival, retirement = _from_dates(schedule, catalogue, horizon)
+    elif schedule.arrivals == "start":
+        arrival, retirement = np.zeros(number, np.int64), never
+    else:
+        arrival, retirement = np.zeros(number, np.int64), never
+        late = _order(schedule, catalogue)[schedule.initial_models :]
+        arrival[late] = _newcomers(schedule, len(late), horizon, stages)
+    if schedule.lifetime is not None:
+        retirement = np.minimum(retirement, arrival + math.ceil(schedule.lifetime * horizon))
+    return arrival, retirement
+
+
+def _newcomers(schedule: Schedule, number: int, horizon: int, stages: int) -> np.ndarray:
+    """[J] rounds at which the newcomers arrive, in order."""
+    first = np.arange(1, number + 1)
+    last = schedule.arrival_span * horizon
+    if schedule.arrivals == "even":
+        rounds = np.round(first * last / max(number, 1))
+    elif schedule.arrivals == "poisson":
+        # Given their number, the arrivals of a Poisson process are independent and uniform.
+        rounds = np.sort(np.random.default_rng(schedule.arrival_seed).uniform(0.0, last, number))
+    else:
+        rounds = np.asarray(stage_start(horizon, stages, first * stages // (number + 1))) + 1
+    return np.clip(rounds, 1, max(horizon - 1, 1)).astype(np.int64)
+
+
+def _order(schedule: Schedule, catalogue: Catalogue) -> np.ndarray:
+    """[N] rows of the catalogue, first comer first; models without a date come last."""
+    listed = np.arange(catalogue.num_models)
+    return listed if schedule.arrival_order == "listed" else np.argsort(catalogue.released, kind="stable")
+
+
+def _from_dates(schedule: Schedule, catalogue: Catalogue, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+    """Dates scaled so that the last of the initial models comes at round 0 and the last release at the span's end."""
+    released = catalogue.released
+    if np.isnan(released).any():
+        unknown = catalogue.names[int(np.flatnonzero(np.isnan(released))[0])]
+        raise InputError(f"env.arrivals=catalogue: {catalogue.path} has no release date for {unknown}; give one")
+    start = np.sort(released)[schedule.initial_models - 1]
+    days = max(released.max() - start, 1.0)
+    scale = schedule.arrival_span * horizon / days
+    arrival = np.round(np.maximum(released - start, 0.0) * scale).astype(np.int64)
+    retired = np.where(np.isnan(catalogue.retired), np.inf, np.round((catalogue.retired - start) * scale))
+    return arrival, np.minimum(retired, NEVER).astype(np.int64)
+
+
+def _given(schedule: Schedule, catalogue: Catalogue, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+    number = catalogue.num_models
+    ends: Sequence[float | None] = schedule.retirement_at or (None,) * number
+    for key, values in (("arrival_at", schedule.arrival_at), ("retirement_at", ends)):
+        if len(values) != number:
+            raise InputError(f"env.{key} holds {len(values)} values; it must hold one for each of the {number} models")
+    if schedule.lifetime is not None:
+        raise InputError("env.lifetime does not go with env.arrivals=given; give env.retirement_at in its place")
+    arrival = np.round(np.asarray(schedule.arrival_at) * horizon).astype(np.int64)
+    retirement = [NEVER if end is None else round(end * horizon) for end in ends]
+    return arrival, np.asarray(retirement, np.int64)
