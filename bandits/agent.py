@@ -1,6 +1,9 @@
-"""A learner: routing rule × forecaster × confidence. It owns the statistics and shows the rule what it may see."""
+"""A learner: deployment rule × routing rule × forecaster × confidence.
 
-from dataclasses import dataclass
+It owns the statistics and shows the rules what they may see.
+"""
+
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -8,6 +11,7 @@ import jax.numpy as jnp
 
 from bandits import confidence, statistics
 from bandits.confidence import Bounds, Confidence
+from bandits.deployment import DeploymentRule, DeploymentView
 from bandits.forecast import Forecaster, Hint, remaining_demand
 from bandits.routing.base import RoutingRule, View
 from bandits.statistics import Statistics
@@ -21,14 +25,20 @@ _KEY_FORECAST, _KEY_RULE = 0, 1
 class Learner:
     """A policy's parts; every number in it is a traced leaf."""
 
-    rule: RoutingRule
+    deployment: DeploymentRule
+    routing: RoutingRule
     forecaster: Forecaster
     confidence: Confidence
 
     @property
+    def clairvoyant(self) -> bool:
+        """Whether one of its rules is told the truth."""
+        return self.deployment.clairvoyant or self.routing.clairvoyant
+
+    @property
     def needs_total(self) -> bool:
         """Whether the realised total demand must be known before the run (clairvoyant parts only)."""
-        return self.rule.clairvoyant or self.forecaster.needs_hint
+        return self.clairvoyant or self.forecaster.needs_hint
 
 
 @jax.tree_util.register_dataclass
@@ -37,7 +47,8 @@ class LearnerState:
     """What a learner remembers."""
 
     statistics: Statistics
-    rule: Any
+    deployment: Any
+    routing: Any
     forecaster: Any
 
 
@@ -59,7 +70,8 @@ def init(learner: Learner, problem: Problem, truth: Truth | None) -> LearnerStat
     )
     return LearnerState(
         statistics=seen,
-        rule=learner.rule.init(problem, truth if learner.rule.clairvoyant else None),
+        deployment=learner.deployment.init(problem, truth if learner.deployment.clairvoyant else None),
+        routing=learner.routing.init(problem, truth if learner.routing.clairvoyant else None),
         forecaster=learner.forecaster.init(problem),
     )
 
@@ -71,6 +83,27 @@ def current_bounds(learner: Learner, state: LearnerState, problem: Problem) -> B
     return confidence.bounds(learner.confidence, state.statistics, ceiling(problem), level)
 
 
+def deploy(
+    learner: Learner,
+    state: LearnerState,
+    problem: Problem,
+    observation: Observation,
+    truth: Truth | None,
+    key: jax.Array,
+) -> tuple[jax.Array, LearnerState]:
+    """(models [M] that are to be live, state) of one stage."""
+    view = DeploymentView(
+        problem=problem,
+        observation=observation,
+        statistics=state.statistics,
+        bounds=current_bounds(learner, state, problem),
+        key=key,
+        truth=truth if learner.deployment.clairvoyant else None,
+    )
+    wanted, rule_state = learner.deployment.decide(state.deployment, view)
+    return wanted, replace(state, deployment=rule_state)
+
+
 def decide(
     learner: Learner,
     state: LearnerState,
@@ -78,9 +111,10 @@ def decide(
     observation: Observation,
     truth: Truth | None,
     hint: Hint | None,
+    resolve: jax.Array,
     key: jax.Array,
 ) -> tuple[jax.Array, LearnerState, View]:
-    """(shares [M], state, view) of one round."""
+    """(shares [M], state, view) of one round; ``resolve`` [] bool is never batched."""
     forecast = learner.forecaster.predict(
         state.forecaster, observation.t, problem, observation.profile, hint, jax.random.fold_in(key, _KEY_FORECAST)
     )
@@ -94,17 +128,19 @@ def decide(
         demand=demand,
         total_demand=observation.demand_so_far + remaining,
         remaining_demand=remaining,
+        resolve=resolve,
         key=jax.random.fold_in(key, _KEY_RULE),
-        truth=truth if learner.rule.clairvoyant else None,
+        truth=truth if learner.routing.clairvoyant else None,
     )
-    shares, rule_state = learner.rule.decide(state.rule, view)
-    return shares, LearnerState(statistics=state.statistics, rule=rule_state, forecaster=state.forecaster), view
+    shares, rule_state = learner.routing.decide(state.routing, view)
+    return shares, replace(state, routing=rule_state), view
 
 
 def learn(learner: Learner, state: LearnerState, view: View, feedback: Feedback) -> LearnerState:
     """The state after a round."""
-    return LearnerState(
+    return replace(
+        state,
         statistics=statistics.update(state.statistics, feedback),
-        rule=learner.rule.update(state.rule, view, feedback),
+        routing=learner.routing.update(state.routing, view, feedback),
         forecaster=learner.forecaster.update(state.forecaster, feedback.demand, view.observation.profile),
     )

@@ -11,9 +11,9 @@ from typing import Any
 from envs.errors import InputError, nearest
 
 
-def number(default: float, *, low: float = -math.inf, high: float = math.inf) -> Any:
+def number(default: float, *, low: float = -math.inf, high: float = math.inf, whole: bool = False) -> Any:
     """A numeric parameter with its allowed range (both ends included)."""
-    return dataclasses.field(default=default, metadata={"low": low, "high": high})
+    return dataclasses.field(default=default, metadata={"low": low, "high": high, "whole": whole})
 
 
 def choice(default: str, options: tuple[str, ...]) -> Any:
@@ -43,6 +43,8 @@ def _check(field: dataclasses.Field, value: Any, where: str) -> None:
         return
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise InputError(f"{where} is {value!r}; it must be a finite number")
+    if field.metadata.get("whole") and value != int(value):
+        raise InputError(f"{where} is {value}; it must be a whole number")
     low, high = field.metadata.get("low", -math.inf), field.metadata.get("high", math.inf)
     if not low <= value <= high:
         raise InputError(f"{where} is {value}; it must lie in [{low:g}, {high:g}]")

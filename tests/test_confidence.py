@@ -1,5 +1,7 @@
 """Confidence bounds against the formula, and whether they hold what they promise."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,7 +86,7 @@ def test_the_learner_uses_its_real_models_and_each_models_own_range() -> None:
     learner = worlds.learner("uniform", confidence={"confidence": 0.5, "kappa": 2.0})
     state = agent.init(learner, world.problem, None)
     one = statistics.Statistics(count=jnp.ones_like(state.statistics.count), mean=state.statistics.mean, scatter=None)
-    made = agent.current_bounds(learner, agent.LearnerState(statistics=one, rule=(), forecaster=()), world.problem)
+    made = agent.current_bounds(learner, replace(state, statistics=one), world.problem)
     ceiling = np.concatenate([np.ones((5, 1)), np.asarray(world.problem.consumption_bound), np.ones((5, 1))], axis=1)
     width = 2.0 * oracles.level(0.5, 3, 700)  # at mean 0 and one observation the radius is gamma
     np.testing.assert_allclose(made.upper, np.minimum(width, 1.0) * ceiling, rtol=1e-6)

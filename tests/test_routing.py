@@ -44,7 +44,8 @@ def decider(name: str) -> tuple[Callable[[Any, View], jax.Array], list[int]]:
 def decide(name: str, views: View, rule: Any = None) -> np.ndarray:
     """[N, M] shares of a rule with its defaults; only clairvoyant rules are shown the truth."""
     rule = ROUTING[name]() if rule is None else rule
-    shown = views if ROUTING[name].clairvoyant else replace(views, truth=None)
+    shown = replace(views, resolve=np.ones(len(views.observation.t), bool))
+    shown = shown if ROUTING[name].clairvoyant else replace(shown, truth=None)
     return np.asarray(decider(name)[0](_numbers(rule), shown))
 
 
@@ -307,14 +308,18 @@ def random_views(models: int, padded: int, resources: int, metrics: int, *, ties
         target=uniform(metrics),
         consumption_bound=bound,
         throughput=uniform(padded, low=0.1),
+        budget_hard=generator.random(ROUNDS) < 0.8,
+        max_deployed=np.full(ROUNDS, padded, np.int32),
         expected_demand=np.full(ROUNDS, 100, np.float32),
     )
+    available = exists & (generator.random((ROUNDS, padded)) < 0.9)
     observation = Observation(
         t=rounds,
         demand=uniform(),
         demand_seen=np.ones(ROUNDS, bool),
         profile=uniform(),
-        available=exists & (generator.random((ROUNDS, padded)) < 0.8),
+        available=available,
+        deployed=available & (generator.random((ROUNDS, padded)) < 0.9),
         demand_so_far=100 * uniform(),
         spent=problem.budget / 2,
         remaining=problem.budget / 2 * (uniform(1) < 0.9),
@@ -334,6 +339,7 @@ def random_views(models: int, padded: int, resources: int, metrics: int, *, ties
         demand=observation.demand,
         total_demand=observation.demand_so_far + remaining,
         remaining_demand=remaining,
+        resolve=np.ones(ROUNDS, bool),
         key=jax.random.split(jax.random.key(seed), ROUNDS),
         truth=truth,
     )
@@ -350,7 +356,7 @@ def permuted(views: View, order: np.ndarray) -> View:
 
 
 def assert_valid(shares: np.ndarray, views: View) -> None:
-    caps = np.where(views.observation.available, views.problem.throughput, 0.0)
+    caps = np.where(views.observation.deployed, views.problem.throughput, 0.0)
     assert np.isfinite(shares).all()
     assert (shares >= 0).all() and (shares <= caps + 1e-6).all() and (shares.sum(axis=1) <= 1 + 1e-5).all()
     assert not shares[caps == 0].any()

@@ -15,6 +15,7 @@ from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
 from bandits.deployment.support import Status, Support, best_support
 from envs import catalogue
+from experiments import benchmark
 
 pytestmark = pytest.mark.slow  # one pass of the suite is enough for these
 
@@ -398,3 +399,26 @@ def test_shapes_are_checked():
         best_support(ones, jnp.ones((3, 2)), jnp.ones(1), ones, ones > 0, jnp.int32(1))
     with pytest.raises(ValueError, match="expected"):
         best_support(ones, ones, jnp.ones(()), ones, ones > 0, jnp.int32(1), service=jnp.ones((3, 1)))
+
+
+def test_declining_is_allowed_where_it_pays():
+    """Without serve_all the value is that of the `staged` benchmark, found in another way."""
+    given = [one for one in instances() if len(one.target) == 0][:40]
+    filled = [np.stack(values) for values in zip(*map(padded, given), strict=True)]
+    with jax.enable_x64(True):
+        reward, cost, budget, caps, available, slots, service, target, _ = map(jnp.asarray, filled)
+        solve = jax.jit(
+            jax.vmap(lambda *a: best_support(*a[:6], service=a[6], target=a[7], serve_all=False, max_nodes=1000))
+        )
+        found = jax.tree.map(
+            np.asarray, solve(reward, cost, budget, caps, available, slots.astype(jnp.int32), service, target)
+        )
+    declined = 0
+    for i, one in enumerate(given):
+        arguments = one.reward, one.cost, np.zeros((len(one.reward), 0)), one.budget[None], [], one.caps
+        ideal = benchmark.staged(*arguments, np.ones((1, len(one.reward)), bool), np.ones((1, 1)), int(one.slots))
+        assert found.status[i] == Status.OPTIMAL and found.gap[i] == 0
+        assert found.value[i] == pytest.approx(ideal.value[0, 0], abs=1e-7), i
+        assert (found.shares[i] > 0).sum() <= one.slots
+        declined += found.shares[i].sum() < 1 - 1e-6
+    assert declined > 3

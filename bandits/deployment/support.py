@@ -19,7 +19,7 @@ Axis letters: M models, P resources, C services, A = P + C rows, E = C + 1 elast
 step.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import TypeAlias
 
@@ -77,6 +77,7 @@ class _Program:
     dominates: jax.Array  # [M, M] bool: the first is as good as the second in everything; of equals, the lower number
     relief: jax.Array  # [A, E] what the elastic variables, one a service and one for all resources, add to the rows
     most_relief: jax.Array  # [E]
+    serve_all: bool = field(metadata={"static": True})  # whether the shares sum to the total, or to no more than it
 
 
 @jax.tree_util.register_dataclass
@@ -107,6 +108,7 @@ def best_support(
     *,
     service: jax.Array | None = None,
     target: jax.Array | None = None,
+    serve_all: bool = True,
     max_nodes: int | jax.Array = 1000,
     max_open: int = 256,
     width: int = 2,
@@ -128,6 +130,7 @@ def best_support(
       max_deployed: [] int32.
       service: [M, C] >= 0, with ``target`` [C]; none when not given.
       target: [C] least mean service.
+      serve_all: whether Σ d = 1, as in the paper, or Σ d <= 1, where tasks may be declined (static).
       max_nodes: nodes after which each of the three goals is given up.
       max_open: nodes kept, the best ones (static).
       width: nodes solved at a time (static).
@@ -148,7 +151,8 @@ def best_support(
     available = jnp.asarray(available, bool)
     _check_shapes(reward, cost, budget, throughput, available, service, target)
     slots = jnp.asarray(max_deployed, jnp.int32)
-    program = _program(reward, cost, budget, jnp.where(available, throughput, 0), slots, service, target)
+    caps = jnp.where(available, throughput, 0)
+    program = _program(reward, cost, budget, caps, slots, service, target, serve_all)
     limit = jnp.asarray(max_nodes, jnp.int32)
     start = _start(program, max_open, width)
     search = jax.lax.while_loop(lambda search: ~search.done, lambda search: _step(program, search, limit), start)
@@ -182,6 +186,7 @@ def _program(
     max_deployed: jax.Array,
     service: jax.Array,
     target: jax.Array,
+    serve_all: bool,
 ) -> _Program:
     """The rows in one form; ``caps`` are 0 where there is no model."""
     live = caps > 0
@@ -209,6 +214,7 @@ def _program(
         dominates=_dominance(jnp.concatenate([reward[None], -rows, caps[None]]), live),
         relief=relief,
         most_relief=jnp.concatenate([missing_service, jnp.max(missing_cost, initial=0)[None]]),
+        serve_all=serve_all,
     )
 
 
@@ -319,12 +325,13 @@ def _tight_caps(program: _Program, node: jax.Array, goal: jax.Array) -> jax.Arra
     """[M] largest shares that the caps and each single row allow at a node; 0 for models that are out.
 
     A model with entry a in a row gets at most (bound - total a_min) / (a - a_min), the rest going to the smallest entry
-    a_min among those that are not out. The LP knows that already, but with these caps its z = d / cap is larger. They
-    are kept above a thousandth of the cap, for the sake of the LP's scaling.
+    a_min among those that are not out, or to nobody. The LP knows that already, but with these caps its z = d / cap is
+    larger. They are kept above a thousandth of the cap, for the sake of the LP's scaling.
     """
     caps = jnp.where(node != _OUT, program.caps, 0)
     least = jnp.min(jnp.where(caps > 0, program.rows, jnp.inf), axis=1)
     least = jnp.where(least < jnp.inf, least, 0)
+    least = least if program.serve_all else jnp.minimum(least, 0)
     rounding = 16 * jnp.finfo(caps.dtype).eps * (jnp.abs(program.bound) + jnp.abs(least))
     room = program.bound - program.total * least + rounding
     rise = program.rows - least[:, None]
@@ -366,7 +373,7 @@ def _linear_program(
         jnp.block([[program.rows, program.relief], [sums, no_relief]]),
         jnp.concatenate([program.bound, jnp.stack([program.total, left.astype(caps.dtype)])]),
         jnp.concatenate([caps, jnp.where(goal >= kinds, program.most_relief, 0)]),
-        jnp.where(jnp.arange(rows) == rows - 2, 0, jnp.inf).astype(caps.dtype),
+        jnp.where(program.serve_all & (jnp.arange(rows) == rows - 2), 0, jnp.inf).astype(caps.dtype),
     )
 
 
@@ -424,7 +431,7 @@ def _support(program: _Program, search: _Search) -> Support:
     bound = jnp.maximum(jnp.max(search.bound), search.lost)
     gap = jnp.where(bound > _cutoff(program, search), bound - search.score, 0)
     gap = jnp.where(search.undecided, jnp.maximum(_most(program) - value, 0), gap)
-    short = program.total < 1 - _negligible(value.dtype)
+    short = program.serve_all & (program.total < 1 - _negligible(value.dtype))
     status = jnp.where(short | (search.goal > _REWARD), Status.INFEASIBLE, Status.OPTIMAL)
     unfinished = search.undecided | ((search.goal == _REWARD) & (gap > 0))
     return Support(

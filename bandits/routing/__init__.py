@@ -6,6 +6,7 @@ from bandits.routing import (  # noqa: F401
     copac_primal_dual,
     greedy_value_per_cost,
     lp_oracle,
+    stageroute,
     ucb1,
     uniform,
 )

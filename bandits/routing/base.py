@@ -17,77 +17,37 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from bandits.confidence import Bounds
-from bandits.statistics import Statistics
+from bandits.estimates import Estimates
 from envs.pytree import register_apart
-from envs.types import Feedback, Observation, Problem, Truth
+from envs.types import Feedback, Problem, Truth
 
 ROUTING: dict[str, type["RoutingRule"]] = {}
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class View:
-    """All that a rule may use to decide one round."""
+class View(Estimates):
+    """All that a routing rule may use to decide one round."""
 
-    problem: Problem
-    observation: Observation
-    statistics: Statistics
-    bounds: Bounds
     demand: jax.Array  # [] q_t, or its forecast where it is revealed after choosing
     total_demand: jax.Array  # [] predicted total over the horizon
     remaining_demand: jax.Array  # [] predicted demand from this round on, this round included
-    key: jax.Array  # a key for rules that randomise
-    truth: Truth | None  # true means, for clairvoyant rules only
-
-    @property
-    def num_resources(self) -> int:
-        """P."""
-        return self.problem.budget.shape[0]
-
-    @property
-    def reward_mean(self) -> jax.Array:
-        """[M] empirical mean reward."""
-        return self.statistics.mean[:, 0]
-
-    @property
-    def consumption_mean(self) -> jax.Array:
-        """[M, P] empirical mean consumption, normalised units."""
-        return self.statistics.mean[:, 1 : 1 + self.num_resources]
-
-    @property
-    def reward_upper(self) -> jax.Array:
-        """[M] UCB of reward."""
-        return self.bounds.upper[:, 0]
-
-    @property
-    def consumption_lower(self) -> jax.Array:
-        """[M, P] LCB of consumption."""
-        return self.bounds.lower[:, 1 : 1 + self.num_resources]
-
-    @property
-    def service_upper(self) -> jax.Array:
-        """[M, C] UCB of service."""
-        return self.bounds.upper[:, 1 + self.num_resources :]
-
-    @property
-    def service_lower(self) -> jax.Array:
-        """[M, C] LCB of service."""
-        return self.bounds.lower[:, 1 + self.num_resources :]
+    resolve: jax.Array  # [] bool, never batched: whether rules that solve now and then should solve in this round
 
     @property
     def caps(self) -> jax.Array:
-        """[M] the largest share each model may get this round; 0 where it is not available."""
-        return jnp.where(self.observation.available, self.problem.throughput, 0.0)
+        """[M] the largest share each model may get this round; 0 where it is not live."""
+        return jnp.where(self.observation.deployed, self.problem.throughput, 0.0)
 
     @property
     def affordable_caps(self) -> jax.Array:
-        """[M] ``caps``, and 0 where the round's worst case no longer fits in what remains: the world would refuse it.
+        """[M] ``caps``, and 0 where the round's worst case no longer fits in a hard budget: the world would refuse it.
 
         A refused round teaches nothing, so a rule that keeps proposing such a model never moves on.
         """
         worst = self.demand * self.problem.consumption_bound
-        return jnp.where(jnp.all(worst <= self.observation.remaining[None], axis=1), self.caps, 0.0)
+        fits = jnp.all(worst <= self.observation.remaining[None], axis=1) | ~self.problem.budget_hard
+        return jnp.where(fits, self.caps, 0.0)
 
 
 class RoutingRule:

@@ -11,10 +11,10 @@ from envs.types import Problem, Truth
 
 @routing_rule("best_fixed")
 class BestFixed(RoutingRule):
-    """Clairvoyant: of the models whose mean consumption and service keep every constraint, the one with most reward.
+    """Clairvoyant: of the live models whose mean consumption and service keep every constraint, that of most reward.
 
     A cap below 1 leaves the rest of the demand declined, and counts against reward and service alike. Where no model
-    keeps all constraints, the one that misses them least.
+    keeps all constraints, the one that misses them least. The choice changes only when what is live does.
 
     >>> BestFixed().clairvoyant
     True
@@ -23,18 +23,24 @@ class BestFixed(RoutingRule):
     clairvoyant = True
 
     def init(self, problem: Problem, truth: Truth | None) -> jax.Array:
-        """[M] the fixed shares."""
-        assert truth is not None
-        per_task = problem.budget / jnp.maximum(truth.total_demand, 1.0)
-        size = jnp.where(problem.exists, problem.throughput, 0.0)
-        over = jnp.max(size[:, None] * truth.consumption / jnp.maximum(per_task, 1e-9)[None] - 1.0, axis=1, initial=0.0)
-        under = jnp.max(problem.target[None] - size[:, None] * truth.service, axis=1, initial=0.0)
-        miss = jnp.maximum(jnp.maximum(over, under), 0.0)
-        # Rewards are at most 1, so one unit of a miss above rounding always decides.
-        score = jnp.where(problem.exists, size * truth.reward - 1e4 * jnp.where(miss > 1e-6, miss, 0.0), -jnp.inf)
-        best = jnp.argmax(score) == jnp.arange(size.shape[0])
-        return jnp.where(best, size, 0.0)
+        """[M] the fixed shares, before it is known what is live."""
+        return jnp.zeros_like(problem.throughput)
 
     def decide(self, state: jax.Array, view: View) -> tuple[jax.Array, Any]:
         """The fixed shares."""
-        return jnp.minimum(state, view.caps), state
+        shares = jax.lax.cond(view.resolve, lambda: _shares(view), lambda: state)
+        return jnp.minimum(shares, view.caps), shares
+
+
+def _shares(view: View) -> jax.Array:
+    """[M] all to the best model, up to its cap."""
+    truth, size = view.truth, view.caps
+    assert truth is not None
+    per_task = view.problem.budget / jnp.maximum(truth.total_demand, 1.0)
+    over = jnp.max(size[:, None] * truth.consumption / jnp.maximum(per_task, 1e-9)[None] - 1.0, axis=1, initial=0.0)
+    under = jnp.max(view.problem.target[None] - size[:, None] * truth.service, axis=1, initial=0.0)
+    miss = jnp.maximum(jnp.maximum(over, under), 0.0)
+    # Rewards are at most 1, so one unit of a miss above rounding always decides.
+    score = jnp.where(size > 0, size * truth.reward - 1e4 * jnp.where(miss > 1e-6, miss, 0.0), -jnp.inf)
+    best = jnp.argmax(score) == jnp.arange(size.shape[0])
+    return jnp.where(best, size, 0.0)

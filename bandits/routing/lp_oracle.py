@@ -5,17 +5,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from bandits.mix import soft_mix
 from bandits.parameters import number
 from bandits.routing.base import RoutingRule, View, routing_rule
-from bandits.routing.copac_lp import soft_mix
 from envs.types import Problem, Truth
 
 
 @routing_rule("lp_oracle")
 class LPOracle(RoutingRule):
-    """Clairvoyant: the mix of the fluid benchmark (see problem.md), unchanged over the run.
+    """Clairvoyant: the best mix of the live models, as in the benchmarks (see ``experiments.benchmark``).
 
-    It is not above the benchmark: noise makes it run out a little early, or leave a little unspent.
+    It changes only when what is live does. It is not above the benchmark: noise makes it run out a little early, or
+    leave a little unspent.
 
     >>> LPOracle().clairvoyant
     True
@@ -26,14 +27,18 @@ class LPOracle(RoutingRule):
     penalty: float | jax.Array = number(5.0, low=0.0)  # reward given up per unit of a target that cannot be met
 
     def init(self, problem: Problem, truth: Truth | None) -> jax.Array:
-        """[M] the optimal mix."""
-        assert truth is not None
-        spending = jnp.clip(problem.budget / jnp.maximum(truth.total_demand, 1.0), 0.0, 1.0)
-        caps = jnp.where(problem.exists, problem.throughput, 0.0)
-        penalty = jnp.asarray(self.penalty, caps.dtype)
-        solution = soft_mix(truth.reward, truth.consumption, truth.service, spending, problem.target, caps, penalty)
-        return solution.x[: caps.shape[0]]
+        """[M] the mix, before it is known what is live."""
+        return jnp.zeros_like(problem.throughput)
 
     def decide(self, state: jax.Array, view: View) -> tuple[jax.Array, Any]:
         """The optimal mix."""
-        return jnp.minimum(state, view.caps), state
+        mix = jax.lax.cond(view.resolve, lambda: self._mix(view), lambda: state)
+        return jnp.minimum(mix, view.caps), mix
+
+    def _mix(self, view: View) -> jax.Array:
+        truth = view.truth
+        assert truth is not None
+        spending = jnp.clip(view.problem.budget / jnp.maximum(truth.total_demand, 1.0), 0.0, 1.0)
+        penalty = jnp.asarray(self.penalty, view.caps.dtype)
+        means = truth.reward, truth.consumption, truth.service
+        return soft_mix(*means, spending, view.problem.target, view.caps, penalty).x[: view.caps.shape[0]]

@@ -1,0 +1,68 @@
+"""StageRoute's deployment rule: the optimistic best support, with newcomers in the slots that it leaves empty.
+
+Source: DeployOPT, eq. 3 of Li, Li, *Near-Optimal Online Deployment and Routing for Streaming LLMs* (arXiv 2506.17254,
+ICLR 2026).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bandits import mix
+from bandits.deployment.base import DeploymentRule, DeploymentView, deployment_rule, first
+from bandits.deployment.support import Support, best_support
+from bandits.parameters import number
+from envs.types import Problem, Truth
+
+__all__ = ["StageRoute", "Support", "best_support"]
+
+
+@deployment_rule("stageroute")
+class StageRoute(DeploymentRule):
+    """The support of max UCB_r·d s.t. LCB_c·d <= b, UCB_g·d >= target, Σ d = 1, d <= α, ``max_deployed`` at most.
+
+    Slots that d leaves empty go to the largest UCB_r - λ*·LCB_c + ν*·UCB_g, where λ* and ν* are the shadow prices of
+    budgets and targets on the support, so newcomers get tried. d is used for the set only, never for routing. b is the
+    budget per task of the expected demand.
+
+    >>> StageRoute(max_nodes=200).capped
+    True
+    """
+
+    max_nodes: int | jax.Array = number(
+        1000, low=1, whole=True
+    )  # of the search, after which it stops with a proven gap
+
+    def init(self, problem: Problem, truth: Truth | None) -> jax.Array:
+        """[] the largest gap so far."""
+        return jnp.zeros((), problem.throughput.dtype)
+
+    def decide(self, state: jax.Array, view: DeploymentView) -> tuple[jax.Array, Any]:
+        """The support, filled up."""
+        problem, caps = view.problem, jnp.where(view.available, view.problem.throughput, 0.0)
+        means = view.reward_upper, view.consumption_lower, view.service_upper
+        support = best_support(
+            view.reward_upper,
+            view.consumption_lower,
+            view.budget_per_task,
+            caps,
+            view.available,
+            view.max_deployed,
+            service=view.service_upper,
+            target=problem.target,
+            max_nodes=jnp.asarray(self.max_nodes, jnp.int32),
+        )
+        on_support = jnp.where(support.deployed, caps, 0.0)
+        wanted = mix.reachable(problem.target, view.service_upper, on_support)
+        prices = mix.soft_mix(*means, view.budget_per_task, wanted, on_support, jnp.ones((), caps.dtype)).dual
+        money, service = prices[: view.num_resources], prices[view.num_resources : -1]
+        cost = jnp.sum(view.consumption_lower * money[None], axis=1)
+        index = view.reward_upper - cost + jnp.sum(view.service_upper * service[None], axis=1)
+        empty = view.max_deployed - jnp.sum(support.deployed, dtype=jnp.int32)
+        filling = first(index, view.available & ~support.deployed, empty)
+        return support.deployed | filling, jnp.maximum(state, support.gap)
+
+    def gap(self, state: jax.Array) -> jax.Array:
+        """[] the largest gap so far."""
+        return state

@@ -1,0 +1,57 @@
+"""The best mix of models for one task, as a linear program: what most rules solve."""
+
+import jax
+import jax.numpy as jnp
+
+from bandits import lp
+
+_NEGLIGIBLE = 1e-3  # relative violation of a row
+
+
+def soft_mix(
+    reward: jax.Array,
+    consumption: jax.Array,
+    service: jax.Array,
+    spending: jax.Array,
+    wanted: jax.Array,
+    caps: jax.Array,
+    penalty: jax.Array,
+    *,
+    serve_all: bool = False,
+) -> lp.Solution:
+    """max reward·x - penalty Σ z s.t. consumption_i·x <= spending_i, service_j·x + z_j >= wanted_j, Σ x <= 1, x <= α.
+
+    Shapes [M], [M, P], [M, C], [P], [C], [M], []. The slack z_j <= wanted_j makes every target elastic, so that the
+    problem is always feasible; the first M entries of the solution are the mix, the rows are ordered as above.
+    ``serve_all`` asks for Σ x = min(1, Σ α), which not every budget allows.
+    """
+    num_models, num_services = service.shape
+    num_resources = spending.shape[0]
+    objective = jnp.concatenate([reward, jnp.full(num_services, -1.0, reward.dtype) * penalty])
+    slack_columns = jnp.zeros((num_resources, num_services), reward.dtype)
+    matrix = jnp.concatenate(
+        [
+            jnp.concatenate([consumption.T, slack_columns], axis=1),
+            jnp.concatenate([-service.T, -jnp.eye(num_services, dtype=reward.dtype)], axis=1),
+            (jnp.arange(num_models + num_services) < num_models).astype(reward.dtype)[None, :],
+        ]
+    )
+    total = jnp.minimum(jnp.sum(caps), 1.0) if serve_all else jnp.ones((), reward.dtype)
+    bound = jnp.concatenate([spending, -wanted, total[None]])
+    # The last row, the sum of the shares, must be met exactly where all are to be served.
+    is_last = jnp.arange(bound.shape[0]) == bound.shape[0] - 1
+    slack = jnp.where(is_last, 0.0, jnp.inf).astype(reward.dtype) if serve_all else None
+    return lp.maximize(objective, matrix, bound, jnp.concatenate([caps, wanted]), slack=slack)
+
+
+def usable(solution: lp.Solution) -> jax.Array:
+    """[] bool: the solution is optimal, or rounding spoilt it by a hair, as where two rows are nearly parallel.
+
+    Targets are soft and the world guards the budget, so such a mix is as good as another.
+    """
+    return (solution.status == lp.Status.OPTIMAL) | (solution.residual < _NEGLIGIBLE)
+
+
+def reachable(wanted: jax.Array, service: jax.Array, caps: jax.Array) -> jax.Array:
+    """[C] ``wanted``, but no more than the best model with a cap [M] offers of each service [M, C]."""
+    return jnp.minimum(wanted, jnp.max(jnp.where(caps[:, None] > 0, service, 0.0), axis=0, initial=0.0))
