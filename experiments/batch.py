@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bandits.agent import Learner
+from envs.clock import Clock
 from envs.edge_cloud import World
 from experiments import rollout
 
@@ -28,9 +29,10 @@ def traces() -> int:
     return _traces
 
 
-def checkpoints(horizon: int, number: int) -> np.ndarray:
-    """At most ``number`` distinct log-spaced rounds, the last one the horizon."""
-    marks = np.unique(np.round(np.geomspace(1, horizon, number)).astype(np.int64))
+def checkpoints(horizon: int, number: int, spacing: str = "log") -> np.ndarray:
+    """At most ``number`` distinct rounds, ``log`` or ``linear``-ly spaced, the last one the horizon."""
+    space = np.geomspace(1, horizon, number) if spacing == "log" else np.linspace(horizon / number, horizon, number)
+    marks = np.unique(np.maximum(np.round(space), 1).astype(np.int64))
     return np.unique(np.append(marks[marks <= horizon], horizon))
 
 
@@ -55,14 +57,15 @@ def _advance(
     keys: jax.Array,
     weights: jax.Array,
     state: rollout.RunState,
+    clock: Clock,
     first: jax.Array,
     stop: jax.Array,
 ) -> tuple[rollout.RunState, rollout.Snapshot]:
     """Play to the next checkpoint; beliefs come back as weighted means over seeds, the books run by run."""
     global _traces
     _traces += 1
-    over_seeds = jax.vmap(rollout.advance, (None, None, 0, 0, None, None))
-    state = jax.vmap(over_seeds, (0, 0, 0, 0, None, None))(worlds, learners, keys, state, first, stop)
+    over_seeds = jax.vmap(rollout.advance, (None, None, 0, 0, None, None, None))
+    state = jax.vmap(over_seeds, (0, 0, 0, 0, None, None, None))(worlds, learners, keys, state, clock, first, stop)
     seen = jax.vmap(jax.vmap(rollout.snapshot, (None, None, 0)))(worlds, learners, state)
 
     def mean(values: jax.Array) -> jax.Array:
@@ -88,7 +91,9 @@ def compile_program(worlds: World, learners: Learner, keys: jax.Array) -> Progra
     weights = jnp.zeros(keys.shape[1], worlds.reward_mean.dtype)
     start = _start.lower(worlds, learners, keys, rounds).compile()
     state = jax.eval_shape(_start, worlds, learners, keys, rounds)
-    advance = _advance.lower(worlds, learners, keys, weights, state, rounds, rounds).compile()
+    changes = jnp.zeros(2 * worlds.reward_mean.shape[1], jnp.int32)
+    clock = Clock(horizon=rounds, stages=rounds, changes=changes, resolve_every=rounds)
+    advance = _advance.lower(worlds, learners, keys, weights, state, clock, rounds, rounds).compile()
     return Program(start=start, advance=advance, compile_seconds=perf_counter() - began)
 
 
@@ -98,21 +103,23 @@ def simulate(
     learners: Learner,
     keys: jax.Array,
     weights: np.ndarray,
+    clock: Clock,
     marks: np.ndarray,
     progress: Callable[[int], None] = lambda rounds: None,
 ) -> rollout.Snapshot:
     """Snapshots at every mark, stacked on the host along a leading checkpoint axis [E, ...].
 
+    All cells share the ``clock``; the last mark is its horizon.
     ``weights`` [seeds] sum to 1 over the seeds that count and are 0 for padding. ``progress`` is told the rounds played
     after each checkpoint.
     """
-    horizon = jnp.asarray(marks[-1], jnp.int32)
-    state = program.start(worlds, learners, keys, horizon)
+    device_clock = jax.tree.map(lambda rounds: jnp.asarray(rounds, jnp.int32), clock)
+    state = program.start(worlds, learners, keys, device_clock.horizon)
     device_weights = jnp.asarray(weights, worlds.reward_mean.dtype)
     snapshots, first = [], 0
     for mark in marks:
         bounds = jnp.asarray(first, jnp.int32), jnp.asarray(mark, jnp.int32)
-        state, seen = program.advance(worlds, learners, keys, device_weights, state, *bounds)
+        state, seen = program.advance(worlds, learners, keys, device_weights, state, device_clock, *bounds)
         snapshots.append(jax.device_get(seen))
         progress(int(mark) - first)
         first = int(mark)

@@ -14,15 +14,18 @@ import numpy as np
 from bandits import forecast, parameters
 from bandits.agent import Learner
 from bandits.confidence import Confidence
+from bandits.deployment import DEPLOYMENT
 from bandits.routing import ROUTING
 from envs import catalogue as catalogues
 from envs import demand as demands
 from envs import instance as instances
+from envs import inventory
 from envs.catalogue import Catalogue
+from envs.clock import Clock
 from envs.instance import Instance
 from experiments.config import CellConfig, StudyConfig, source_of
 
-FORMAT = 1  # of the results; part of every cell's identity
+FORMAT = 2  # of the results; part of every cell's identity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +38,19 @@ class Cell:
     instance: Instance
     learner: Learner  # NumPy leaves
     models_padded: int
+    clock: Clock  # NumPy leaves; cells of a batch must have the same
 
 
 def build(study: StudyConfig) -> list[Cell]:
-    """All cells of a study, in the order of its sweep, each with its world and learner."""
-    padded = max(_catalogue(cell).num_models for cell in study.cells)
+    """All cells of a study, in the order of its sweep, each with its world and learner.
+
+    Models are padded to the largest number that one of the study's worlds has anywhere in the sweep.
+    """
+    padded: dict[str | None, int] = {}
+    for cell in study.cells:
+        padded[cell.world] = max(_catalogue(cell).num_models, padded.get(cell.world, 0))
     worlds: dict[str, Instance] = {}
-    return [_cell(study, config, padded, worlds) for config in study.cells]
+    return [_cell(study, config, padded[config.world], worlds) for config in study.cells]
 
 
 def groups(cells: Iterable[Cell]) -> list[list[Cell]]:
@@ -75,38 +84,55 @@ def _cell(study: StudyConfig, config: CellConfig, padded: int, worlds: dict[str,
         "forecaster": config.forecaster,
         "seeds": study.seeds,
         "root_seed": study.root_seed,
-        "checkpoints": study.checkpoints,
+        "checkpoints": [study.checkpoints, study.checkpoint_spacing],
         "precision": study.precision,
     }
     # Policies, budgets and targets share their streams, so that they are compared on the same demand and luck.
     stream = _digest([_catalogue_identity(catalogue), demand_identity, config.horizon])
+    learner = _learner(config, dtype)
     return Cell(
         config=config,
         id=_digest(identity)[:16],
         stream=int(stream[:8], 16),
         instance=worlds[world_identity],
-        learner=_learner(config, dtype),
+        learner=learner,
         models_padded=padded,
+        clock=_clock(config.horizon, worlds[world_identity], learner),
     )
+
+
+def _clock(horizon: int, instance: Instance, learner: Learner) -> Clock:
+    """Rules without ``resolve_every`` are told to solve only where what is live changes."""
+    resolve_every = int(getattr(learner.routing, "resolve_every", inventory.NEVER))
+    rounds = (horizon, instance.stages, inventory.changes(instance.world.inventory, horizon), resolve_every)
+    names = ("horizon", "stages", "changes", "resolve_every")
+    leaves = {name: np.asarray(value, np.int32) for name, value in zip(names, rounds, strict=True)}
+    return Clock(**leaves)  # type: ignore[arg-type]
 
 
 def _sources(config: CellConfig) -> list[str | None]:
     """Digests of the user's files that this cell's rule and forecaster come from."""
     forecaster = config.forecaster["name"]
-    return [source_of(ROUTING[config.policy.rule]), source_of(forecast.FORECASTERS.get(forecaster, object))]
+    classes = [ROUTING[config.policy.routing], DEPLOYMENT[config.policy.deployment]]
+    return [source_of(cls) for cls in (*classes, forecast.FORECASTERS.get(forecaster, object))]
 
 
 def _learner(config: CellConfig, dtype: type) -> Learner:
     given = dict(config.forecaster)
+    policy, where = config.policy, f"policy ({config.policy.name})"
     learner = Learner(
-        rule=parameters.build(ROUTING[config.policy.rule], config.policy.parameters, f"policy ({config.policy.name})"),
+        deployment=parameters.build(DEPLOYMENT[policy.deployment], policy.deployment_parameters, where),
+        routing=parameters.build(ROUTING[policy.routing], policy.parameters, where),
         forecaster=forecast.build(given.pop("name"), given),
-        confidence=parameters.build(Confidence, config.policy.confidence, f"policy ({config.policy.name})"),
+        confidence=parameters.build(Confidence, policy.confidence, where),
     )
     return jax.tree.map(lambda leaf: np.asarray(leaf, dtype), learner)
 
 
 def _catalogue(config: CellConfig) -> Catalogue:
+    if config.catalogue in catalogues.GENERATED:
+        made = config.num_models, config.first_quality, config.quality_gap
+        return catalogues.generated(config.catalogue, *made)  # type: ignore[arg-type]
     found = _read_catalogue(config.catalogue)
     return found if config.num_models is None else found.first(config.num_models)
 
@@ -133,7 +159,8 @@ def _catalogue_identity(catalogue: Catalogue) -> list[Any]:
     columns = (getattr(catalogue, name) for name in ("tier_cloud", "quality", "cost_usd", "cost_cv"))
     more = (getattr(catalogue, name) for name in ("latency_s", "latency_cv"))
     extras = [[name, values.tolist()] for name, values in sorted(catalogue.extras.items()) if values.dtype.kind == "f"]
-    return [list(catalogue.names), *(column.tolist() for column in (*columns, *more)), extras]
+    dates = [[None if np.isnan(day) else day for day in days] for days in (catalogue.released, catalogue.retired)]
+    return [list(catalogue.names), *(column.tolist() for column in (*columns, *more)), extras, dates]
 
 
 def _digest(value: Any) -> str:

@@ -15,14 +15,22 @@ from typing import Any
 
 from bandits import parameters
 from bandits.confidence import Confidence
+from bandits.deployment import DEPLOYMENT
+from bandits.forecast import FORECASTERS
 from bandits.routing import ROUTING
+from envs.catalogue import GENERATED
 from envs.errors import InputError, nearest
 from envs.instance import EdgeCloud
+from envs.inventory import ARRIVALS, ORDERS, Schedule
 
 PRECISIONS = ("float32", "float64")
 _GROUPS = ("env", "demand", "forecaster", "policy", "sweep", "tracker")
-_TOP = ("name", "policies", "rules", "horizon", "seeds", "root_seed", "checkpoints", "precision", "chunk_rows", "out")
-_KNOWN = (*_GROUPS, *_TOP, "claims")
+_TOP = (
+    *("name", "policies", "deployment", "routing", "rules", "horizon", "seeds", "root_seed", "checkpoints"),
+    *("checkpoint_spacing", "precision", "chunk_rows", "out"),
+)
+_KNOWN = (*_GROUPS, *_TOP, "claims", "worlds")
+_CATALOGUE = ("catalogue", "num_models", "first_quality", "quality_gap")
 SHORT_AXES = {
     "horizon": "horizon",
     "num_models": "env.num_models",
@@ -31,7 +39,7 @@ SHORT_AXES = {
 }
 _USER_MODULE = "llm_bandits_user_rules_"
 _CHOICES = {
-    "budget_rule": ("skip", "stop"),
+    "budget_rule": ("skip", "stop", "average"),
     "quality_noise": ("bernoulli", "beta"),
     "demand_seen": ("before", "after"),
 }
@@ -39,11 +47,13 @@ _CHOICES = {
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyConfig:
-    """A named learner: a routing rule with its parameters, confidence and, if it differs, its own forecaster."""
+    """A named learner: a deployment and a routing rule, confidence and, if it differs, its own forecaster."""
 
     name: str
-    rule: str
-    parameters: dict[str, Any]
+    deployment: str
+    deployment_parameters: dict[str, Any]
+    routing: str
+    parameters: dict[str, Any]  # of the routing rule
     confidence: dict[str, Any]
     forecaster: dict[str, Any] | None  # None takes the study's
 
@@ -53,8 +63,11 @@ class CellConfig:
     """One cell: one policy in one world at one horizon. All values are plain."""
 
     policy: PolicyConfig
+    world: str | None  # its name, where the study has several
     catalogue: str
     num_models: int | None
+    first_quality: float | None  # of a generated catalogue
+    quality_gap: float | None
     env: EdgeCloud
     demand: dict[str, Any]
     forecaster: dict[str, Any]  # the policy's own, or the study's
@@ -71,6 +84,7 @@ class StudyConfig:
     seeds: int
     root_seed: int
     checkpoints: int
+    checkpoint_spacing: str
     precision: str
     chunk_rows: int
     out: str | None
@@ -86,22 +100,25 @@ def study_from(plain: Mapping[str, Any]) -> StudyConfig:
     for key in _KNOWN:
         if key not in plain:
             raise InputError(f"{key} is missing; conf/config.yaml shows every key")
-    for key in (*_GROUPS, "claims"):
+    for key in (*_GROUPS, "claims", "worlds"):
         _mapping(plain[key], key)
     for path in _list(plain["rules"], "rules"):
         load_rules(_text(path, "rules: a file"))
     axes = _axes(plain["sweep"], plain)
     cells: dict[str, CellConfig] = {}
-    for swept in _combinations(axes, plain["sweep"].get("mode", "product")):
-        variant = _with(plain, {_axis_path(axis): value for axis, value in swept.items()})
-        for cell in _cells(variant, swept):
-            cells.setdefault(repr(cell), cell)
+    for name, env in (plain["worlds"] or {None: plain["env"]}).items():
+        world = {**plain, "env": env}
+        for swept in _combinations(axes, plain["sweep"].get("mode", "product")):
+            variant = _with(world, {_axis_path(axis): value for axis, value in swept.items()})
+            for cell in _cells(variant, name, swept):
+                cells.setdefault(repr(cell), cell)
     return StudyConfig(
         name=_name(plain["name"]),
         cells=tuple(cells.values()),
         seeds=_integer(plain["seeds"], "seeds", 1),
         root_seed=_integer(plain["root_seed"], "root_seed", 0, 2**32 - 1),
         checkpoints=_integer(plain["checkpoints"], "checkpoints", 2),
+        checkpoint_spacing=_one_of(plain["checkpoint_spacing"], "checkpoint_spacing", ("log", "linear")),
         precision=_one_of(plain["precision"], "precision", PRECISIONS),
         chunk_rows=_integer(plain["chunk_rows"], "chunk_rows", 1),
         out=None if plain["out"] is None else _text(plain["out"], "out"),
@@ -124,17 +141,27 @@ def load_rules(path: str) -> None:
     """
     file = Path(path).expanduser()
     if not file.is_file() or file.suffix != ".py":
-        raise InputError(f"rules: {path!r} is no Python file; give the path of a .py file with a @routing_rule class")
+        raise InputError(f"rules: {path!r} is no Python file; give the path of a .py file that registers a rule")
     name = f"{_USER_MODULE}{hashlib.sha256(file.read_bytes()).hexdigest()}"
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    already = spec.name in sys.modules
+    known = _registered()
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         text = " ".join(str(error).split())
         raise InputError(f"rules: {path} could not be loaded: {type(error).__name__}: {text}") from error
+    if _registered() == known and not already:
+        raise InputError(
+            f"rules: {path} registers nothing; decorate a class with @routing_rule, @deployment_rule or @forecaster"
+        )
+
+
+def _registered() -> list[type]:
+    return [*ROUTING.values(), *DEPLOYMENT.values(), *FORECASTERS.values()]
 
 
 def source_of(cls: type) -> str | None:
@@ -142,8 +169,11 @@ def source_of(cls: type) -> str | None:
     return cls.__module__.removeprefix(_USER_MODULE) if cls.__module__.startswith(_USER_MODULE) else None
 
 
-def _cells(plain: Mapping[str, Any], swept: dict[str, Any]) -> list[CellConfig]:
-    policies = _list(plain["policies"], "policies")
+def _cells(plain: Mapping[str, Any], world: str | None, swept: dict[str, Any]) -> list[CellConfig]:
+    _one_of(plain["deployment"], "deployment", list(DEPLOYMENT))
+    if plain["routing"] is not None and plain["routing"] not in ROUTING:
+        raise InputError(f"routing: there is no rule {plain['routing']!r}; {nearest(plain['routing'], list(ROUTING))}")
+    policies = [plain["routing"]] if plain["routing"] is not None else _list(plain["policies"], "policies")
     if not policies:
         raise InputError("policies is empty; give at least one, e.g. policies=[copac_lp,uniform]")
     _check_shared(plain["policy"])
@@ -155,12 +185,12 @@ def _cells(plain: Mapping[str, Any], swept: dict[str, Any]) -> list[CellConfig]:
         _text(plain[group].get(key), f"{group}.{key}")
     if plain["demand"].get("path") is not None:
         _text(plain["demand"]["path"], "demand.path")
-    chosen = [_policy(entry, plain["policy"], swept) for entry in policies]
+    chosen = [_policy(entry, plain["deployment"], plain["policy"], swept) for entry in policies]
     made = [
         CellConfig(
             policy=policy,
-            catalogue=_text(env.get("catalogue"), "env.catalogue"),
-            num_models=None if env["num_models"] is None else _integer(env["num_models"], "env.num_models", 1),
+            world=world,
+            **_catalogue(env),
             env=_edge_cloud(env),
             demand=dict(plain["demand"]),
             forecaster=dict(policy.forecaster or plain["forecaster"]),
@@ -176,26 +206,47 @@ def _cells(plain: Mapping[str, Any], swept: dict[str, Any]) -> list[CellConfig]:
     return made
 
 
+def _catalogue(env: Mapping[str, Any]) -> dict[str, Any]:
+    """Which models there are: the fields of a ``CellConfig``."""
+    name = _text(env["catalogue"], "env.catalogue")
+    number = None if env["num_models"] is None else _integer(env["num_models"], "env.num_models", 1)
+    numbers: dict[str, Any] = {"first_quality": None, "quality_gap": None}
+    for key in numbers:
+        value = env[key]
+        if name in GENERATED:
+            numbers[key] = _real(value, f"env.{key}", 0.0, 1.0)
+        elif value is not None:
+            raise InputError(
+                f"env.{key} is for generated catalogues ({', '.join(GENERATED)}); {name} has its own quality"
+            )
+    if name in GENERATED and number is None:
+        raise InputError(f"env.num_models is null; the generated catalogue {name!r} needs a number of models")
+    return {"catalogue": name, "num_models": number, **numbers}
+
+
 def _concerns(axis: str, policy: PolicyConfig) -> bool:
     """Whether a swept axis changes this policy's cells at all."""
     group, _, key = axis.partition(".")
     if group == "forecaster":
         return policy.forecaster is None
-    return group != "policy" or key in policy.parameters or key in policy.confidence
+    return group != "policy" or any(
+        key in known for known in (policy.parameters, policy.deployment_parameters, policy.confidence)
+    )
 
 
 def _check_shared(values: Mapping[str, Any]) -> None:
     """Refuse a shared parameter that no rule has or that a rule which has it does not allow, used here or not."""
     _refuse_unknown(values, _policy_parameters(), "policy.")
-    classes: list[type] = [Confidence, *ROUTING.values()]
+    classes: list[type] = [Confidence, *ROUTING.values(), *DEPLOYMENT.values()]
     for cls in classes:
         parameters.build(cls, {key: values[key] for key in parameters.names(cls) if key in values}, "policy")
 
 
 def _edge_cloud(env: Mapping[str, Any]) -> EdgeCloud:
-    known = [field.name for field in fields(EdgeCloud)]
-    _refuse_unknown(env, [*known, "catalogue", "num_models"], "env.")
-    for key in known:
+    nested = [field.name for field in fields(Schedule)]
+    known = [field.name for field in fields(EdgeCloud) if field.name != "schedule"] + nested
+    _refuse_unknown(env, [*known, *_CATALOGUE], "env.")
+    for key in (*known, *_CATALOGUE):
         if key not in env:
             raise InputError(f"env.{key} is missing; conf/env/routerbench.yaml shows every key")
     for key, options in _CHOICES.items():
@@ -217,34 +268,67 @@ def _edge_cloud(env: Mapping[str, Any]) -> EdgeCloud:
         "target": None if target is None else _real(target, "env.target", 0.0, 1.0),
         "floors": {k: _real(v, f"env.floors.{k}", 0.0, 1.0) for k, v in env["floors"].items()},
     }
+    most, stages = env["max_deployed"], env["stages"]
+    values |= {
+        "schedule": _schedule(env),
+        "max_deployed": None if most is None else _integer(most, "env.max_deployed", 1),
+        "stages": None if stages is None else _integer(stages, "env.stages", 1),
+        "stage_exponent": _real(env["stage_exponent"], "env.stage_exponent", 0.0, 1.0),
+        "deployment_cost_usd": _real(env["deployment_cost_usd"], "env.deployment_cost_usd", 0.0, 1e9),
+    }
     return EdgeCloud(**values, **numbers, **{key: env[key] for key in _CHOICES})
+
+
+def _schedule(env: Mapping[str, Any]) -> Schedule:
+    arrivals = [_real(at, "env.arrival_at", 0.0, 1.0) for at in _list(env["arrival_at"], "env.arrival_at")]
+    ends = _list(env["retirement_at"], "env.retirement_at")
+    lifetime = env["lifetime"]
+    return Schedule(
+        arrivals=_one_of(env["arrivals"], "env.arrivals", ARRIVALS),
+        arrival_order=_one_of(env["arrival_order"], "env.arrival_order", ORDERS),
+        arrival_span=_real(env["arrival_span"], "env.arrival_span", 0.0, 1.0, above=True),
+        initial_models=_integer(env["initial_models"], "env.initial_models", 1),
+        arrival_seed=_integer(env["arrival_seed"], "env.arrival_seed", 0),
+        arrival_at=tuple(arrivals),
+        retirement_at=tuple(None if at is None else _real(at, "env.retirement_at", 0.0) for at in ends),
+        lifetime=None if lifetime is None else _real(lifetime, "env.lifetime", 0.0, above=True),
+    )
 
 
 def _policy_parameters() -> set[str]:
     """Every parameter that some rule, or the confidence, has."""
-    return set(parameters.names(Confidence)).union(*(parameters.names(rule) for rule in ROUTING.values()))
+    rules: list[type] = [*ROUTING.values(), *DEPLOYMENT.values()]
+    return set(parameters.names(Confidence)).union(*(parameters.names(rule) for rule in rules))
 
 
-def _policy(entry: Any, shared: Mapping[str, Any], swept: Mapping[str, Any]) -> PolicyConfig:
-    """A policy from a rule's name, or a mapping {name, rule, forecaster, parameters}.
+def _policy(entry: Any, deployment: str, shared: Mapping[str, Any], swept: Mapping[str, Any]) -> PolicyConfig:
+    """A policy from a routing rule's name, or a mapping {name, routing, deployment, forecaster, parameters}.
 
     A swept parameter wins over the mapping's, which wins over the shared one.
     """
     if not isinstance(entry, str | Mapping):
-        raise InputError(f"policies holds {entry!r}; each must be a rule's name or a mapping {{name, rule, ...}}")
-    own: dict[str, Any] = {"rule": entry} if isinstance(entry, str) else dict(entry)
-    rule = own.pop("rule", own.get("name"))
-    if not isinstance(rule, str):
-        raise InputError(f"policies: rule is {rule!r}; it must be a rule's name")
-    name = own.pop("name", rule)
+        raise InputError(f"policies holds {entry!r}; each must be a rule's name or a mapping {{name, routing, ...}}")
+    own: dict[str, Any] = {"routing": entry} if isinstance(entry, str) else dict(entry)
+    routing = own.pop("routing", own.get("name"))
+    deployment = own.pop("deployment", deployment)
+    name = own.pop("name", routing)
     forecaster = own.pop("forecaster", None)
-    if rule not in ROUTING:
-        raise InputError(f"policies: there is no rule {rule!r}; {nearest(str(rule), list(ROUTING))}")
-    mine, ours = parameters.names(ROUTING[rule]), parameters.names(Confidence)
-    _refuse_unknown(own, [*mine, *ours, "name", "rule", "forecaster"], f"policies.{name}.")
+    registries: tuple[tuple[str, Any, Mapping[str, type]], ...] = (
+        ("routing", routing, ROUTING),
+        ("deployment", deployment, DEPLOYMENT),
+    )
+    for kind, rule, registry in registries:
+        if not isinstance(rule, str):
+            raise InputError(f"policies: {kind} is {rule!r}; it must be a rule's name")
+        if rule not in registry:
+            what = "rule" if kind == "routing" else "deployment rule"
+            raise InputError(f"policies: there is no {what} {rule!r}; {nearest(rule, list(registry))}")
+    classes = ROUTING[routing], DEPLOYMENT[deployment], Confidence
+    mine, theirs, ours = (parameters.names(cls) for cls in classes)
+    _refuse_unknown(own, [*mine, *theirs, *ours, "name", "routing", "deployment", "forecaster"], f"policies.{name}.")
     swept_names = {axis.removeprefix("policy.") for axis in swept if axis.startswith("policy.")}
     values = {**shared, **{key: value for key, value in own.items() if key not in swept_names}}
-    for cls, keys in ((ROUTING[rule], mine), (Confidence, ours)):
+    for cls, keys in zip(classes, (mine, theirs, ours), strict=True):
         parameters.build(cls, {k: values[k] for k in keys if k in values}, f"policy ({name})")
     if isinstance(forecaster, str):
         forecaster = {"name": forecaster}
@@ -252,7 +336,9 @@ def _policy(entry: Any, shared: Mapping[str, Any], swept: Mapping[str, Any]) -> 
         _text(_mapping(forecaster, f"policies.{name}.forecaster").get("name"), f"policies.{name}.forecaster.name")
     return PolicyConfig(
         name=_text(name, "policies: name"),
-        rule=rule,
+        deployment=deployment,
+        deployment_parameters={k: values[k] for k in theirs if k in values},
+        routing=routing,
         parameters={k: values[k] for k in mine if k in values},
         confidence={k: values[k] for k in ours if k in values},
         forecaster=None if forecaster is None else dict(forecaster),

@@ -1,5 +1,6 @@
 """What a person sees while a study runs, and after it: rich on a terminal, plain lines elsewhere."""
 
+from collections.abc import Sequence
 from threading import Lock
 from time import monotonic
 from typing import Any
@@ -99,29 +100,33 @@ def console() -> Console:
 def findings(cells: list[CellResult], summary: dict[str, Any]) -> Table:
     """What was found: a row for each policy and budget at the longest horizon."""
     longest = max(cell.description["horizon"] for cell in cells)
-    table = Table(title=f"At {longest:,} rounds, means over runs", title_justify="left")
-    _headings(table, "reward / benchmark", "regret", "violation a task", "spent", "overspend", "declined")
-    for entry in summary["cells"]:
-        if entry["horizon"] == longest:
-            table.add_row(*_row(entry))
-    return table
+    names = ("reward / benchmark", "regret", "violation a task", "spent", "overspend", "declined")
+    rows = [_row(entry) for entry in summary["cells"] if entry["horizon"] == longest]
+    return _table(f"At {longest:,} rounds, means over runs", names, rows)
 
 
 def exponents(summary: dict[str, Any]) -> Table | None:
     """How regret and violation grow with the horizon; None where there are too few horizons."""
-    table = Table(title="Growth with the horizon: exponents with 95 % intervals", title_justify="left")
-    _headings(table, "regret", "regret, longest horizons", "violation")
+    rows = []
     for entry in summary["exponents"]:
         regret, violation = entry.get("regret"), entry.get("violation")
         fits = (_fit(regret, "slope", "interval"), _fit(regret, "tail_slope", "tail_interval"))
-        table.add_row(*_name(entry), *fits, _fit(violation, "slope", "interval"))
-    return table if table.row_count else None
+        rows.append([*_name(entry), *fits, _fit(violation, "slope", "interval")])
+    names = ("regret", "regret, longest horizons", "violation")
+    return _table("Growth with the horizon: exponents with 95 % intervals", names, rows) if rows else None
 
 
-def _headings(table: Table, *numbers: str) -> None:
-    table.add_column("policy", no_wrap=True)
-    for name in ("USD a task", *numbers):
-        table.add_column(name, justify="right")
+def _table(title: str, numbers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table without the columns that hold nothing."""
+    table = Table(title=title, title_justify="left")
+    names = ("policy", "USD a task", *numbers)
+    told = [place for place in range(len(names)) if any(row[place] != "-" for row in rows)]
+    for place in told:
+        table.add_column(names[place], justify="right" if place else "left", overflow="fold")
+    for row in rows:
+        # Numbers never break; where the terminal is narrow, the policy's name does.
+        table.add_row(*(row[place].replace(" ", "\N{NO-BREAK SPACE}") if place else row[place] for place in told))
+    return table
 
 
 def _name(entry: dict[str, Any]) -> list[str]:

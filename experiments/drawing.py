@@ -38,6 +38,7 @@ _STYLE: dict[Any, Any] = {
     "axes.titlesize": 8,
     "figure.constrained_layout.h_pad": 0.06,
     "figure.constrained_layout.w_pad": 0.06,
+    "figure.dpi": 150,  # as saved, so that the layout measures texts as wide as they will be
     "font.size": 8,
     "grid.alpha": 0.5,
     "grid.color": "#DDDDDD",

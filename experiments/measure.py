@@ -1,13 +1,15 @@
 """From snapshots to a ``CellResult``: names, units, benchmarks and regret, in float64 on the host."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from envs import ledger
+from envs.clock import stage_start
 from envs.instance import MONEY, Instance
 from experiments import benchmark
-from experiments.benchmark import Benchmark
+from experiments.benchmark import Epochs
 from experiments.cells import Cell
 from experiments.rollout import Snapshot
 from experiments.store import CellResult
@@ -28,13 +30,13 @@ def cell_result(
         name: ledger.host_value(getattr(snapshot.world, name), quanta)
         for name in ("demand", "served", "refused", "reward", "reward_expected", "spent", "service")
     }
-    ideal = _benchmark(instance, books["demand"][-1], cache)
+    ideal = _ideal(cell, snapshot, books["demand"], cache)
     curves = _curves(instance, snapshot, books, ideal)
     number = len(instance.models)
     unit = np.concatenate([[1.0], instance.unit, np.ones(len(instance.services))])
     per_model = books["served"].mean(axis=1)[:, :number]
     return CellResult(
-        description=_description(cell, bool(ideal.feasible.all()), wall_seconds),
+        description=_description(cell, ideal.feasible, wall_seconds),
         seeds=seeds,
         checkpoints=np.asarray(marks),
         metrics=tuple(curves),
@@ -46,7 +48,8 @@ def cell_result(
         upper=np.asarray(snapshot.upper)[:, :number] * unit,
         coverage=np.asarray(snapshot.covered[:, :number], np.float64),
         truth=_truth(instance)[:number] * unit,
-        benchmark_share=ideal.share.mean(axis=0)[:number],
+        benchmark_share=ideal.share[-1],
+        extras=_deployment_extras(cell, snapshot, ideal),
     )
 
 
@@ -57,32 +60,90 @@ def _truth(instance: Instance) -> np.ndarray:
     return np.concatenate(columns, axis=1).astype(np.float64)
 
 
-def _benchmark(instance: Instance, demand: np.ndarray, cache: dict[Any, Any]) -> Benchmark:
-    """The fluid benchmark for the realised total demand [R] of each run."""
-    key = (id(instance), demand.tobytes())
+@dataclass(frozen=True, kw_only=True)
+class _Ideal:
+    """The benchmarks along a cell's runs."""
+
+    staged: np.ndarray  # [E, R] reward of the best deployment at every instant, so far
+    window: np.ndarray  # [E, R] of the best deployment at every window's start, so far
+    fluid: np.ndarray  # [E, R] of the best plan for the whole run, so far
+    share: np.ndarray  # [E, M] share of all demand so far that `staged` gives each model, mean over runs
+    feasible: bool
+
+
+def _ideal(cell: Cell, snapshot: Snapshot, demand: np.ndarray, cache: dict[Any, Any]) -> _Ideal:
+    """The benchmarks of a cell, from the demand [E, R] so far."""
+    if snapshot.books is None:
+        return _fixed(cell.instance, demand, cache)
+    spans, before = _spans(cell)
+    quanta = np.asarray(cell.instance.world.quanta, np.float64)
+    bins = ledger.host_value(snapshot.books.span_demand, quanta)[:, :, : len(spans)]  # [E, R, G, 2]
+    known, total = _means(cell.instance, demand[-1]), bins[-1].sum(axis=-1)
+    key = (id(cell.instance), total.tobytes())
     if key not in cache:
-        world = instance.world
-        number = len(instance.models)
-        budget = np.broadcast_to(instance.budget / instance.unit, (len(demand), len(instance.unit)))
-        cache[key] = benchmark.fluid(
-            reward=np.asarray(world.reward_mean, np.float64)[:number],
-            consumption=np.asarray(world.consumption_mean, np.float64)[:number],
-            service=np.asarray(world.service_mean, np.float64)[:number],
-            budget=budget,
-            target=np.asarray(world.problem.target, np.float64),
-            throughput=np.asarray(world.problem.throughput, np.float64)[:number],
-            demand=demand,
+        most = int(cell.instance.world.problem.max_deployed)
+        cache[key] = (
+            benchmark.staged(**known, available=spans, demand=total, max_deployed=most),
+            benchmark.staged(**known, available=before, demand=total, max_deployed=most),
+            benchmark.fluid_epochs(**known, available=spans, demand=total),
         )
-    return cache[key]
+    now, window, fluid = cache[key]
+    so_far = bins.sum(axis=-1)
+    share = np.einsum("erg,rgm->em", so_far, now.share) / np.maximum(so_far.sum(axis=(1, 2)), 1e-300)[:, None]
+    return _Ideal(
+        staged=_earned(so_far, now),
+        window=_earned(bins[..., 0], window) + _earned(bins[..., 1], now),
+        fluid=_earned(so_far, fluid),
+        share=share,
+        feasible=bool(now.feasible[total > 0].all()),
+    )
+
+
+def _earned(demand: np.ndarray, ideal: Epochs) -> np.ndarray:
+    """[E, R] from the demand [E, R, G] at each epoch's value of a task."""
+    return np.asarray(np.einsum("erg,rg->er", demand, ideal.value))
+
+
+def _spans(cell: Cell) -> tuple[np.ndarray, np.ndarray]:
+    """The models of each span of constant inventory, and those of them that were there when its stage began, [G, M]."""
+    clock, number = cell.clock, len(cell.instance.models)
+    changes = np.asarray(clock.changes)
+    begins = np.concatenate([[0], changes[changes < clock.horizon]]).astype(np.int64)
+    starts = np.asarray(stage_start(int(clock.horizon), int(clock.stages), np.arange(int(clock.stages))))
+    began = starts[np.searchsorted(starts, begins, side="right") - 1]
+    there = cell.instance.world.inventory
+    arrival, retirement = np.asarray(there.arrival)[:number], np.asarray(there.retirement)[:number]
+    spans = (arrival <= begins[:, None]) & (begins[:, None] < retirement)
+    return spans, spans & (arrival <= began[:, None])
+
+
+def _fixed(instance: Instance, demand: np.ndarray, cache: dict[Any, Any]) -> _Ideal:
+    """The benchmarks where all models are live throughout: they coincide."""
+    key = (id(instance), demand[-1].tobytes())
+    if key not in cache:
+        cache[key] = benchmark.fluid(**_means(instance, demand[-1]), demand=demand[-1])
+    ideal = cache[key]
+    so_far = ideal.value * demand / np.where(demand[-1] > 0, demand[-1], 1.0)
+    share = np.broadcast_to(ideal.share.mean(axis=0), (len(demand), len(instance.models)))
+    return _Ideal(staged=so_far, window=so_far, fluid=so_far, share=share, feasible=bool(ideal.feasible.all()))
+
+
+def _means(instance: Instance, demand: np.ndarray) -> dict[str, np.ndarray]:
+    """What a benchmark is told of the world, for runs of this total demand [R]."""
+    world, number = instance.world, len(instance.models)
+    means = {"reward": world.reward_mean, "consumption": world.consumption_mean, "service": world.service_mean}
+    means |= {"throughput": world.problem.throughput}
+    known = {name: np.asarray(values, np.float64)[:number] for name, values in means.items()}
+    budget = np.broadcast_to(instance.budget / instance.unit, (len(demand), len(instance.unit)))
+    return known | {"budget": budget, "target": np.asarray(world.problem.target, np.float64)}
 
 
 def _curves(
-    instance: Instance, snapshot: Snapshot, books: dict[str, np.ndarray], ideal: Benchmark
+    instance: Instance, snapshot: Snapshot, books: dict[str, np.ndarray], ideal: _Ideal
 ) -> dict[str, np.ndarray]:
     """Every metric [E, R]; see ``CellResult``."""
     demand = books["demand"]
     total = demand[-1]
-    so_far = ideal.value * demand / np.where(total > 0, total, 1.0)
     served = books["served"].sum(axis=-1)
     target = np.asarray(instance.world.problem.target, np.float64)
     violation = np.maximum(target * demand[..., None] - books["service"], 0.0)
@@ -91,9 +152,9 @@ def _curves(
     curves = {
         "reward": books["reward"],
         "reward_expected": books["reward_expected"],
-        "benchmark": so_far,
-        "regret": so_far - books["reward_expected"],
-        "regret_realised": so_far - books["reward"],
+        "benchmark": ideal.staged,
+        "regret": ideal.staged - books["reward_expected"],
+        "regret_realised": ideal.staged - books["reward"],
         "violation": violation.max(axis=-1, initial=0.0),
         "violation_worst": np.asarray(snapshot.world.violation_worst, np.float64).max(axis=-1, initial=0.0),
         "overspend": _overspend(instance, snapshot),
@@ -103,13 +164,55 @@ def _curves(
         "demand": demand,
         "forecast_total": forecast_total,
         "forecast_error": np.abs(forecast_total - total) / np.where(total > 0, total, 1.0),
+        "pace": _pace(instance, spent, demand),
         "invalid": np.asarray(snapshot.invalid, np.float64),
     }
+    curves |= _deployment_curves(snapshot, books, ideal)
     curves |= {f"spent_{name}": spent[..., i] for i, name in enumerate(instance.resources)}
     curves |= {f"violation_{name}": violation[..., j] for j, name in enumerate(instance.services)}
     names = (*instance.resources, *instance.services)
     duals = np.asarray(snapshot.duals, np.float64)
     return curves | {f"dual_{name}": duals[..., i] for i, name in enumerate(names)}
+
+
+def _deployment_curves(snapshot: Snapshot, books: dict[str, np.ndarray], ideal: _Ideal) -> dict[str, np.ndarray]:
+    """What deployment adds to the metrics [E, R], where what is live can change."""
+    if snapshot.books is None:
+        return {}
+    deployed = np.asarray(snapshot.books.deployed_value, np.float64)
+    world = snapshot.world
+    return {
+        "regret_waiting": ideal.staged - ideal.window,
+        "regret_deployment": ideal.window - deployed,
+        "regret_routing": deployed - books["reward_expected"],
+        "benchmark_fluid": ideal.fluid,
+        "activations": np.asarray(world.activations, np.float64),
+        "evictions": np.asarray(world.evictions, np.float64),
+        "deployment_gap": np.asarray(snapshot.deployment_gap, np.float64),
+    }
+
+
+def _deployment_extras(cell: Cell, snapshot: Snapshot, ideal: _Ideal) -> dict[str, np.ndarray]:
+    """Which models were there, live and used when; see ``CellResult``."""
+    if snapshot.books is None:
+        return {}
+    number = len(cell.instance.models)
+    there = cell.instance.world.inventory
+    return {
+        "arrival": np.asarray(there.arrival, np.int64)[:number],
+        "retirement": np.asarray(there.retirement, np.int64)[:number],
+        "live": np.asarray(snapshot.world.deployed, np.float64).mean(axis=1)[:, :number],
+        "oracle_share": ideal.share,
+        "first_live": np.asarray(snapshot.world.first_live[-1], np.int64)[:, :number],
+        "first_best": np.asarray(snapshot.books.first_best[-1], np.int64)[:, :number],
+    }
+
+
+def _pace(instance: Instance, spent: np.ndarray, demand: np.ndarray) -> np.ndarray:
+    """[E, R] largest over resources of spent / (budget per task · demand so far)."""
+    per_task = instance.budget / instance.expected_demand
+    allowed = per_task * demand[..., None]
+    return np.asarray((spent / np.where(allowed > 0, allowed, 1.0)).max(axis=-1, initial=0.0))
 
 
 def _overspend(instance: Instance, snapshot: Snapshot) -> np.ndarray:
@@ -126,9 +229,9 @@ def _description(cell: Cell, feasible: bool, wall_seconds: float) -> dict[str, A
     return {
         "cell": cell.id,
         "policy": config.policy.name,
-        "rule": config.policy.rule,
-        "deployment": "everything",
-        "env": config.catalogue,
+        "routing": config.policy.routing,
+        "deployment": config.policy.deployment,
+        "env": config.world or config.catalogue,
         "demand": config.demand["process"],
         "forecaster": config.forecaster["name"],
         "num_models": len(instance.models),
@@ -136,7 +239,10 @@ def _description(cell: Cell, feasible: bool, wall_seconds: float) -> dict[str, A
         "budget": None if money is None else float(instance.budget[money]),
         "budget_per_task": config.env.budget_per_task,
         "target": config.env.target,
-        "clairvoyant": cell.learner.rule.clairvoyant,
+        "stages": instance.stages,
+        "max_deployed": config.env.max_deployed,
+        "arrivals": config.env.schedule.arrivals,
+        "clairvoyant": cell.learner.clairvoyant,
         "benchmark_feasible": feasible,
         "wall_s": round(wall_seconds, 4),
         "swept": config.swept,

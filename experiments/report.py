@@ -40,6 +40,19 @@ COLUMNS = (
     Column(metric="declined_share", title="Declined, share of demand", percent=True),
     Column(metric="forecast_error", title="Forecast error at half time", percent=True),
 )
+DEPLOYMENT_COLUMNS = (
+    Column(metric="regret_waiting", title="Regret, waiting (tasks)"),
+    Column(metric="regret_deployment", title="Regret, deployment (tasks)"),
+    Column(metric="regret_routing", title="Regret, routing (tasks)"),
+    Column(metric="activations_per_stage", title="Switched on a stage"),
+    Column(metric="evictions_per_stage", title="Switched off a stage"),
+    Column(metric="rounds_to_live", title="Rounds until a newcomer is live"),
+    Column(metric="never_live_share", title="Newcomers never live", percent=True),
+    Column(metric="rounds_to_best", title="Rounds until a newcomer serves most"),
+    Column(metric="never_best_share", title="Newcomers never serving most", percent=True),
+    Column(metric="pace", title="Spent, multiple of the plan"),
+    Column(metric="deployment_gap", title="Deployment gap, largest"),
+)
 
 
 def write(
@@ -106,6 +119,7 @@ def _tables(summary: Mapping[str, Any]) -> list[tuple[str, tuple[list[str], list
     level = f"{summary.get('level', 0.95):.0%}".replace("%", " %")
     tables = [
         (f"Cells: mean [{level} interval of the mean]", _cell_table(summary["cells"])),
+        (f"Deployment: mean [{level} interval of the mean]", _deployment_table(summary["cells"])),
         (f"Growth exponents: slope [{level} bootstrap interval]", _exponent_table(summary["exponents"])),
     ]
     return [(title, table) for title, table in tables if table[1]]
@@ -122,6 +136,34 @@ def _cell_table(cells: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[lis
         values = [_inline(cell.get(column.metric), column) for column in columns]
         rows.append([*labels, *values, str(cell["runs"])])
     return head, rows
+
+
+def _staged(cells: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Cells in which deployment matters."""
+    return [cell for cell in cells if cell.get("staged")]
+
+
+def _deployment_head(staged: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[Column]]:
+    """Headings, and the metrics behind the last of them."""
+    columns = [column for column in DEPLOYMENT_COLUMNS if any(cell.get(column.metric) for cell in staged)]
+    head = ["Policy", *(["Setting"] if _has_settings(staged) else []), "Deployment", "Budget (USD a task)", "Horizon"]
+    return [*head, "Stages", "Cap on live models", *(column.title for column in columns)], columns
+
+
+def _deployment_table(cells: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    staged = _staged(cells)
+    head, columns = _deployment_head(staged)
+    rows = []
+    for cell in staged:
+        labels = [cell["label"], *([cell["setting"]] if _has_settings(staged) else []), str(cell.get("deployment"))]
+        labels += [_budget(cell.get("budget_per_task")), _count(cell["horizon"]), *_stages_and_cap(cell)]
+        rows.append([*labels, *(_inline(cell.get(column.metric), column) for column in columns)])
+    return head, rows
+
+
+def _stages_and_cap(cell: Mapping[str, Any]) -> tuple[str, str]:
+    stages, cap = cell.get("stages"), cell.get("max_deployed")
+    return "—" if stages is None else _count(stages), "none" if cap is None else _count(cap)
 
 
 def _exponent_table(exponents: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
@@ -164,7 +206,8 @@ def _has_settings(entries: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _label_columns(head: Sequence[str]) -> int:
-    return 2 if "Setting" in head else 1
+    """How many columns hold words: those before the budget."""
+    return head.index("Budget (USD a task)")
 
 
 def _number(value: float) -> str:
@@ -342,7 +385,8 @@ def _picture(caption: str, png: Path, svg: Path) -> str:
 def _page(config: Mapping[str, Any], summary: Mapping[str, Any], pictures: Sequence[str]) -> str:
     title = html.escape(_title(config))
     found = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in headlines(summary))
-    exponents, drawn = _exponent_section(summary), "".join(pictures) or "<p>Nothing to draw.</p>"
+    sections = _deployment_section(summary) + _exponent_section(summary)
+    drawn = "".join(pictures) or "<p>Nothing to draw.</p>"
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -360,7 +404,7 @@ def _page(config: Mapping[str, Any], summary: Mapping[str, Any], pictures: Seque
 {_filters(summary["cells"])}
 {_cell_section(summary)}
 </section>
-{exponents}
+{sections}
 <section aria-labelledby="figures"><h2 id="figures">Figures</h2>{drawn}</section>
 <section aria-labelledby="asked"><h2 id="asked">What was asked</h2>{_config_section(config)}</section>
 </main>
@@ -445,6 +489,36 @@ def _cell_section(summary: Mapping[str, Any]) -> str:
     level = f"{100 * summary.get('level', 0.95):g} %"
     caption = f"Mean over runs at the horizon; beneath it the {level} interval of the mean (Student t)."
     return _table(head, rows, caption)
+
+
+def _deployment_section(summary: Mapping[str, Any]) -> str:
+    """What deployment cost and did; nothing where all models are always there and may all be live."""
+    staged = _staged(summary["cells"])
+    if not staged:
+        return ""
+    head, columns = _deployment_head(staged)
+    rows = []
+    for cell in staged:
+        parts = [_row_open(cell)]
+        if _has_settings(staged):
+            parts.append(f"<td>{html.escape(cell['setting'])}</td>")
+        parts.append(f"<td>{html.escape(str(cell.get('deployment')))}</td>")
+        parts.append(_data(cell.get("budget_per_task"), _budget(cell.get("budget_per_task"))))
+        parts.append(_data(cell["horizon"], _count(cell["horizon"])))
+        stages, cap = _stages_and_cap(cell)
+        parts += [_data(cell.get("stages"), stages), _data(cell.get("max_deployed"), cap)]
+        parts += [_metric_cell(cell.get(column.metric), column, "") for column in columns]
+        rows.append("".join([*parts, "</tr>"]))
+    level = f"{100 * summary.get('level', 0.95):g} %"
+    caption = f"Mean over runs at the horizon; beneath it the {level} interval of the mean (Student t)."
+    return (
+        '<section aria-labelledby="deployment"><h2 id="deployment">Deployment</h2>'
+        "<p>The three parts of regret add up to it. Newcomers are models that arrive within the run; rounds count from "
+        "their arrival to the start of the stage in which it happened, over the runs in which it did; beside them is "
+        "the share of newcomers it never happened to. The plan is to spend the same on every task; the gap is the most "
+        "by which a deployment was not proven to be the best.</p>"
+        f"{_table(head, rows, caption)}</section>"
+    )
 
 
 def _table(head: Sequence[str], rows: Sequence[str], caption: str) -> str:
@@ -663,7 +737,7 @@ _SCRIPT = """
         var own = row.getAttribute('data-' + list.name);
         return list.value !== '' && own !== null && own !== list.value;
       });
-      if (row.hasAttribute('data-horizon')) { total += 1; shown += row.hidden ? 0 : 1; }
+      if (form.parentNode.contains(row)) { total += 1; shown += row.hidden ? 0 : 1; }
     });
     form.querySelector('output').textContent = shown + ' of ' + total + ' cells';
   }

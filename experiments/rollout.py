@@ -1,23 +1,28 @@
-"""One run: a learner in a world, round by round. Everything here is for one run; ``experiments.batch`` makes it many.
+"""One run: a learner in a world, stage by stage and round by round; ``experiments.batch`` makes it many.
 
 Nothing is stacked over rounds: totals live in the carry and are read at checkpoints. Randomness of round t comes from
 ``fold_in(key_run, t)`` alone, so a trajectory does not depend on batch, chunk, padding or where a run was resumed.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 
 from bandits import agent
 from bandits.agent import Learner, LearnerState
+from bandits.deployment.everything import Everything
 from bandits.forecast import Hint
 from bandits.statistics import stack
+from envs import clock as clocks
 from envs import edge_cloud, ledger
+from envs.clock import Clock
 from envs.edge_cloud import World, WorldState
 from envs.types import Truth
+from experiments import deployment_books
+from experiments.deployment_books import DeploymentBooks
 
-_KEY_DEMAND, _KEY_OUTCOME, _KEY_LEARNER = 0, 1, 2
+_KEY_DEMAND, _KEY_OUTCOME, _KEY_LEARNER, _KEY_DEPLOYMENT = 0, 1, 2, 3
 _KEY_START = 2**32 - 1  # no round has this number
 
 
@@ -28,9 +33,13 @@ class RunState:
 
     world: WorldState
     learner: LearnerState
-    total_demand: jax.Array | None  # [] realised total, only for learners that must be told
+    books: DeploymentBooks | None  # only where what is live can change
+    total_demand: jax.Array | None  # [] realised total, only where it must be known ahead
     forecast_total: jax.Array  # [] the learner's latest prediction of the total
-    invalid: jax.Array  # [] int32, rounds whose decision was not finite and so was declined
+    invalid: (
+        jax.Array
+    )  # [] int32, rounds whose decision was not finite and so was declined, and stages whose deployment
+    # was larger than it may be and so was cut
 
 
 @jax.tree_util.register_dataclass
@@ -38,21 +47,30 @@ class RunState:
 class Snapshot:
     """What is measured at a checkpoint."""
 
-    world: WorldState  # the books; demand_state is dropped (None)
+    world: WorldState  # the totals; demand_state is dropped (None)
+    books: DeploymentBooks | None
     forecast_total: jax.Array  # []
     invalid: jax.Array  # [] int32
+    deployment_gap: jax.Array  # [] largest optimality gap of a deployment so far
     duals: jax.Array  # [P + C]
     lower: jax.Array  # [M, D]
     upper: jax.Array  # [M, D]
     covered: jax.Array  # [M, D] 1 where the interval holds the true mean
 
 
+def staged(world: World, learner: Learner) -> bool:
+    """Whether what is live can change in this world with this learner."""
+    return world.staged or not isinstance(learner.deployment, Everything)
+
+
 def start(world: World, learner: Learner, key_run: jax.Array, horizon: jax.Array) -> RunState:
     """The state before the first round."""
     key_start = jax.random.fold_in(key_run, _KEY_START)
-    total = _total_demand(world, key_start, key_run, horizon) if learner.needs_total else None
+    known = learner.needs_total or staged(world, learner)
+    total = _total_demand(world, key_start, key_run, horizon) if known else None
     return RunState(
         world=edge_cloud.reset(world, key_start),
+        books=deployment_books.open_books(world) if staged(world, learner) else None,
         learner=agent.init(learner, world.problem, _truth(world, total)),
         total_demand=total,
         forecast_total=jnp.asarray(world.problem.expected_demand, world.reward_mean.dtype),
@@ -61,10 +79,29 @@ def start(world: World, learner: Learner, key_run: jax.Array, horizon: jax.Array
 
 
 def advance(
-    world: World, learner: Learner, key_run: jax.Array, state: RunState, first: jax.Array, stop: jax.Array
+    world: World, learner: Learner, key_run: jax.Array, state: RunState, clock: Clock, first: jax.Array, stop: jax.Array
 ) -> RunState:
-    """Play rounds first, ..., stop - 1; both bounds are traced and shared by all runs of a batch."""
-    return jax.lax.fori_loop(first, stop, lambda t, carry: _round(world, learner, key_run, carry, t), state)
+    """Play rounds first, ..., stop - 1; clock and bounds are traced and shared by all runs of a batch."""
+
+    def play(state: RunState, first: jax.Array, stop: jax.Array, origin: jax.Array) -> RunState:
+        def one(t: jax.Array, state: RunState) -> RunState:
+            return _round(world, learner, key_run, state, t, (t - origin) % clock.resolve_every == 0)
+
+        return jax.lax.fori_loop(first, stop, one, state)
+
+    if not staged(world, learner):
+        return play(state, first, stop, jnp.zeros_like(first))
+
+    def segment(carry: tuple[jax.Array, RunState]) -> tuple[jax.Array, RunState]:
+        t, state = carry
+        origin = clocks.segment_began(clock, t)
+        state = jax.lax.cond(t == origin, lambda: _boundary(world, learner, key_run, state, clock, t), lambda: state)
+        end = jnp.minimum(clocks.next_boundary(clock, t), stop)
+        state = play(state, t, end, origin)
+        assert state.books is not None
+        return end, replace(state, books=deployment_books.enter(state.books, world, state.world, clock, end))
+
+    return jax.lax.while_loop(lambda carry: carry[0] < stop, segment, (first, state))[1]
 
 
 def snapshot(world: World, learner: Learner, state: RunState) -> Snapshot:
@@ -72,19 +109,57 @@ def snapshot(world: World, learner: Learner, state: RunState) -> Snapshot:
     bounds = agent.current_bounds(learner, state.learner, world.problem)
     truth = stack(world.reward_mean, world.consumption_mean, world.service_mean)
     covered = (bounds.lower <= truth) & (truth <= bounds.upper)
-    books = {**vars(state.world), "demand_state": None}
     return Snapshot(
-        world=WorldState(**books),
+        world=replace(state.world, demand_state=None),
+        books=state.books,
         forecast_total=state.forecast_total,
         invalid=state.invalid,
-        duals=learner.rule.duals(state.learner.rule, world.problem),
+        deployment_gap=learner.deployment.gap(state.learner.deployment),
+        duals=learner.routing.duals(state.learner.routing, world.problem),
         lower=bounds.lower,
         upper=bounds.upper,
         covered=covered.astype(bounds.lower.dtype),
     )
 
 
-def _round(world: World, learner: Learner, key_run: jax.Array, state: RunState, t: jax.Array) -> RunState:
+def _boundary(
+    world: World, learner: Learner, key_run: jax.Array, state: RunState, clock: Clock, t: jax.Array
+) -> RunState:
+    """Retire the models that are gone, deploy anew if a stage starts, and appraise what is live."""
+    state = replace(state, world=edge_cloud.retire(world, state.world, t))
+    state = jax.lax.cond(
+        clocks.stage_began(clock, t) == t, lambda: _deploy(world, learner, key_run, state, t), lambda: state
+    )
+    assert state.books is not None and state.total_demand is not None
+    books = deployment_books.appraise(state.books, world, state.world.deployed, state.total_demand)
+    return replace(state, books=books)
+
+
+def _deploy(world: World, learner: Learner, key_run: jax.Array, state: RunState, t: jax.Array) -> RunState:
+    """Let the learner choose what is live in the stage that starts with round t."""
+    observation = edge_cloud.observe(world, state.world, t, jnp.zeros_like(state.forecast_total))
+    key = jax.random.fold_in(jax.random.fold_in(key_run, t), _KEY_DEPLOYMENT)
+    wanted, learner_state = agent.deploy(
+        learner, state.learner, world.problem, observation, _truth(world, state.total_demand), key
+    )
+    num_models = world.reward_mean.shape[0]
+    if wanted.shape != (num_models,) or wanted.dtype != bool:
+        raise ValueError(
+            f"deployment decided {wanted.dtype} {wanted.shape}; it must be one bool a model, [{num_models}]"
+        )
+    most = world.problem.max_deployed if learner.deployment.capped else jnp.int32(num_models)
+    excess = jnp.sum(wanted & observation.available) > most
+    return replace(
+        state,
+        world=edge_cloud.deploy(world, state.world, t, wanted, most),
+        learner=learner_state,
+        invalid=state.invalid + excess.astype(jnp.int32),
+    )
+
+
+def _round(
+    world: World, learner: Learner, key_run: jax.Array, state: RunState, t: jax.Array, resolve: jax.Array
+) -> RunState:
     key = jax.random.fold_in(key_run, t)
     demand_state, demand = edge_cloud.arrivals(world, state.world, t, jax.random.fold_in(key, _KEY_DEMAND))
     observation = edge_cloud.observe(world, state.world, t, demand)
@@ -99,6 +174,7 @@ def _round(world: World, learner: Learner, key_run: jax.Array, state: RunState, 
         observation,
         _truth(world, state.total_demand),
         hint,
+        resolve,
         jax.random.fold_in(key, _KEY_LEARNER),
     )
     if shares.shape != world.reward_mean.shape:
@@ -108,10 +184,10 @@ def _round(world: World, learner: Learner, key_run: jax.Array, state: RunState, 
     world_state, feedback = edge_cloud.step(
         world, state.world, demand_state, demand, shares, jax.random.fold_in(key, _KEY_OUTCOME)
     )
-    return RunState(
+    return replace(
+        state,
         world=world_state,
         learner=agent.learn(learner, learner_state, view, feedback),
-        total_demand=state.total_demand,
         forecast_total=view.total_demand,
         invalid=state.invalid + (~usable).astype(jnp.int32),
     )
@@ -135,7 +211,7 @@ def _total_demand(world: World, key_start: jax.Array, key_run: jax.Array, horizo
         key = jax.random.fold_in(jax.random.fold_in(key_run, t), _KEY_DEMAND)
         demand_state, demand = edge_cloud.arrivals(world, carry, t, key)
         total = ledger.add(carry.demand, ledger.to_quanta(demand, world.quanta))
-        return WorldState(**{**vars(carry), "demand_state": demand_state, "demand": total})
+        return replace(carry, demand_state=demand_state, demand=total)
 
     end = jax.lax.fori_loop(0, horizon, body, edge_cloud.reset(world, key_start))
     return ledger.value(end.demand, world.quanta)

@@ -1,7 +1,5 @@
 """The command line: ``llm-bandits [study=NAME] [key=value ...]``, a Hydra application."""
 
-import hashlib
-import json
 import os
 import re
 import subprocess
@@ -139,9 +137,9 @@ def execute(plain: dict[str, Any]) -> int:
 
 
 def _default_folder(name: str, plain: dict[str, Any]) -> Path:
-    identity = {key: value for key, value in plain.items() if key not in ("out", "tracker", "chunk_rows")}
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return Path("results") / f"{name}-{digest[:8]}"
+    from experiments import store
+
+    return Path("results") / f"{name}-{store.study_digest(plain)}"
 
 
 def versions() -> dict[str, str]:

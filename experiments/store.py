@@ -3,13 +3,14 @@
 A cell's file is written once, whole, under a temporary name that ``os.replace`` makes final: it is there or it is not.
 """
 
+import hashlib
 import io
 import json
 import os
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from envs.errors import InputError
 
 CELLS = "cells"
 CONFIG = "config.yaml"
-_NOT_IDENTITY = ("out", "tracker", "chunk_rows")  # where results go and how they are computed, not what they are
+NOT_IDENTITY = ("out", "tracker", "chunk_rows")  # where results go and how they are computed, not what they are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +40,17 @@ class CellResult:
     regret_realised, violation (largest over metrics), violation_worst, overspend (largest share of a budget spent
     beyond it, counted in whole quanta: 0.0 means exactly none), declined (all tasks not served), refused (those of
     them that a hard budget refused), invalid (rounds whose decision was not finite), served, demand, forecast_total,
-    forecast_error (|forecast total - realised total| / realised total), spent_<resource>, violation_<metric>,
-    dual_<resource or metric>. Money is in USD. All sums are cumulative up to the checkpoint's round.
+    forecast_error (|forecast total - realised total| / realised total), pace (largest over resources of spent / (budget
+    per task x demand so far)), spent_<resource>, violation_<metric>, dual_<resource or metric>. Money is in USD. All
+    sums are cumulative up to the checkpoint's round.
+
+    Where what is live can change, also regret_waiting, regret_deployment and regret_routing (see
+    ``experiments.deployment_books``; they sum to regret), benchmark_fluid (the best plan for the whole run, blind to
+    max_deployed, where ``benchmark`` is the best deployment at every instant), activations and evictions (models
+    switched on and off) and deployment_gap (largest proven gap of the deployment program); and in ``extras``: arrival
+    and retirement [M] (rounds; 2^31 - 1 for never), live [E, M] (share of runs in which the model is live),
+    oracle_share [E, M] (share of all demand so far that the benchmark gives the model), first_live [R, M] (round) and
+    first_best [R, M] (first round of the first stage in which the model served the most tasks), both -1 for never.
     """
 
     description: dict[str, Any]
@@ -124,7 +134,7 @@ def _differences(known: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     return [
         f"{key} is {left.get(key)!r} there and {right.get(key)!r} here"
         for key in sorted(left.keys() | right.keys())
-        if left.get(key) != right.get(key) and key.split(".")[0] not in _NOT_IDENTITY
+        if left.get(key) != right.get(key) and key.split(".")[0] not in NOT_IDENTITY
     ]
 
 
@@ -132,6 +142,12 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(value, dict) or not value:
         return {prefix.rstrip("."): value}
     return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{prefix}{key}.").items()}
+
+
+def study_digest(config: Mapping[str, Any]) -> str:
+    """Eight hex digits of what a study is: its resolved configuration without output folder and tracker."""
+    identity = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def cell_path(folder: Path, cell: str) -> Path:

@@ -88,15 +88,17 @@ def run(study: StudyConfig, planned: list[Cell], folder: Path, log: EventLog, pr
 def _shape(study: StudyConfig, group: list[Cell]) -> tuple[int, int]:
     """(cells, seeds) of a chunk: one shape for a whole group, so that it compiles once."""
     seeds = min(study.seeds, study.chunk_rows)
-    widest = max(len(same) for same in _by_horizon(group).values())
+    widest = max(len(same) for same in _by_clock(group))
     return max(1, min(widest, study.chunk_rows // seeds)), seeds
 
 
-def _by_horizon(group: list[Cell]) -> dict[int, list[Cell]]:
-    found: dict[int, list[Cell]] = {}
-    for cell in group:
-        found.setdefault(cell.config.horizon, []).append(cell)
-    return found
+def _by_clock(group: list[Cell]) -> list[list[Cell]]:
+    """Cells that can be simulated side by side, shortest horizon first."""
+    found: dict[Any, list[Cell]] = {}
+    for cell in sorted(group, key=lambda cell: cell.config.horizon):
+        key = tuple(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(cell.clock))
+        found.setdefault(key, []).append(cell)
+    return list(found.values())
 
 
 def _padded(some: list[Cell], number: int) -> list[Cell]:
@@ -154,10 +156,10 @@ class _Runner:
         wide, deep = _shape(self.study, group)
         self.progress.note(f"{name}: compiling")
         program = self._compile(group, wide, deep)
-        for horizon, same in sorted(_by_horizon(group).items()):
-            self.progress.note(f"{name}: {horizon:,} rounds")
+        for same in _by_clock(group):
+            self.progress.note(f"{name}: {same[0].config.horizon:,} rounds")
             for chunks in _chunks(self.study, same, wide, deep):
-                self._run_block(program, chunks, wide, horizon)
+                self._run_block(program, chunks, wide)
 
     def _compile(self, group: list[Cell], wide: int, deep: int) -> Program:
         worlds, learners = cells.stack(_padded(group, wide))
@@ -170,9 +172,10 @@ class _Runner:
         self.log.write("compiled", policy=name, seconds=seconds, cells=len(group))
         return program
 
-    def _run_block(self, program: Program, chunks: list[_Chunk], wide: int, horizon: int) -> None:
+    def _run_block(self, program: Program, chunks: list[_Chunk], wide: int) -> None:
         """Simulate a block of cells, all seeds, and store each cell."""
-        marks = batch.checkpoints(horizon, self.study.checkpoints)
+        horizon = chunks[0].cells[0].config.horizon
+        marks = batch.checkpoints(horizon, self.study.checkpoints, self.study.checkpoint_spacing)
         began = perf_counter()
         joined = _join([self._simulate(program, chunk, wide, marks) for chunk in chunks])
         wall = (perf_counter() - began) / len(chunks[0].cells)
@@ -196,7 +199,8 @@ class _Runner:
         weights = np.where(real, 1.0 / self.study.seeds, 0.0)
         per_round = len(chunk.cells) * chunk.real_seeds
         played = self.progress.played
-        seen = batch.simulate(program, worlds, learners, keys, weights, marks, lambda n: played(n * per_round))
+        clock = padded[0].clock
+        seen = batch.simulate(program, worlds, learners, keys, weights, clock, marks, lambda n: played(n * per_round))
         books = {name: value for name, value in vars(seen).items() if name not in _BELIEFS}
         return replace(seen, **jax.tree.map(lambda leaf: leaf[:, :, : chunk.real_seeds], books))
 

@@ -11,6 +11,19 @@ import numpy as np
 from experiments.scaling import fit_exponent, mean_interval
 from experiments.store import CellResult
 
+DEPLOYMENT_METRICS = (  # what changing inventories and capped deployment are judged by
+    "regret_waiting",
+    "regret_deployment",
+    "regret_routing",
+    "activations_per_stage",
+    "evictions_per_stage",
+    "deployment_gap",
+    "pace",
+    "rounds_to_live",
+    "never_live_share",
+    "rounds_to_best",
+    "never_best_share",
+)
 METRICS = (
     "reward_share",
     "regret",
@@ -25,9 +38,24 @@ METRICS = (
     "refused_share",
     "invalid",
     "forecast_error",
+    *DEPLOYMENT_METRICS,
 )
-LINE_FIELDS = ("deployment", "forecaster")  # with the policy: what tells one line of a figure from another
-SETTING_FIELDS = ("env", "demand", "num_models", "target")  # what tells one world from another, besides the budget
+LINE_FIELDS = ("routing", "deployment", "forecaster")  # with the policy: what tells one line of a figure from another
+SETTING_FIELDS = (  # what tells one world from another, besides the budget
+    *("env", "demand", "num_models", "target"),
+    *("max_deployed", "arrivals"),
+)
+_STAGE_AXES = {
+    "stages",
+    "stage_exponent",
+}  # tell cells apart where swept only: the number of stages follows T elsewhere
+_PER_STAGE = {"activations_per_stage": "activations", "evictions_per_stage": "evictions"}
+_NEWCOMERS = {  # metric: when it happened [R, M], and whether it is the share of newcomers it never happened to
+    "rounds_to_live": ("first_live", False),
+    "never_live_share": ("first_live", True),
+    "rounds_to_best": ("first_best", False),
+    "never_best_share": ("first_best", True),
+}
 _WORLD_GROUPS = {"env", "demand", "inventory", "outcomes", "problem", "tracker", "study"}
 _DESCRIBED = {*LINE_FIELDS, *SETTING_FIELDS, "policy", "horizon", "budget", "budget_per_task", "cell", "seed", "seeds"}
 
@@ -67,10 +95,11 @@ def summarise(
 
     Returns:
         ``{"level", "cells", "exponents"}`` of plain JSON values. A cell holds its description, ``label``, ``setting``,
-        ``runs``, ``runs_failed`` (runs without a finite regret, left out), ``violation_positive_share`` (share of runs
-        with any violation) and for each name in :data:`METRICS` ``{"mean", "low", "high"}`` or None where it does not
-        apply. Exponents exist for groups of at least three horizons; each holds the fields of the group and, under
-        "regret" and "violation", :meth:`experiments.scaling.ExponentFit.to_dict` or None.
+        ``runs``, ``runs_failed`` (runs without a finite regret, left out), ``staged`` (:func:`is_staged`),
+        ``violation_positive_share`` (share of runs with any violation) and for each name in :data:`METRICS`
+        ``{"mean", "low", "high"}`` or None where it does not apply. Exponents exist for groups of at least three
+        horizons; each holds the fields of the group and, under "regret" and "violation",
+        :meth:`experiments.scaling.ExponentFit.to_dict` or None.
 
     """
     labelled = label_cells(cells)
@@ -83,9 +112,13 @@ def summarise(
     }
 
 
-def label_cells(cells: Sequence[CellResult]) -> list[Label]:
-    """A label a cell; two cells have equal labels when they differ in budget and horizon only."""
-    settings = [_setting(cell) for cell in cells]
+def label_cells(cells: Sequence[CellResult], *, stages: bool = True) -> list[Label]:
+    """A label a cell; two cells have equal labels when they differ in budget and horizon only.
+
+    The number of stages tells cells apart where it was swept, not where it follows from the horizon; without ``stages``
+    it never does.
+    """
+    settings = [_setting(cell, stages=stages) for cell in cells]
     differing = _differing(settings)
     variants: dict[str, list[dict[str, Any]]] = {}
     for cell in cells:
@@ -116,6 +149,26 @@ def budget_of(cell: CellResult) -> float | None:
     return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
 
 
+def is_staged(cell: CellResult) -> bool:
+    """Whether deployment matters here: models arrive or retire, or not all of them may be live at once."""
+    horizon, cap = cell.description["horizon"], cell.description.get("max_deployed")
+    arrival, retirement = cell.extras.get("arrival"), cell.extras.get("retirement")
+    changing = (arrival is not None and (arrival > 0).any()) or (
+        retirement is not None and (retirement < horizon).any()
+    )
+    return bool(changing) or (cap is not None and cap < len(cell.models))
+
+
+def stage_starts(cell: CellResult) -> np.ndarray:
+    """[K] first round of each stage; empty where the cell does not say how many stages there are."""
+    stages = int(cell.description.get("stages") or 0)
+    if not stages:
+        return np.zeros(0, int)
+    length, longer = divmod(int(cell.description["horizon"]), stages)
+    number = np.arange(stages)
+    return number * length + np.minimum(number, longer)
+
+
 def has_violation(cell: CellResult) -> bool:
     """Whether this cell has a service target at all."""
     if "violation" not in cell.metrics:
@@ -134,13 +187,35 @@ def metric_values(cell: CellResult, name: str) -> np.ndarray | None:
     """[R'] values at the horizon of a metric of :data:`METRICS`, finite runs only; None where it does not apply.
 
     The forecast's error is taken at half time: at the horizon nothing is left to forecast.
-    Shares are of the same run's benchmark, budget or demand. Violation is its positive part.
+    Shares are of the same run's benchmark, budget or demand. Violation is its positive part. What concerns newcomers
+    (models that arrive within the run) is averaged within the run: rounds over those it happened to, the share of
+    those it never happened to over all of them.
     """
+    if name in _NEWCOMERS:
+        return _newcomer_values(cell, *_NEWCOMERS[name])
     curve = metric_curve(cell, name)
     if curve is None:
         return None
     final: np.ndarray = curve[:, _half(cell) if name == "forecast_error" else -1]
     return final[np.isfinite(final)]
+
+
+def _newcomer_values(cell: CellResult, event: str, never: bool) -> np.ndarray | None:
+    """[R'] mean rounds from arrival to an event, or the share of newcomers without it; None without newcomers."""
+    first, arrival = cell.extras.get(event), cell.extras.get("arrival")
+    if first is None or arrival is None:
+        return None
+    newcomers = np.flatnonzero((arrival > 0) & (arrival < cell.description["horizon"]))
+    if len(newcomers) == 0:
+        return None
+    if "regret" in cell.metrics:
+        first = first[np.isfinite(cell.final("regret"))]
+    happened = first[:, newcomers] >= 0
+    if never:
+        return np.asarray(1.0 - happened.mean(axis=1))
+    waited = np.where(happened, first[:, newcomers] - arrival[newcomers], 0).sum(axis=1)
+    counts = happened.sum(axis=1)
+    return np.asarray(waited[counts > 0] / counts[counts > 0])
 
 
 def _half(cell: CellResult) -> int:
@@ -149,7 +224,10 @@ def _half(cell: CellResult) -> int:
 
 
 def metric_curve(cell: CellResult, name: str) -> np.ndarray | None:
-    """[R, E] of a metric of :data:`METRICS` or of the curves, NaN where a denominator is zero; None without it."""
+    """[R, E] of a metric of :data:`METRICS` or of the curves, NaN where a denominator is zero; None without it.
+
+    What concerns newcomers has no curve.
+    """
     if name.startswith("violation") and not has_violation(cell):
         return None
     if name in ("violation", "violation_worst"):
@@ -158,6 +236,8 @@ def metric_curve(cell: CellResult, name: str) -> np.ndarray | None:
         return _spending(cell, name)
     if name == "overspend" and cell.description.get("budget") is None:
         return None
+    if name in _PER_STAGE:
+        return _per_stage(cell, _PER_STAGE[name])
     shares = {
         "reward_share": ("reward_expected", "benchmark"),
         "violation_per_task": ("violation", "demand"),
@@ -172,6 +252,14 @@ def metric_curve(cell: CellResult, name: str) -> np.ndarray | None:
         return None
     numerator = _positive_part(cell.curve(above)) if above.startswith("violation") else cell.curve(above)
     return _ratio(numerator, cell.curve(below))
+
+
+def _per_stage(cell: CellResult, count: str) -> np.ndarray | None:
+    """[R, E] of a count so far, a stage that has begun."""
+    begun = np.searchsorted(stage_starts(cell), cell.checkpoints, side="left")
+    if count not in cell.metrics or not begun.any():
+        return None
+    return np.asarray(cell.curve(count) / np.maximum(begun, 1))
 
 
 def _spending(cell: CellResult, name: str) -> np.ndarray | None:
@@ -197,13 +285,20 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 
 def _variant(cell: CellResult) -> dict[str, Any]:
-    swept = {name: value for name, value in _swept(cell).items() if name.split(".")[0] not in _WORLD_GROUPS}
+    swept = {name: value for name, value in _swept(cell).items() if not _of_world(name)}
     return {name: cell.description.get(name) for name in LINE_FIELDS} | swept
 
 
-def _setting(cell: CellResult) -> dict[str, Any]:
-    swept = {name: value for name, value in _swept(cell).items() if name.split(".")[0] in _WORLD_GROUPS}
+def _setting(cell: CellResult, *, stages: bool) -> dict[str, Any]:
+    swept = {name: value for name, value in _swept(cell).items() if _of_world(name)}
+    if not stages:
+        swept = {name: value for name, value in swept.items() if name.split(".")[-1] not in _STAGE_AXES}
     return {name: cell.description.get(name) for name in SETTING_FIELDS} | swept
+
+
+def _of_world(name: str) -> bool:
+    """Whether a swept parameter belongs to the world, not to the policy."""
+    return name.split(".")[0] in _WORLD_GROUPS or name in _STAGE_AXES
 
 
 def _swept(cell: CellResult) -> dict[str, Any]:
@@ -213,16 +308,27 @@ def _swept(cell: CellResult) -> dict[str, Any]:
 
 
 def _differing(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names whose value is not the same in all entries (absent counts as None), in order of first appearance."""
-    names = list(dict.fromkeys(name for entry in entries for name in entry))
-    return [name for name in names if len({json.dumps(entry.get(name), default=str) for entry in entries}) > 1]
+    """The names it takes to tell all entries apart (absent counts as None), in order of first appearance.
+
+    A name is left out where the earlier ones already say what its value is.
+    """
+    told: list[str] = []
+    known = 1
+    for name in dict.fromkeys(name for entry in entries for name in entry):
+        apart = len({json.dumps([entry.get(other) for other in (*told, name)], default=str) for entry in entries})
+        if apart > known:
+            told.append(name)
+            known = apart
+    return told
 
 
 def _spell(name: str, value: Any) -> str:
-    """A named number, or a bare word: "greedy", "step_size=0.1", "no target"."""
+    """A named number, or a bare word: "greedy", "step_size=0.1", "no target"; arrivals share words with demands."""
     short = name.split(".")[-1]
     if value is None:
-        return f"no {short}"
+        return f"default {short}" if short in _STAGE_AXES else f"no {short}"
+    if short == "arrivals":
+        return f"arrivals {value}"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
     return f"{short}={value:.6g}"
@@ -232,6 +338,7 @@ def _cell_entry(cell: CellResult, label: Label, level: float) -> dict[str, Any]:
     entry: dict[str, Any] = {str(name): _plain(value) for name, value in cell.description.items()}
     entry |= {"label": label.line, "setting": label.setting, "runs": int(cell.curves.shape[0])}
     regret = metric_values(cell, "regret")
+    entry["staged"] = is_staged(cell)
     entry["runs_failed"] = 0 if regret is None else entry["runs"] - len(regret)
     violation = metric_values(cell, "violation")
     has_any = violation is not None and len(violation) > 0
@@ -250,7 +357,7 @@ def _interval(values: np.ndarray, level: float) -> dict[str, float | None]:
 
 def _exponent_entry(group: Group, claims: Mapping[str, float], level: float, seed: int) -> dict[str, Any]:
     first = group.cells[0].description
-    names = ("policy", "deployment", "env", "demand", "forecaster", "num_models", "target", "clairvoyant")
+    names = ("policy", *LINE_FIELDS, *SETTING_FIELDS, "clairvoyant")
     entry = {name: _plain(first.get(name)) for name in names}
     entry |= {"budget_per_task": group.budget_per_task, "label": group.label.line, "setting": group.label.setting}
     entry["swept"] = {name: _plain(value) for name, value in _swept(group.cells[0]).items()}

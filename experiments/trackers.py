@@ -21,14 +21,13 @@ import numpy as np
 
 from envs.errors import InputError, nearest
 from experiments.scaling import mean_band
-from experiments.store import CellResult
+from experiments.store import CellResult, study_digest
 from experiments.summary import METRICS, metric_curve
 
 MODES = ("offline", "online", "disabled")
 MOST_ROWS = 10_000  # of a W&B table, which becomes slow to look at beyond
 MOST_MODELS = 20  # whose shares are drawn one by one
 _TRACKERS = {"jsonl": {"name"}, "wandb": {"name", "project", "entity", "mode", "tags"}}
-_NOT_IDENTITY = ("out", "tracker", "chunk_rows")  # how the results folder's own digest is made, too
 _PLAIN_FINALS = {name for name in METRICS if "share" in name or "per_task" in name} | {"overspend", "forecast_error"}
 _MOST_VALUES = 64  # of an array in a line of JSON
 _LINE_BREAKS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}  # that JSON allows and line readers split at
@@ -223,20 +222,13 @@ def sync_command(folder: Path) -> str:
     return f"wandb sync {shlex.quote(f'./{text}' if text.startswith('-') else text)}/offline-run-*"
 
 
-def study_digest(config: Mapping[str, Any]) -> str:
-    """Eight hex digits of what a study is: its configuration without versions, output folder and tracker."""
-    inner = config.get("config", config)
-    identity = {name: value for name, value in inner.items() if name not in (*_NOT_IDENTITY, "versions")}
-    return hashlib.sha256(json.dumps(plain(identity), sort_keys=True).encode()).hexdigest()[:8]
-
-
 def run_id(config: Mapping[str, Any], cell: str) -> str:
     """The W&B id of a cell's run: ``<study digest>-<first 12 of the cell id>``.
 
     Of cell ids that are not hex digits, whose beginnings may be equal, a digest is taken.
     """
     short = cell if re.fullmatch("[0-9a-f]{12,}", cell) else hashlib.sha256(cell.encode()).hexdigest()
-    return f"{study_digest(config)}-{short[:12]}"
+    return f"{study_digest(config.get('config', config))}-{short[:12]}"
 
 
 def plain(value: Any) -> Any:
@@ -280,7 +272,7 @@ class _Study:
         self.results_folder = results_folder
         self.folder = Path(settings.folder or results_folder) / "wandb"
         self.config = config
-        self.digest = study_digest(config)
+        self.digest = study_digest(config.get("config", config))
         self.summary = summary
         self.entries = {entry.get("cell"): entry for entry in summary.get("cells") or ()}
         self.revision = _revision(config.get("versions"))

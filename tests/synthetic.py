@@ -1,6 +1,7 @@
 """Made-up results with plausible curves: what figures and reports are tested on, without simulating anything."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,16 @@ METRICS = (
     "violation_latency",
     "dual_money",
     "dual_latency",
+    "regret_waiting",
+    "regret_deployment",
+    "regret_routing",
+    "benchmark_fluid",
+    "activations",
+    "evictions",
+    "deployment_gap",
+    "pace",
 )
+PARTS = ("regret_waiting", "regret_deployment", "regret_routing")
 POWERS = {"ucb": 0.5, "thompson": 0.52, "explore_first": 0.67, "greedy": 0.9, "random": 1.0, "oracle": 0.0}
 MEAN_DEMAND = 3.0
 
@@ -60,7 +70,88 @@ def make_cell(
         estimates=("reward", "money", "latency"),
         benchmark_share=_mix(len(models), 0.0),
         truth=truth,
+        extras=_always_there(len(models), horizon, len(checkpoints), runs),
         **_beliefs(generator, checkpoints, truth),
+    )
+
+
+def make_staged_cell(
+    policy: str = "ucb",
+    *,
+    models: int | Sequence[str] = 11,
+    max_deployed: int | None = 4,
+    stages: int | None = None,
+    arrivals: str = "even",
+    parts: Sequence[float] = (0.2, 0.3, 0.5),
+    linear: bool = False,
+    seed: int = 0,
+    **options: Any,
+) -> CellResult:
+    """A cell whose models come (the first five are there from the start) and go (the first retires at 70 %).
+
+    ``parts`` are what waiting, deployment and routing have of regret; by default there are T^(1/3) stages. The models
+    live are those with the largest weight, newer ones having more of it; a newcomer is first live and first serves most
+    at the starts of the first and third stage after its arrival, and the last one never.
+    """
+    names = (
+        [f"provider-{number}/model-{number * 7}b" for number in range(models)] if isinstance(models, int) else models
+    )
+    plain = make_cell(policy, models=names, seed=seed, **options)
+    horizon, runs = int(plain.description["horizon"]), len(plain.seeds)
+    stages = round(horizon ** (1 / 3)) if stages is None else stages
+    marks = len(plain.checkpoints)
+    checkpoints = np.linspace(horizon / marks, horizon, marks).astype(int) if linear else plain.checkpoints
+    there, arrival, retirement = _presence(len(names), horizon, checkpoints)
+    rank = there * (1.0 + np.arange(len(names)))
+    cut = np.sort(rank, axis=1)[:, -min(max_deployed or len(names), len(names))][:, None]
+    live = there * (rank >= cut)
+    demand = plain.curve("demand").mean(axis=0)
+    generator = np.random.default_rng([seed, *policy.encode()])
+    served = live * generator.dirichlet(0.5 * np.ones(len(names)), marks)
+    length, longer = divmod(horizon, stages)
+    starts = np.arange(stages) * length + np.minimum(np.arange(stages), longer)
+    after = np.minimum(np.searchsorted(starts, arrival), stages - 1)
+    reached = {
+        name: starts[np.minimum(after + lag, stages - 1)] for name, lag in (("first_live", 0), ("first_best", 2))
+    }
+    first = {name: np.tile(rounds, (runs, 1)) for name, rounds in reached.items()}
+    for rounds in first.values():
+        rounds[:, -1] = -1
+    curves = plain.curves.copy()
+    for name, part in zip(PARTS, parts, strict=True):
+        curves[:, :, METRICS.index(name)] = part / sum(parts) * plain.curve("regret")
+    begun = np.searchsorted(starts, checkpoints, side="left")
+    curves[:, :, METRICS.index("activations")] = 4.0 + 0.5 * begun
+    curves[:, :, METRICS.index("evictions")] = 0.25 * begun
+    curves[:, :, METRICS.index("deployment_gap")] = 0.01
+    curves[:, :, METRICS.index("pace")] = 1.2
+    changed = {"deployment": "stageroute", "stages": stages, "max_deployed": max_deployed, "arrivals": arrivals}
+    return replace(
+        plain,
+        description=plain.description | changed | {name: options[name] for name in changed if name in options},
+        checkpoints=checkpoints,
+        curves=curves,
+        share=_so_far(served, demand),
+        extras={
+            "arrival": arrival,
+            "retirement": retirement,
+            "live": live * (0.6 if policy == "random" else 1.0),
+            "oracle_share": _so_far(live / np.maximum(live.sum(axis=1, keepdims=True), 1), demand),
+            **first,
+        },
+    )
+
+
+def without_stages(cell: CellResult) -> CellResult:
+    """The cell as it would have been stored before there were stages."""
+    kept = [number for number, name in enumerate(METRICS) if number < METRICS.index("regret_waiting")]
+    names = ("routing", "stages", "max_deployed", "arrivals")
+    return replace(
+        cell,
+        description={name: value for name, value in cell.description.items() if name not in names},
+        metrics=METRICS[: len(kept)],
+        curves=cell.curves[:, :, kept],
+        extras={},
     )
 
 
@@ -88,7 +179,11 @@ def _description(
     return {
         "cell": f"{policy}-{horizon}-{budget}",
         "policy": policy,
-        "deployment": "all",
+        "routing": policy,
+        "deployment": "everything",
+        "stages": round(horizon ** (1 / 3)),
+        "max_deployed": None,
+        "arrivals": "start",
         "env": "edge_cloud",
         "demand": "poisson",
         "forecaster": "ewma",
@@ -152,8 +247,43 @@ def _curves(
         "violation_latency": violation,
         "dual_money": 0.5 * (1 - np.exp(-rounds / horizon)),
         "dual_latency": np.full(rounds.shape, np.nan),
+        "regret_waiting": np.zeros(rounds.shape),
+        "regret_deployment": np.zeros(rounds.shape),
+        "regret_routing": regret,
+        "benchmark_fluid": benchmark,
+        "activations": np.full(rounds.shape, 4.0),
+        "evictions": np.zeros(rounds.shape),
+        "deployment_gap": np.zeros(rounds.shape),
+        "pace": np.full(rounds.shape, 0.99),
     }
     return np.stack([columns[name] for name in METRICS], axis=-1)
+
+
+def _always_there(num_models: int, horizon: int, marks: int, runs: int) -> dict[str, np.ndarray]:
+    """What a cell says of its models when all are there from the start and always live."""
+    mix = _mix(num_models, 0.0)
+    return {
+        "arrival": np.zeros(num_models, int),
+        "retirement": np.full(num_models, horizon),
+        "live": np.ones((marks, num_models)),
+        "oracle_share": np.tile(mix, (marks, 1)),
+        "first_live": np.zeros((runs, num_models), int),
+        "first_best": np.where(np.arange(num_models) == mix.argmax(), 0, -1) * np.ones((runs, 1), int),
+    }
+
+
+def _presence(num_models: int, horizon: int, checkpoints: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """[E, M] 1 where a model is there, and the rounds [M] from which it is there and gone."""
+    number = np.arange(num_models)
+    arrival = np.where(number < 5, 0, (number - 4) * horizon // (num_models - 3))
+    retirement = np.where(number == 0, int(0.7 * horizon), horizon)
+    rounds = checkpoints[:, None] - 1
+    return ((rounds >= arrival) & (rounds < retirement)).astype(float), arrival, retirement
+
+
+def _so_far(share: np.ndarray, demand: np.ndarray) -> np.ndarray:
+    """[E, M] shares of all demand so far, from those of each checkpoint interval."""
+    return np.asarray(np.cumsum(share * np.diff(demand, prepend=0.0)[:, None], axis=0) / demand[:, None])
 
 
 def _truth(num_models: int) -> np.ndarray:

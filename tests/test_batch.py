@@ -81,11 +81,12 @@ def test_a_saved_run_goes_on_as_if_it_had_never_stopped(whole: Snapshot) -> None
     made, learners, keys = worlds.arranged(worlds_of(), worlds.learner(RULE), RUNS)
     program, weights = worlds.program(made, learners, keys), jnp.full(RUNS, 1 / RUNS)
     state = program.start(made, learners, keys, jnp.int32(HORIZON))
-    state, _ = program.advance(made, learners, keys, weights, state, jnp.int32(0), jnp.int32(73))
+    clock = jax.tree.map(jnp.asarray, worlds.clock(worlds_of()[0], HORIZON))
+    state, _ = program.advance(made, learners, keys, weights, state, clock, jnp.int32(0), jnp.int32(73))
     saved = jax.tree.map(lambda leaf: np.array(jax.device_get(leaf)), state)
     del state
     again = jax.tree.map(jnp.asarray, saved)
-    _, seen = program.advance(made, learners, keys, weights, again, jnp.int32(73), jnp.int32(HORIZON))
+    _, seen = program.advance(made, learners, keys, weights, again, clock, jnp.int32(73), jnp.int32(HORIZON))
     assert_same({name: ledger.host_units(getattr(seen.world, name)) for name in BOOKS}, books(whole))
 
 
@@ -106,7 +107,8 @@ def traced(made: Sequence[World], learners: Any) -> int:
     arguments = worlds.arranged(made, learners, RUNS)
     before, rounds = batch.traces(), jnp.zeros((), jnp.int32)
     state = jax.eval_shape(batch._start, *arguments, rounds)
-    batch._advance.lower(*arguments, jnp.zeros(RUNS), state, rounds, rounds)
+    clock = worlds.clock(made[0], 100)
+    batch._advance.lower(*arguments, jnp.zeros(RUNS), state, clock, rounds, rounds)
     return batch.traces() - before
 
 
@@ -132,9 +134,20 @@ def test_numbers_share_one_trace_and_choices_do_not() -> None:
 
 # Cells.
 def cell_config(policy: str = "uniform", **overrides: Any) -> CellConfig:
-    chosen = PolicyConfig(name=policy, rule=policy, parameters={}, confidence={}, forecaster=None)
+    chosen = PolicyConfig(
+        name=policy,
+        deployment="everything",
+        deployment_parameters={},
+        routing=policy,
+        parameters={},
+        confidence={},
+        forecaster=None,
+    )
     usual = {
         "policy": chosen,
+        "world": None,
+        "first_quality": None,
+        "quality_gap": None,
         "catalogue": "routerbench",
         "num_models": 3,
         "env": worlds.settings(),
@@ -147,7 +160,8 @@ def cell_config(policy: str = "uniform", **overrides: Any) -> CellConfig:
 
 
 def build(*configs: CellConfig, **overrides: Any) -> list[Cell]:
-    usual = {"seeds": 4, "root_seed": 0, "checkpoints": 3, "precision": "float32", "chunk_rows": 64, "out": None}
+    usual: dict[str, Any] = {"seeds": 4, "root_seed": 0, "checkpoints": 3, "checkpoint_spacing": "log"}
+    usual |= {"precision": "float32", "chunk_rows": 64, "out": None}
     rest = {"tracker": {}, "claims": {}, "rules": (), "plain": {}}
     return cells.build(StudyConfig(name="test", cells=configs, **{**usual, **rest, **overrides}))
 

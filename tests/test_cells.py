@@ -46,7 +46,7 @@ def registries() -> Iterator[None]:
     [
         (["horizon=30", "seeds=3"], ["seeds=3", "horizon=30"]),
         (["policies=[uniform,copac_primal_dual]"], ["policies=[copac_primal_dual,uniform]"]),
-        (["policies=[{rule:copac_primal_dual,eta:1,kappa:2}]"], ["policies=[{kappa:2,eta:1,rule:copac_primal_dual}]"]),
+        (["policies=[{routing:copac_lp,penalty:1,kappa:2}]"], ["policies=[{kappa:2,penalty:1,routing:copac_lp}]"]),
         (["sweep.horizon=[10,20]", "sweep.target=[0.5,0.6]"], ["sweep.target=[0.6,0.5]", "sweep.horizon=[20,10]"]),
         (["sweep.horizon=[20]"], ["horizon=20"]),
         (["sweep.target=[0.5,0.5]"], ["env.target=0.5"]),
@@ -79,8 +79,8 @@ def test_the_identity_is_the_same_however_it_is_said(one: list[str], other: list
         *("policy.confidence=0.5", "policy.kappa=2", "policy.radius=variance", "policy.eta=0.1"),
         *("policy.optimizer=adam", "policy.targets=static", "policy.covering=pessimistic"),
         "policies=[uniform]",
-        "policies=[{rule:copac_primal_dual,name:other}]",
-        "policies=[{rule:copac_primal_dual,forecaster:ewma}]",
+        "policies=[{routing:copac_primal_dual,name:other}]",
+        "policies=[{routing:copac_primal_dual,forecaster:ewma}]",
     ],
 )
 def test_the_identity_changes_with_all_that_matters(argument: str) -> None:

@@ -119,14 +119,14 @@ REFUSED = {
     # Policies.
     "policies=[copac_lpp]": ["'copac_lpp'", "'copac_lp'"],
     "policies=[uniform,uniform]": ["policies", "two", "'uniform'", "name"],
-    "policies=[{rule:copac_primal_dual,etaa:1}]": ["policies.copac_primal_dual.etaa", "'eta'"],
-    "policies=[{rule:copac_primal_dual,eta:-1}]": ["eta is -1"],
-    "policies=[{rule:copac_primal_dual,optimizer:adamm}]": ["optimizer", "'adamm'", "adam"],
+    "policies=[{routing:copac_primal_dual,etaa:1}]": ["policies.copac_primal_dual.etaa", "'eta'"],
+    "policies=[{routing:copac_primal_dual,eta:-1}]": ["eta is -1"],
+    "policies=[{routing:copac_primal_dual,optimizer:adamm}]": ["optimizer", "'adamm'", "adam"],
     "policies=[{name:mine}]": ["'mine'"],
-    "policies=[{rule:[uniform]}]": ["rule", "['uniform']"],
-    "policies=[{rule:uniform,forecaster:ewna}]": ["'ewna'", "'ewma'"],
-    "policies=[{rule:uniform,forecaster:{smoothing:0.2}}]": ["forecaster", "name"],
-    "policies=[{rule:uniform,forecaster:3}]": ["forecaster", "3"],
+    "policies=[{routing:[uniform]}]": ["routing", "['uniform']"],
+    "policies=[{routing:uniform,forecaster:ewna}]": ["'ewna'", "'ewma'"],
+    "policies=[{routing:uniform,forecaster:{smoothing:0.2}}]": ["forecaster", "name"],
+    "policies=[{routing:uniform,forecaster:3}]": ["forecaster", "3"],
     # Files.
     "env.catalogue=lacking.csv": ["lacking.csv", "quality", "qualty"],
     "env.catalogue=words.csv": ["words.csv, line 3", "'quality'", "'good'"],
@@ -184,8 +184,8 @@ def test_one_wrong_argument_is_refused_in_one_sentence(call: CommandLine, argume
         (["demand=trace", "demand.path=trace.csv", "demand.column=reqests"], ["demand.column", "'requests'"]),
         (["demand=trace", "demand.path=worded.csv"], ["worded.csv, line 3", "'five'"]),
         (["demand=trace", "demand.path=3"], ["demand.path", "3"]),
-        (["rules=[mine.py]", "policies=[{rule:mine,warmt:1}]"], ["policies.mine.warmt", "'warmth'"]),
-        (["rules=[mine.py]", "policies=[{rule:mine,warmth:2}]"], ["warmth is 2"]),
+        (["rules=[mine.py]", "policies=[{routing:mine,warmt:1}]"], ["policies.mine.warmt", "'warmth'"]),
+        (["rules=[mine.py]", "policies=[{routing:mine,warmth:2}]"], ["warmth is 2"]),
         (["tracker=wandb", "tracker.mode=onlin"], ["tracker.mode", "'online'"]),
         (["tracker=wandb", "tracker.projct=x"], ["tracker", "'projct'", "'project'"]),
     ],
@@ -264,13 +264,13 @@ def test_policies_without_a_swept_parameter_are_not_repeated() -> None:
 
 
 def test_policies_with_their_own_forecaster_are_not_repeated_over_the_study_s() -> None:
-    own = "policies=[uniform,{rule:uniform,name:own,forecaster:ewma}]"
+    own = "policies=[uniform,{routing:uniform,name:own,forecaster:ewma}]"
     found = studies.planned(own, "sweep.forecaster.upward_bias=[0,0.1]")
     assert len({cell.id for cell in found}) == len(found) == 3
 
 
 def test_a_swept_parameter_wins_over_a_policy_s_own() -> None:
-    own = "policies=[{rule:copac_primal_dual,name:own,eta:0.7}]"
+    own = "policies=[{routing:copac_primal_dual,name:own,eta:0.7}]"
     cells = config.study_from(studies.plain(own, "sweep.policy.eta=[0.1,0.3]")).cells
     assert [cell.policy.parameters["eta"] for cell in cells] == [0.1, 0.3]
     (alone,) = config.study_from(studies.plain(own)).cells

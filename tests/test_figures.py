@@ -8,19 +8,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from experiments import drawing, figures
 from experiments.drawing import NothingToDrawError, apart, line_styles, log_spaced, short_names
-from experiments.summary import label_cells
-from tests.synthetic import make_cell, make_study
+from experiments.scaling import mean_interval
+from experiments.store import CellResult
+from experiments.summary import label_cells, stage_starts
+from tests.synthetic import PARTS, make_cell, make_staged_cell, make_study, without_stages
 
 pytestmark = pytest.mark.slow  # one pass of the suite is enough for these
 
 NAMES = {"regret_by_round", "regret_by_horizon", "reward_by_budget", "traffic", "demand_forecast", "beliefs"}
+ARRIVES, RETIRES = "#d55e00", "#111111"
 AWKWARD = ("_hidden", "$a_b$ % <&> {x}^2", "模型 café", "back\\slash $", "new\nline", "x" * 80)
 
 
@@ -106,7 +112,223 @@ def test_interval_shares_recover_each_interval() -> None:
     demand = cell.curve("demand").mean(axis=0)
     served = np.random.default_rng(0).dirichlet(np.ones(5), len(demand))[:, :4]
     so_far = np.cumsum(served * np.diff(demand, prepend=0.0)[:, None], axis=0) / demand[:, None]
-    np.testing.assert_allclose(figures._interval_share(replace(cell, share=so_far)), served, atol=1e-9)
+    np.testing.assert_allclose(figures._interval_share(cell, so_far), served, atol=1e-9)
+
+
+def staged_study(policies: tuple[str, ...] = ("ucb", "greedy", "oracle"), **options: object) -> list[CellResult]:
+    """The same staged world for several policies."""
+    return [make_staged_cell(name, clairvoyant=name == "oracle", runs=5, **options) for name in policies]
+
+
+def meshes(figure: Figure) -> list[tuple[Axes, QuadMesh]]:
+    return [(axes, mesh) for axes in figure.axes for mesh in axes.collections if isinstance(mesh, QuadMesh)]
+
+
+def marks(axes: Axes, colour: str) -> list[tuple[float, float]]:
+    """(round, row) of the marks of a colour."""
+    lines = [np.asarray(line.get_xydata()) for line in axes.lines if to_hex(line.get_color()) == colour]
+    assert all(line[0, 0] == line[1, 0] and line[1, 1] - line[0, 1] == 1.0 for line in lines)
+    return sorted((float(line[0, 0]), float(line[:, 1].mean())) for line in lines)
+
+
+def hatched(axes: Axes) -> set[tuple[float, float, float]]:
+    """(from, to, row) of what is hatched."""
+    boxes = [patch for patch in axes.patches if isinstance(patch, Rectangle) and patch.get_hatch()]
+    return {(box.get_x(), box.get_x() + box.get_width(), box.get_y() + 0.5) for box in boxes}
+
+
+@pytest.mark.parametrize("linear", [False, True])
+def test_traffic_of_a_changing_inventory_is_a_map_beside_the_benchmarks(linear: bool) -> None:
+    cells = staged_study(horizon=6000, linear=linear)
+    demand = cells[1].curve("demand").mean(axis=0)
+    served = np.random.default_rng(1).dirichlet(np.ones(12), len(demand))[:, :11]
+    arrival = np.array([0, 900, 0, 300, 6000, 0, 5000, 300, 0, 7, 0])
+    order = [0, 2, 5, 8, 10, 9, 3, 7, 1, 6, 4]
+    share = np.cumsum(served * np.diff(demand, prepend=0.0)[:, None], axis=0) / demand[:, None]
+    cells = [replace(cell, extras=cell.extras | {"arrival": arrival}) for cell in cells]
+    cells[1] = replace(cells[1], share=share)
+    panels = meshes(figures.traffic(cells))
+    assert [axes.get_title(loc="left") for axes, _ in panels] == ["Benchmark", "ucb", "greedy", "oracle"]
+    np.testing.assert_allclose(panels[2][1].get_array(), served[:, order].T, atol=1e-9)
+    live = cells[0].extras["live"]
+    ideal = (live / live.sum(axis=1, keepdims=True))[:, order].T
+    own = figures._interval_share(cells[0], cells[0].extras["oracle_share"])
+    np.testing.assert_allclose(panels[0][1].get_array(), own[:, order].T)
+    np.testing.assert_allclose(own[:, order].T, ideal, atol=1e-9)
+    names = [tick.get_text() for tick in panels[0][0].get_yticklabels()]
+    assert names == [figures.short_names(cells[0].models, 24)[cells[0].models[model]] for model in order]
+    for axes, mesh in panels:
+        np.testing.assert_array_equal(mesh.get_coordinates()[0, :, 0], [0, *cells[0].checkpoints])
+        assert axes.get_xlim() == (0, 6000)
+        assert marks(axes, ARRIVES) == [(7, 5), (300, 6), (300, 7), (900, 8), (5000, 9)]
+        assert marks(axes, RETIRES) == [(4200, 0)]
+        assert hatched(axes) == {
+            *((0, 7, 5), (0, 300, 6), (0, 300, 7), (0, 900, 8), (0, 5000, 9), (0, 6000, 10), (4200, 6000, 0))
+        }
+        assert len({mesh.get_clim() for _, mesh in panels}) == 1
+
+
+def test_traffic_stays_in_areas_where_all_are_always_live() -> None:
+    plain = make_study(budgets=(0.002,), horizons=(1000,))
+    older = [without_stages(cell) for cell in staged_study()]
+    without = [replace(cell, extras={k: v for k, v in cell.extras.items() if k != "oracle_share"}) for cell in older]
+    for cells in (plain, older, without):
+        assert meshes(figures.traffic(cells)) == []
+        assert "bench- mark" in texts(figures.traffic(cells))
+        with pytest.raises(NothingToDrawError, match="which models are live"):
+            figures.deployment(cells)
+        with pytest.raises(NothingToDrawError, match="parts of regret"):
+            figures.decomposition(cells)
+    loose = [make_staged_cell(max_deployed=4, models=4, horizon=400)]  # a cap that all pass, and nothing moves
+    loose[0].extras["arrival"][:] = 0
+    loose[0].extras["retirement"][:] = 400
+    assert {drawn.name for drawn in figures.draw_all(loose)} == NAMES - {"regret_by_horizon"}
+
+
+@pytest.mark.parametrize(("stages", "ticks"), [(33, 33), (60, 60), (61, 0)])
+def test_deployment_shows_who_is_live_and_when_stages_start(stages: int, ticks: int) -> None:
+    cells = staged_study(("ucb", "random"), horizon=6007, stages=stages, marks=40)
+    figure = figures.deployment(cells)
+    panels = meshes(figure)
+    assert [axes.get_title(loc="left") for axes, _ in panels] == ["ucb", "random"]
+    for (axes, mesh), cell in zip(panels, cells, strict=True):
+        np.testing.assert_array_equal(mesh.get_array(), cell.extras["live"].T)
+        starts = [k * (6007 // stages) + min(k, 6007 % stages) for k in range(stages)]
+        np.testing.assert_array_equal(stage_starts(cell), starts)
+        assert list(axes.xaxis.get_minorticklocs()) == (starts if ticks else [])
+        arrival = cell.extras["arrival"]
+        assert marks(axes, ARRIVES) == [(arrival[model], model) for model in range(5, 11)]
+    assert ("33 stages" in texts(figure)) == (stages == 33)
+    assert ("Ticks above" in texts(figure)) == bool(ticks)
+    assert {"100%", "0%", "arrives", "retires", "not available"} <= {
+        text.get_text() for legend in figure.legends for text in legend.get_texts()
+    }
+
+
+def test_maps_keep_the_largest_models_and_say_so() -> None:
+    cells = staged_study(("ucb",), models=70, horizon=4000, max_deployed=30)
+    for figure in (figures.traffic(cells), figures.deployment(cells)):
+        assert "24 of 70 models" in texts(figure)
+        assert all(mesh.get_array().shape[0] == 24 for _, mesh in meshes(figure))
+    weight = cells[0].extras["live"].mean(axis=0)
+    shown = meshes(figures.deployment(cells))[0][1].get_array().mean(axis=1)
+    assert sorted(shown) == sorted(np.sort(weight)[-24:])
+
+
+def bars(axes: Axes) -> list[tuple[float, float]]:
+    """(left, right) of the bars, in the order in which they were drawn."""
+    boxes = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
+    return [(box.get_x(), box.get_x() + box.get_width()) for box in boxes]
+
+
+def test_parts_of_regret_stack_to_the_total_on_both_sides_of_zero() -> None:
+    cells = [
+        make_staged_cell("ucb", parts=(0.25, 0.25, 0.5), runs=6),
+        make_staged_cell("greedy", parts=(-0.5, 2.0, -0.5), runs=6),
+    ]
+    figure = figures.decomposition(cells)
+    (axes,) = figure.axes
+    ucb, greedy = (cell.final("regret").mean() for cell in cells)
+    expected = [(0, ucb / 4), (ucb / 4, ucb / 2), (ucb / 2, ucb), (0, -greedy / 2), (0, 2 * greedy)]
+    np.testing.assert_allclose(bars(axes), [*expected, (-greedy / 2, -greedy)])
+    for place, cell in enumerate(cells):
+        sizes = [right - left for left, right in bars(axes)[3 * place : 3 * place + 3]]
+        np.testing.assert_allclose(sizes, [cell.final(part).mean() for part in PARTS])
+        lines = [np.asarray(line.get_xydata()) for line in axes.lines if line.get_marker() in ("D", "None")]
+        mean, low, high = mean_interval(cell.final("regret"))
+        assert any(line.tolist() == [[mean, place]] for line in lines)
+        assert any(line.tolist() == [[low, place], [high, place]] for line in lines)
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["ucb", "greedy"]
+
+
+def test_parts_of_regret_have_a_panel_a_budget_or_a_horizon() -> None:
+    names = ("ucb", "greedy")
+    by_budget = [
+        c for b in (0.001, 0.002) for h in (500, 1000) for c in staged_study(names, budget_per_task=b, horizon=h)
+    ]
+    figure = figures.decomposition(by_budget)
+    assert [axes.get_title() for axes in figure.axes] == ["budget 0.001 USD a task", "budget 0.002 USD a task"]
+    assert "After 1,000 rounds." in texts(figure)
+    by_horizon = [cell for cell in by_budget if cell.description["budget_per_task"] == 0.001]
+    figure = figures.decomposition(by_horizon)
+    assert [axes.get_title() for axes in figure.axes] == ["500 rounds", "1,000 rounds"]
+    assert "At budget 0.001 USD a task." in texts(figure)
+
+
+def stage_sweep(stages: tuple[int, ...], axis: str = "env.stages", **options: object) -> list[CellResult]:
+    return [
+        cell
+        for count in stages
+        for cell in staged_study(stages=count, swept={axis: count}, seed=count, **options)  # other luck, other regret
+    ]
+
+
+def test_regret_by_number_of_stages() -> None:
+    cells = [*stage_sweep((4, 10, 32), horizon=1000), *stage_sweep((4, 10), horizon=8000)]
+    figure = figures.stage_count(cells)
+    (axes,) = figure.axes
+    assert axes.get_xscale() == axes.get_yscale() == "log"
+    assert "1,000 rounds" in texts(figure)
+    assert "T^{1/3}$ = 10" in texts(figure)
+    (rule,) = [line for line in axes.lines if to_hex(line.get_color()) == "#555555"]
+    np.testing.assert_allclose(rule.get_xdata(), 1000 ** (1 / 3))
+    blue = [np.asarray(line.get_xydata()) for line in axes.lines if to_hex(line.get_color()) == "#0072b2"]
+    (line,) = [points for points in blue if len(points) == 3]
+    ucb = [c for c in cells if c.description["policy"] == "ucb" and c.description["horizon"] == 1000]
+    np.testing.assert_allclose(line[:, 0], [4, 10, 32], rtol=0.05)
+    np.testing.assert_allclose(line[:, 1], [cell.final("regret").mean() for cell in ucb])
+    whiskers = [points[:, 1].tolist() for points in blue if len(points) == 2]
+    assert whiskers == [pytest.approx(mean_interval(cell.final("regret"))[1:]) for cell in ucb]
+
+
+def test_stages_are_compared_only_where_nothing_else_differs() -> None:
+    for cells in (
+        [make_staged_cell(horizon=horizon) for horizon in (100, 1000, 10000)],  # the number follows the horizon
+        stage_sweep((4, 10)),
+        [make_staged_cell(stages=k, max_deployed=k, swept={"env.stages": k}) for k in (3, 4, 5)],
+        [without_stages(cell) for cell in stage_sweep((4, 10, 32))],
+    ):
+        with pytest.raises(NothingToDrawError, match="number of stages"):
+            figures.stage_count(cells)
+        assert not any(drawn.name.startswith("stage_count") for drawn in figures.draw_all(cells))
+    cells = [cell for demand in ("a", "b") for cell in stage_sweep((4, 10, 32), demand=demand)]
+    names = [drawn.name for drawn in figures.draw_all(cells) if drawn.name.startswith("stage_count")]
+    assert names == ["stage_count--1-a", "stage_count--2-b"]
+
+
+def test_staged_figures_survive_what_cells_lack(tmp_path: Path) -> None:
+    cells = staged_study(AWKWARD, models=AWKWARD, horizon=300, marks=2, budget_per_task=None, target=None)
+    broken = [replace(cell, curves=cell.curves * np.nan, share=cell.share * np.nan) for cell in cells[:1]]
+    one = [make_staged_cell(horizon=300, stages=1, models=("only",), max_deployed=None, runs=1)]
+    one[0].extras["arrival"][:] = 150
+    for number, members in enumerate((cells, [*broken, *cells[1:]], one)):
+        drawn = figures.write_all(members, tmp_path / str(number))
+        assert {"traffic.png", "deployment.png", "decomposition.png"} <= {path.name for path in drawn}
+    assert "_hidden" in texts(figures.deployment(cells))
+
+
+def test_maps_and_bars_keep_their_texts_apart() -> None:
+    cells = [
+        cell for k in (5, 20, 33, 80) for cell in stage_sweep((k,), horizon=36000, marks=32, budget_per_task=0.001)
+    ]
+    for drawn in figures.draw_all(cells):
+        if drawn.name.split("--")[0] in ("traffic", "deployment", "decomposition", "stage_count"):
+            width, height = drawn.figure.get_size_inches() * drawn.figure.dpi
+            for axes in drawn.figure.axes:
+                for axis, ends, low, high in (
+                    (axes.xaxis, axes.get_xlim(), "x0", "x1"),
+                    (axes.yaxis, axes.get_ylim(), "y0", "y1"),
+                ):
+                    seen = zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=True)
+                    shown = [tick for where, tick in seen if min(ends) <= where <= max(ends) and tick.get_text()]
+                    boxes = [tick.get_window_extent() for tick in shown]
+                    assert all(box.x0 >= 0 and box.x1 <= width and box.y1 <= height for box in boxes)
+                    ordered = sorted(boxes, key=lambda box: getattr(box, low))
+                    assert all(getattr(a, high) <= getattr(b, low) + 2 for a, b in pairwise(ordered))
+            (legend,) = drawn.figure.legends
+            box = legend.get_window_extent()
+            assert not any(axes.get_window_extent().overlaps(box) for axes in drawn.figure.axes)
+            assert not drawn.figure._supxlabel.get_window_extent().overlaps(box)
 
 
 def test_beliefs_print_coverage(study: list) -> None:

@@ -20,7 +20,8 @@ def make_cell(budget: float, target: float) -> Cell:
     instance = worlds.instance(horizon=200, budget_per_task=budget, target=target)
     config = test_batch.cell_config(RULE, horizon=200, env=worlds.settings(budget_per_task=budget, target=target))
     learner = worlds.learner(RULE)
-    return Cell(config=config, id="cell", stream=0, instance=instance, learner=learner, models_padded=4)
+    clock = worlds.clock(instance.world, 200)
+    return Cell(config=config, id="cell", stream=0, instance=instance, learner=learner, models_padded=4, clock=clock)
 
 
 @pytest.fixture(scope="module")

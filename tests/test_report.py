@@ -15,8 +15,8 @@ import pytest
 from experiments.report import headlines, latex_tables, markdown_tables, write
 from experiments.scaling import fit_exponent, mean_interval
 from experiments.store import CellResult
-from experiments.summary import METRICS, horizon_groups, label_cells, summarise
-from tests.synthetic import make_cell, make_study
+from experiments.summary import DEPLOYMENT_METRICS, METRICS, horizon_groups, label_cells, metric_curve, summarise
+from tests.synthetic import PARTS, make_cell, make_staged_cell, make_study, without_stages
 
 pytestmark = pytest.mark.slow  # one pass of the suite is enough for these
 
@@ -117,6 +117,100 @@ def test_labels_spell_out_only_what_differs() -> None:
     assert labels[2].setting == "diurnal, rate=3"
 
 
+def test_stages_tell_cells_apart_where_they_were_swept_only() -> None:
+    grown = [make_staged_cell(horizon=horizon, runs=3) for horizon in (100, 1000, 10000)]
+    assert [cell.description["stages"] for cell in grown] == [5, 10, 22]
+    (group,) = horizon_groups(grown)
+    assert group.label.setting == "" and len(group.cells) == 3
+    assert summarise(grown)["exponents"][0]["regret"]["slope"] == pytest.approx(0.5, abs=0.1)
+    for axis in ("stages", "env.stages", "env.stage_exponent"):
+        swept = [
+            make_staged_cell(horizon=horizon, stages=stages, swept={axis: value, "horizon": horizon})
+            for stages, value in ((4, 0.25), (9, 0.5))
+            for horizon in (100, 200, 400)
+        ]
+        name = axis.split(".")[-1]
+        assert [label.line for label in label_cells(swept)] == ["ucb"] * 6
+        assert [label.setting for label in label_cells(swept)] == [f"{name}=0.25"] * 3 + [f"{name}=0.5"] * 3
+        assert [label.setting for label in label_cells(swept, stages=False)] == [""] * 6
+        assert [len(group.cells) for group in horizon_groups(swept)] == [3, 3]
+        assert [entry["setting"] for entry in summarise(swept)["exponents"]] == [f"{name}=0.25", f"{name}=0.5"]
+
+
+def test_a_number_of_stages_may_be_left_to_the_rule() -> None:
+    cells = [make_staged_cell(swept={"env.stages": None}), make_staged_cell(stages=4, swept={"env.stages": 4})]
+    assert [label.setting for label in label_cells(cells)] == ["default stages", "stages=4"]
+
+
+def test_inventory_and_cap_belong_to_the_setting_and_deployment_to_the_line() -> None:
+    cells = [
+        make_staged_cell(max_deployed=3, swept={"env.max_deployed": 3}),
+        make_staged_cell(max_deployed=None, swept={"env.max_deployed": None}),
+        make_staged_cell(max_deployed=3, arrivals="poisson", deployment="greedy"),
+        make_staged_cell(max_deployed=3, routing="other"),
+    ]
+    labels = label_cells(cells)
+    assert [label.setting for label in labels] == [
+        "max_deployed=3, arrivals even",
+        "no max_deployed, arrivals even",
+        "max_deployed=3, arrivals poisson",
+        "max_deployed=3, arrivals even",
+    ]
+    assert [label.line for label in labels] == [
+        "ucb (ucb, stageroute)",
+        "ucb (ucb, stageroute)",
+        "ucb (ucb, greedy)",
+        "ucb (other, stageroute)",
+    ]
+
+
+def test_deployment_is_summed_up_with_the_right_numbers() -> None:
+    cell = make_staged_cell(horizon=1000, stages=10, runs=4, models=7)
+    first = np.array([[0, 0, 0, 0, 0, 300, 500], [0, 0, 0, 0, 0, 400, -1], [0] * 5 + [-1, -1], [0] * 5 + [260, 900]])
+    best = np.where(first > 800, -1, first)
+    arrival = np.array([0, 0, 0, 0, 0, 250, 500])
+    cell = replace(cell, extras=cell.extras | {"arrival": arrival, "first_live": first, "first_best": best})
+    entry = summarise([cell])["cells"][0]
+    assert entry["staged"] is True
+    assert entry["rounds_to_live"] == dict(
+        zip(("mean", "low", "high"), mean_interval([25.0, 150.0, 205.0]), strict=True)
+    )
+    assert entry["never_live_share"]["mean"] == pytest.approx((0 + 0.5 + 1 + 0) / 4)
+    assert entry["rounds_to_best"]["mean"] == pytest.approx((25 + 150 + 10) / 3)
+    assert entry["never_best_share"]["mean"] == pytest.approx((0 + 0.5 + 1 + 0.5) / 4)
+    assert entry["activations_per_stage"]["mean"] == pytest.approx((4 + 0.5 * 10) / 10)
+    assert entry["evictions_per_stage"]["mean"] == pytest.approx(0.25)
+    assert entry["deployment_gap"]["mean"] == pytest.approx(0.01)
+    assert entry["pace"]["mean"] == pytest.approx(1.2)
+    parts = [entry[name]["mean"] for name in PARTS]
+    assert parts == pytest.approx([share * entry["regret"]["mean"] for share in (0.2, 0.3, 0.5)])
+
+
+def test_failed_runs_and_models_that_never_come_are_no_newcomers() -> None:
+    cell = make_staged_cell(horizon=1000, stages=10, runs=2, models=7)
+    curves = cell.curves.copy()
+    curves[1] = np.nan
+    first = np.array([[0] * 5 + [300, -1], [0] * 7])
+    extras = cell.extras | {"arrival": np.array([0, 0, 0, 0, 0, 250, 1000]), "first_live": first}
+    entry = summarise([replace(cell, curves=curves, extras=extras)])["cells"][0]
+    assert entry["rounds_to_live"]["mean"] == 50.0
+    assert entry["never_live_share"]["mean"] == 0.0
+
+
+def test_counts_are_taken_over_the_stages_begun_so_far() -> None:
+    cell = make_staged_cell(horizon=1000, stages=3, runs=2)  # stages start at rounds 0, 334 and 667
+    cell = replace(cell, checkpoints=np.array([1, 334, 335, 667, 668, 1000]), curves=cell.curves[:, :6])
+    curve = metric_curve(cell, "activations_per_stage")
+    np.testing.assert_allclose(curve * [1, 1, 2, 2, 3, 3], cell.curve("activations"))
+
+
+def test_cells_from_before_there_were_stages_say_nothing_of_them() -> None:
+    entry = summarise([without_stages(make_staged_cell())])["cells"][0]
+    assert entry["staged"] is False
+    assert all(entry[name] is None for name in DEPLOYMENT_METRICS)
+    assert entry["regret"]["mean"] > 0
+
+
 def test_groups_survive_rounding_and_refuse_repeats() -> None:
     cells = [make_cell(horizon=h, budget_per_task=0.002 * (1 + 1e-12 * h)) for h in (100, 1000, 10000)]
     assert [len(group.cells) for group in horizon_groups(cells)] == [3]
@@ -215,6 +309,60 @@ def test_markdown_is_escaped_and_rectangular() -> None:
     assert "\\|\\_\\$" in "\n".join(lines)
 
 
+def staged_cells() -> list[CellResult]:
+    return [
+        make_staged_cell(policy, horizon=horizon, runs=3, deployment=rule)
+        for horizon in (1000, 2000)
+        for policy, rule in (("ucb", "stageroute"), ("greedy", "everything"))
+    ]
+
+
+def test_deployment_has_a_section_where_it_matters_only(tmp_path: Path, page: Path, study: list) -> None:
+    plain = page.read_text(encoding="utf-8")
+    older = [without_stages(cell) for cell in study]
+    for text in (plain, markdown_tables(summarise(study)), latex_tables(summarise(study))):
+        assert "eployment" not in text.replace(html.escape(str(CONFIG)), "")
+        assert "stage" not in text.lower()
+        assert "ewcomer" not in text
+    assert markdown_tables(summarise(older)) == markdown_tables(summarise(study))
+    cells = staged_cells()
+    summary = summarise(cells)
+    text = write(cells, CONFIG, summary, tmp_path).read_text(encoding="utf-8")
+    checker = Checker()
+    checker.feed(text)
+    assert checker.open == []
+    section = text.split('<h2 id="deployment">')[1].split("</section>")[0]
+    rows = re.findall(r"<tr data-policy.*?</tr>", section)
+    assert len(rows) == 4
+    heads = re.findall(r'<button type="button">(.*?)</button>', section)
+    for row, entry in zip(rows, summary["cells"], strict=True):
+        values = re.findall(r'<t[dh](?: data-value="([^"]*)")?', row)
+        assert len(values) == len(heads)
+        found = dict(zip(heads, values, strict=True))
+        assert float(found["Stages"]) == entry["stages"] == round(entry["horizon"] ** (1 / 3))
+        assert float(found["Cap on live models"]) == 4
+        assert float(found["Regret, waiting (tasks)"]) == pytest.approx(0.2 * entry["regret"]["mean"])
+        assert float(found["Rounds until a newcomer is live"]) == pytest.approx(entry["rounds_to_live"]["mean"])
+        assert float(found["Newcomers never live"]) == pytest.approx(1 / 6)
+        assert f"<td>{entry['deployment']}</td>" in row
+
+
+def test_deployment_is_in_the_plain_tables() -> None:
+    roomy = make_cell("roomy", models=[f"m{number}" for number in range(11)], max_deployed=11, arrivals="even")
+    summary = summarise([*staged_cells(), roomy])
+    table = markdown_tables(summary).split("\n## Deployment")[1].split("\n## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + 4  # the cell in which all may be live is left out
+    assert len({row.count("|") for row in rows}) == 1
+    assert "| ucb | max\\_deployed=4 | stageroute | 0.002 | 1,000 | 10 | 4 |" in rows[2]
+    latex = latex_tables(summary)
+    heads = re.findall(r"\\begin\{tabular\}\{(l+r+)\}", latex)
+    assert [head.count("l") for head in heads] == [2, 3]
+    for head, body in zip(heads, re.findall(r"\\toprule\n(.*?)\\bottomrule", latex, flags=re.DOTALL), strict=True):
+        lines = [line for line in body.splitlines() if line.endswith("\\\\")]
+        assert {len(re.findall(r"(?<!\\)&", line)) for line in lines} == {len(head) - 1}
+
+
 def test_latex_is_escaped_and_balanced() -> None:
     cells = make_study(policies=(NASTY, "a\\b{c}~^#"), horizons=(50, 100, 200), runs=2)
     text = latex_tables(summarise(cells))
@@ -231,6 +379,20 @@ def test_a_study_of_one_cell_and_none(tmp_path: Path) -> None:
     for number, cells in enumerate(([make_cell(runs=1, target=None, budget_per_task=None)], [])):
         path = write(cells, {}, summarise(cells), tmp_path / str(number))
         assert "Study report" in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_a_cell_is_counted_once_although_two_tables_show_it(tmp_path: Path) -> None:
+    cells = staged_cells()
+    path = write(cells, CONFIG, summarise(cells), tmp_path)
+    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'user'}"]
+    done = subprocess.run(
+        [*command, "--dump-dom", f"{path.as_uri()}#policy=ucb"], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "2 of 4 cells" in done.stdout
+    rows = re.findall(r"<tr data-policy[^>]*data-horizon[^>]*>", done.stdout)
+    assert len(rows) == 8
+    assert sum('hidden=""' not in row for row in rows) == 4
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")

@@ -17,6 +17,7 @@ import yaml
 
 from envs.errors import InputError
 from experiments import trackers
+from experiments.store import study_digest
 from experiments.summary import summarise
 from experiments.trackers import (
     EventLog,
@@ -29,7 +30,6 @@ from experiments.trackers import (
     run_id,
     run_table,
     settings_from,
-    study_digest,
     sync_command,
     sync_wandb,
 )
@@ -286,7 +286,7 @@ def test_a_run_a_cell_and_an_aggregate(tmp_path: Path, log: EventLog, wandb: Fak
     outcome = sync(cells, tmp_path, log, summarise(cells), tags=("mine",), entity="team")
     *runs, aggregate = wandb.runs
     assert outcome.error is None and outcome.runs == len(wandb.runs) == len(cells) + 1
-    assert {run.arguments["group"] for run in wandb.runs} == {f"pilot-{study_digest(CONFIG)}"}
+    assert {run.arguments["group"] for run in wandb.runs} == {f"pilot-{study_digest(CONFIG['config'])}"}
     assert {run.arguments["mode"] for run in wandb.runs} == {"offline"}
     assert {run.arguments["entity"] for run in wandb.runs} == {"team"}
     assert {run.arguments["dir"] for run in wandb.runs} == {str(tmp_path)}
@@ -344,13 +344,13 @@ def test_history_of_awkward_cells() -> None:
 
 
 def test_ids_stay_and_differ() -> None:
-    digest = study_digest(CONFIG)
+    digest = study_digest(CONFIG["config"])
     assert run_id(CONFIG, "0123456789abcdef") == f"{digest}-0123456789ab"
     assert run_id(CONFIG, "ucb-1000-0.001") != run_id(CONFIG, "ucb-1000-0.002")
     assert re.fullmatch("[0-9a-f]{8}-[0-9a-f]{12}", run_id(CONFIG, "any/thing at all"))
-    elsewhere = {"config": CONFIG["config"] | {"out": "/x", "tracker": {"name": "jsonl"}}, "versions": {}}
-    assert study_digest(elsewhere) == study_digest(CONFIG["config"]) == digest
-    assert study_digest({"config": CONFIG["config"] | {"horizon": 2000}}) != digest
+    elsewhere = CONFIG["config"] | {"out": "/x", "tracker": {"name": "jsonl"}}
+    assert study_digest(elsewhere) == digest
+    assert study_digest(CONFIG["config"] | {"horizon": 2000}) != digest
 
 
 def test_large_tables_are_cut_evenly_and_say_so(tmp_path: Path, log, wandb: FakeWandb, monkeypatch) -> None:
@@ -575,7 +575,9 @@ def test_writing_twice_leaves_each_run_once(written) -> None:
     folder, outcomes = written
     assert [outcome[:2] for outcome in outcomes] == [[4, None], [4, None]]
     cells = make_study(policies=("ucb",), budgets=(0.001,), horizons=(500, 1000, 2000), oracle=False)
-    wanted = [run_id(CONFIG, cell.description["cell"]) for cell in cells] + [f"{study_digest(CONFIG)}-aggregate"]
+    wanted = [run_id(CONFIG, cell.description["cell"]) for cell in cells] + [
+        f"{study_digest(CONFIG['config'])}-aggregate"
+    ]
     assert {run_folder(folder, identity) for identity in wanted} == set((folder / "wandb").glob("offline-run-*"))
 
 
@@ -585,7 +587,7 @@ def test_a_cells_file_holds_what_was_meant(written) -> None:
     identity = run_id(CONFIG, cell.description["cell"])
     found = records(run_folder(folder, identity))
     run = found["run"][0]
-    assert run["run_id"] == identity and run["run_group"] == f"pilot-{study_digest(CONFIG)}"
+    assert run["run_id"] == identity and run["run_group"] == f"pilot-{study_digest(CONFIG['config'])}"
     assert run["job_type"] == "cell" and run["project"] == "llm-bandits"
     assert set(run["tags"]) == {"ucb", "edge_cloud", "0123456", "mine"}
     config = run["config"]["update"]
@@ -603,7 +605,7 @@ def test_a_cells_file_holds_what_was_meant(written) -> None:
 
 def test_the_aggregates_file_holds_tables_figures_and_files(written) -> None:
     folder, _ = written
-    path = run_folder(folder, f"{study_digest(CONFIG)}-aggregate")
+    path = run_folder(folder, f"{study_digest(CONFIG['config'])}-aggregate")
     (table,) = path.glob("files/media/table/runs_*.json")
     content = json.loads(table.read_text())
     assert len(content["data"]) == 12 and "regret" in content["columns"]
@@ -613,7 +615,7 @@ def test_the_aggregates_file_holds_tables_figures_and_files(written) -> None:
     assert {"results.parquet", "summary.json"} <= set(staged)
     found = records(path)
     assert found["run"][0]["job_type"] == "aggregate"
-    assert any(entry["name"] == f"results-{study_digest(CONFIG)}" for entry in found["artifact"])
+    assert any(entry["name"] == f"results-{study_digest(CONFIG['config'])}" for entry in found["artifact"])
     summary = {name: value for entry in found["summary"] for name, value in entry["update"].items()}
     assert summary["fit/ucb/0.001/regret/slope"] == pytest.approx(0.5, abs=0.2)
     assert summary["table/runs_shown"] == 12

@@ -11,13 +11,17 @@ import numpy as np
 from bandits import forecast, parameters
 from bandits.agent import Learner
 from bandits.confidence import Confidence
+from bandits.deployment import DEPLOYMENT, DeploymentRule
 from bandits.routing import ROUTING, RoutingRule, View
 from envs import catalogue as catalogues
 from envs import demand as demands
 from envs import instance as instances
+from envs import inventory
 from envs.catalogue import Catalogue
+from envs.clock import Clock
 from envs.edge_cloud import World
 from envs.instance import EdgeCloud, Instance
+from envs.inventory import Schedule
 from envs.types import Feedback, Problem, Truth
 from experiments import batch, rollout
 from experiments.rollout import Snapshot
@@ -36,6 +40,20 @@ SETTINGS: dict[str, Any] = {
     "quality_concentration": 4.0,
     "cost_bound_multiple": 4.0,
     "demand_seen": "before",
+    "max_deployed": None,
+    "stages": 1,
+    "stage_exponent": 1 / 3,
+    "deployment_cost_usd": 0.0,
+}
+SCHEDULE: dict[str, Any] = {
+    "arrivals": "start",
+    "arrival_order": "listed",
+    "arrival_span": 0.6,
+    "initial_models": 1,
+    "arrival_seed": 0,
+    "arrival_at": (),
+    "retirement_at": (),
+    "lifetime": None,
 }
 DEMAND: dict[str, Any] = {"process": "constant", "mean": 5.0, "counts": "poisson"}
 TWO_OF_EACH: dict[str, Any] = {"resources": {"energy_wh": 0.3}, "floors": {"quality": 0.5}}
@@ -49,7 +67,9 @@ def catalogue(num_models: int = 4) -> Catalogue:
 
 
 def settings(**overrides: Any) -> EdgeCloud:
-    return EdgeCloud(**{**SETTINGS, **overrides})
+    """Any of ``SETTINGS`` and ``SCHEDULE`` overridden."""
+    schedule = Schedule(**{key: overrides.pop(key, value) for key, value in SCHEDULE.items()})
+    return EdgeCloud(schedule=schedule, **{**SETTINGS, **overrides})
 
 
 def instance(
@@ -74,8 +94,9 @@ def world(**overrides: Any) -> World:
 
 
 def learner(
-    rule: str | RoutingRule = "uniform",
+    routing: str | RoutingRule = "uniform",
     *,
+    deployment: str | DeploymentRule = "everything",
     forecaster: str = "running_mean",
     confidence: Mapping[str, Any] | None = None,
     dtype: type = np.float32,
@@ -83,7 +104,8 @@ def learner(
 ) -> Learner:
     """A learner with NumPy leaves, as studies make them."""
     made = Learner(
-        rule=rule if isinstance(rule, RoutingRule) else parameters.build(ROUTING[rule], values, rule),
+        deployment=deployment if isinstance(deployment, DeploymentRule) else DEPLOYMENT[deployment](),
+        routing=routing if isinstance(routing, RoutingRule) else parameters.build(ROUTING[routing], values, routing),
         forecaster=forecast.build(forecaster, {}),
         confidence=parameters.build(Confidence, confidence or {}, "confidence"),
     )
@@ -123,6 +145,13 @@ def arranged(
     return worlds, learners, batch.run_keys(root_seed, cells, np.arange(first_seed, first_seed + runs))
 
 
+def clock(world: World, horizon: int, *, stages: int = 1, resolve_every: int = 1) -> Clock:
+    """The clock of a world with its rounds cut off at ``horizon``."""
+    rounds = (horizon, stages, inventory.changes(world.inventory, horizon), resolve_every)
+    names = ("horizon", "stages", "changes", "resolve_every")
+    return Clock(**{name: np.asarray(value, np.int32) for name, value in zip(names, rounds, strict=True)})
+
+
 def play(
     worlds: World | Sequence[World],
     learners: Learner | Sequence[Learner],
@@ -132,14 +161,18 @@ def play(
     root_seed: int = 0,
     streams: Sequence[int] | None = None,
     first_seed: int = 0,
+    stages: int = 1,
+    resolve_every: int = 1,
 ) -> Snapshot:
     """Snapshots [E, cells, runs, ...] (beliefs [E, cells, ...]) of one batch through ``experiments.batch``.
 
-    A single world or learner is repeated for as many cells as there are of the other.
+    A single world or learner is repeated for as many cells as there are of the other. The first world sets the clock.
     """
+    first = worlds[0] if isinstance(worlds, Sequence) else worlds
+    when = clock(first, marks[-1], stages=stages, resolve_every=resolve_every)
     worlds, learners, keys = arranged(worlds, learners, runs, root_seed, streams, first_seed)
     compiled = program(worlds, learners, keys)
-    return batch.simulate(compiled, worlds, learners, keys, np.full(runs, 1.0 / runs), marks)
+    return batch.simulate(compiled, worlds, learners, keys, np.full(runs, 1.0 / runs), when, marks)
 
 
 def catalogue_of(
@@ -210,13 +243,13 @@ class Recorder(RoutingRule):
 
 def record(worlds: Sequence[World], made: Learner, rounds: int, *, root_seed: int = 0) -> Recorded:
     """[cells, rounds, ...] records of one run in each world, played by the engine's own ``_round``."""
-    watched = replace(made, rule=Recorder(inner=made.rule))
+    watched = replace(made, routing=Recorder(inner=made.routing))
 
     def one(world: World, key: jax.Array) -> Recorded:
         def body(state: rollout.RunState, t: jax.Array) -> tuple[rollout.RunState, Recorded]:
-            state = rollout._round(world, watched, key, state, t)
-            inner, seen = state.learner.rule
-            return replace(state, learner=replace(state.learner, rule=(inner, None))), seen
+            state = rollout._round(world, watched, key, state, t, t == 0)
+            inner, seen = state.learner.routing
+            return replace(state, learner=replace(state.learner, routing=(inner, None))), seen
 
         start = rollout.start(world, watched, key, world.problem.horizon)
         return jax.lax.scan(body, start, jnp.arange(rounds, dtype=jnp.int32))[1]
