@@ -4,10 +4,11 @@ Letters as in the equations: r reward, c consumption, g service; [M], [M, P], [M
 """
 
 from dataclasses import dataclass, field
+from itertools import combinations
 
 import numpy as np
 from scipy import sparse
-from scipy.optimize import linprog
+from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 from scipy.stats import lognorm
 
 TIGHT = {"primal_feasibility_tolerance": 1e-9, "dual_feasibility_tolerance": 1e-9}
@@ -336,3 +337,98 @@ def _block_mix(
     )
     assert solved.status == 0, solved.message
     return solved.x.reshape(runs, models + 1)[:, :models]
+
+
+# StageRoute (arXiv 2506.17254).
+def deployment_rows(
+    r: np.ndarray, c: np.ndarray, g: np.ndarray, b: np.ndarray, target: np.ndarray, caps: np.ndarray, slots: int
+) -> tuple[np.ndarray, list[LinearConstraint]]:
+    """Eq. 3 in the variables (d, z): c·d <= b, g·d >= target, sum d = 1, d <= caps z, sum z <= slots."""
+    models = len(r)
+    blank = np.zeros((1, models))
+    rows = [
+        LinearConstraint(np.hstack([np.eye(models), -np.diag(caps)]), -np.inf, 0.0),
+        LinearConstraint(np.hstack([np.ones((1, models)), blank]), 1.0, 1.0),
+        LinearConstraint(np.hstack([blank, np.ones((1, models))]), 0, slots),
+    ]
+    if len(b):
+        rows.append(LinearConstraint(np.hstack([c.T, np.zeros((len(b), models))]), -np.inf, b))
+    if len(target):
+        rows.append(LinearConstraint(np.hstack([g.T, np.zeros((len(target), models))]), target, np.inf))
+    return np.concatenate([-r, np.zeros(models)]), rows
+
+
+def best_deployment(
+    r: np.ndarray, c: np.ndarray, g: np.ndarray, b: np.ndarray, target: np.ndarray, caps: np.ndarray, slots: int
+) -> tuple[float, np.ndarray] | None:
+    """(value, d) of eq. 3 by HiGHS; None where no mix keeps all rows. Models with a cap of 0 are not there."""
+    cost, rows = deployment_rows(r, c, g, b, target, caps, slots)
+    models = len(r)
+    solved = milp(
+        cost,
+        constraints=rows,
+        integrality=np.arange(2 * models) >= models,
+        bounds=Bounds(0.0, np.concatenate([caps, caps > 0])),
+        options={"mip_rel_gap": 0.0},
+    )
+    assert solved.status in (0, 2), solved.message
+    return (-solved.fun, solved.x[:models]) if solved.status == 0 else None
+
+
+def full_mix(
+    r: np.ndarray,
+    c: np.ndarray,
+    g: np.ndarray,
+    b: np.ndarray,
+    wanted: np.ndarray,
+    caps: np.ndarray,
+    penalty: float | None = None,
+) -> tuple[float, np.ndarray, np.ndarray, np.ndarray] | None:
+    """(value, p, λ [P], ν [C]): max r·p (- penalty z) s.t. c·p <= b, g·p (+ z) >= wanted, sum p = min(1, sum caps).
+
+    Without a penalty targets are hard. None where the rows contradict each other.
+    """
+    elastic = penalty is not None
+    rows, right = soft_rows(c, g, b, wanted)
+    solved = linprog(
+        np.concatenate([-r, np.full(len(wanted), penalty or 0.0)]),
+        A_ub=rows[:-1] if len(rows) > 1 else None,
+        b_ub=right[:-1] if len(rows) > 1 else None,
+        A_eq=rows[-1:],
+        b_eq=[min(1.0, caps.sum())],
+        bounds=[(0.0, cap) for cap in caps] + [(0.0, None if elastic else 0.0)] * len(wanted),
+        options=TIGHT,
+    )
+    if solved.status == 2:
+        return None
+    assert solved.status == 0, solved.message
+    prices = -solved.ineqlin.marginals if len(rows) > 1 else np.zeros(0)
+    return -solved.fun, solved.x[: len(r)], prices[: len(b)], prices[len(b) :]
+
+
+def scarcest_share(c: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """[M] the largest share of a resource's budget per task that a task uses."""
+    return (c / b).max(axis=1, initial=0.0)
+
+
+def cheapest_mix(c: np.ndarray, b: np.ndarray, caps: np.ndarray) -> np.ndarray:
+    """All demand on the models that use least of the scarcest resource, up to their caps."""
+    return greedy_fill(1e6 - scarcest_share(c, b), caps)
+
+
+def value_ratio(upper_r: np.ndarray, lower_c: np.ndarray, b: np.ndarray, floor: float = 1e-6) -> np.ndarray:
+    """UCB_r / LCB_c with the cost as a share of the scarcest resource's budget per task."""
+    return upper_r / np.maximum(scarcest_share(lower_c, b), floor)
+
+
+def best_value(
+    r: np.ndarray, c: np.ndarray, g: np.ndarray, b: np.ndarray, target: np.ndarray, caps: np.ndarray, slots: int
+) -> float | None:
+    """The staged benchmark's value of a task: the best V(b, S) over all S of ``slots`` models, by trying them all."""
+    present = np.flatnonzero(caps > 0)
+    found = [
+        hard_mix(r, c, g, b, target, np.where(np.isin(np.arange(len(r)), chosen), caps, 0.0))
+        for chosen in combinations(present, min(slots, len(present)))
+    ]
+    reached = [value for value in found if value is not None]
+    return max(reached) if reached else None
