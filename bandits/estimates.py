@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 
 from bandits.confidence import Bounds
 from bandits.statistics import Statistics
@@ -29,8 +28,8 @@ class Estimates:
 
     @property
     def budget_per_task(self) -> jax.Array:
-        """[P] budget for each task of the expected demand; no task uses more than 1, so it is cut there."""
-        return jnp.clip(self.problem.budget / self.problem.expected_demand, 0.0, 1.0)
+        """[P] budget for each task of the expected demand; inf where unlimited."""
+        return self.problem.budget / self.problem.expected_demand
 
     @property
     def reward_mean(self) -> jax.Array:

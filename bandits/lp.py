@@ -21,16 +21,14 @@ Infeasible lanes cost their block a second solve, for the point of least violati
 Axis letters: n variables, m rows, N = n + m with the slacks, L lanes.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import partial, reduce
-from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
-_Stored: TypeAlias = Callable[[Callable[[], Any]], Any]
+from bandits.storage import Stored, storage, surely
 
 _BISECTIONS = 5  # not a function of the size: padding must not change the choice
 
@@ -220,7 +218,7 @@ def _solve(
     limit: jax.Array,
 ) -> Solution:
     """All lanes in step with each other."""
-    stored = _storage(upper[0])
+    stored = storage(surely(upper[0]))
     proper, *operands = _sanitised(objective, matrix, bound, upper, slack)
     objective, matrix, bound, upper, slack = stored(lambda: operands)
     program, row_scale, column_scale, unit = _scaled(objective, matrix, bound, upper, slack, stored)
@@ -265,7 +263,7 @@ def _sanitised(
 
 
 def _scaled(
-    objective: jax.Array, matrix: jax.Array, bound: jax.Array, upper: jax.Array, slack: jax.Array, stored: _Stored
+    objective: jax.Array, matrix: jax.Array, bound: jax.Array, upper: jax.Array, slack: jax.Array, stored: Stored
 ) -> tuple[_Program, jax.Array, jax.Array, jax.Array]:
     """The LP in well-scaled units, with slacks, and the scales: rows [m, L], columns [n, L], objective [L].
 
@@ -287,7 +285,7 @@ def _scaled(
     return stored(lambda: (program, row_scale, column_scale, unit))
 
 
-def _equilibration(size: jax.Array, stored: _Stored) -> tuple[jax.Array, jax.Array]:
+def _equilibration(size: jax.Array, stored: Stored) -> tuple[jax.Array, jax.Array]:
     """Scales of rows [m, L] and columns [n, L] that bring the non-zero sizes [m, n, L] near 1 and none far above."""
     column_scale = jnp.ones_like(size[0])
     for _ in range(2):
@@ -296,7 +294,7 @@ def _equilibration(size: jax.Array, stored: _Stored) -> tuple[jax.Array, jax.Arr
     return 1 / stored(lambda: _power_of_two(_largest(size * column_scale[None], 1))), column_scale
 
 
-def _simplex(program: _Program, at_upper: jax.Array, limit: jax.Array, stored: _Stored) -> _State:
+def _simplex(program: _Program, at_upper: jax.Array, limit: jax.Array, stored: Stored) -> _State:
     """The final state of the dual simplex from the slack basis."""
     rest = jnp.concatenate([at_upper, jnp.zeros_like(program.bound, bool)])
     state = _slack_basis(program, rest)
@@ -329,7 +327,7 @@ def _slack_basis(program: _Program, at_upper: jax.Array) -> _State:
     )
 
 
-def _point(program: _Program, state: _State, stored: _Stored) -> _Point:
+def _point(program: _Program, state: _State, stored: Stored) -> _Point:
     """The basic solution, from the data: only the inverse comes from earlier steps."""
     tolerance = _rounding(program.bound.dtype)
     price = stored(lambda: _total(state.objective[:, None] * state.inverse))
@@ -353,7 +351,7 @@ def _reduced(program: _Program, state: _State, price: jax.Array, load: jax.Array
     return jnp.where(state.basic | (jnp.abs(reduced) <= noise), 0, reduced)
 
 
-def _exchange(program: _Program, state: _State, limit: jax.Array, patience: int, stored: _Stored) -> _State:
+def _exchange(program: _Program, state: _State, limit: jax.Array, patience: int, stored: Stored) -> _State:
     """One step: recompute the point, choose a row that leaves and a column that enters."""
     point = _point(program, state, stored)
     cautious = state.steps >= patience
@@ -376,7 +374,7 @@ def _exchange(program: _Program, state: _State, limit: jax.Array, patience: int,
 
 
 def _leaving_row(
-    state: _State, point: _Point, cautious: jax.Array, stored: _Stored
+    state: _State, point: _Point, cautious: jax.Array, stored: Stored
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The row [m, L] (one-hot) furthest out of its box, by how much [L] (0: none is), and whether it must rise [L]."""
     excess = stored(lambda: jnp.maximum(-point.value, point.value - state.upper))
@@ -393,7 +391,7 @@ def _leaving_row(
 
 
 def _push(
-    program: _Program, state: _State, point: _Point, row: jax.Array, rising: jax.Array, stored: _Stored
+    program: _Program, state: _State, point: _Point, row: jax.Array, rising: jax.Array, stored: Stored
 ) -> jax.Array:
     """How much each variable [N, L] mends the row per unit that it leaves its bound; 0 where it does not."""
     weights = stored(lambda: _pick(state.inverse, row[:, None]))
@@ -409,7 +407,7 @@ def _push(
 
 
 def _entering_column(
-    program: _Program, point: _Point, push: jax.Array, shortfall: jax.Array, cautious: jax.Array, stored: _Stored
+    program: _Program, point: _Point, push: jax.Array, shortfall: jax.Array, cautious: jax.Array, stored: Stored
 ) -> tuple[jax.Array, jax.Array]:
     """The index of the column that enters [L], -1 for none, and those that flip to their other bound on the way [N, L].
 
@@ -431,7 +429,7 @@ def _entering_column(
     return column, eligible & (ratio < last[None])
 
 
-def _passable(ratio: jax.Array, reach: jax.Array, shortfall: jax.Array, stored: _Stored) -> jax.Array:
+def _passable(ratio: jax.Array, reach: jax.Array, shortfall: jax.Array, stored: Stored) -> jax.Array:
     """A ratio [L] such that flipping every column up to it leaves a shortfall; -1 if not even the first may flip.
 
     Bisection between breakpoints at the mean, weighted by reach, of those still in doubt: each round is one pass, and
@@ -456,7 +454,7 @@ def _passable(ratio: jax.Array, reach: jax.Array, shortfall: jax.Array, stored: 
     return low
 
 
-def _pivoted(program: _Program, state: _State, row: jax.Array, column: jax.Array, stored: _Stored) -> _State:
+def _pivoted(program: _Program, state: _State, row: jax.Array, column: jax.Array, stored: Stored) -> _State:
     """The state after the variable ``column`` has taken the place of ``row`` in the basis."""
     index = _indices(program.upper)
     chosen = index == column[None]
@@ -481,7 +479,7 @@ def _pivoted(program: _Program, state: _State, row: jax.Array, column: jax.Array
     )
 
 
-def _corrected(inverse: jax.Array, basis: jax.Array, stored: _Stored) -> jax.Array:
+def _corrected(inverse: jax.Array, basis: jax.Array, stored: Stored) -> jax.Array:
     """One Newton-Schulz step towards the inverse of ``basis``, unless ``inverse`` is too far off for it to converge."""
     identity = jnp.eye(len(basis), dtype=basis.dtype)[:, :, None]
     error = stored(lambda: identity - _matmul(basis, inverse))
@@ -489,7 +487,7 @@ def _corrected(inverse: jax.Array, basis: jax.Array, stored: _Stored) -> jax.Arr
     return stored(lambda: inverse + jnp.where(converging[None, None], _matmul(inverse, error), 0))
 
 
-def _vertex(program: _Program, state: _State, stored: _Stored) -> tuple[jax.Array, jax.Array]:
+def _vertex(program: _Program, state: _State, stored: Stored) -> tuple[jax.Array, jax.Array]:
     """The structural variables [n, L], refined twice, and the row prices [m, L], refined once, of the final basis."""
     point = _point(program, state, stored)
     missing = stored(lambda: point.right - _times(state.basis, point.value))
@@ -515,7 +513,7 @@ def _vertex(program: _Program, state: _State, stored: _Stored) -> tuple[jax.Arra
     return jnp.where(worse[None], plain, exact), price
 
 
-def _least_violation(program: _Program, at_upper: jax.Array, limit: jax.Array, stored: _Stored) -> jax.Array:
+def _least_violation(program: _Program, at_upper: jax.Array, limit: jax.Array, stored: Stored) -> jax.Array:
     """The point [n, L] of least total violation of the scaled rows."""
     n = len(at_upper)
     matrix, slack = program.matrix[:, :n], program.matrix[:, n:]
@@ -568,26 +566,6 @@ def _power_of_two(size: jax.Array) -> jax.Array:
     limits = jnp.finfo(size.dtype)
     bounded = jnp.clip(size, 2.0 ** (limits.minexp // 2), 2.0 ** (limits.maxexp // 2))
     return jnp.where(size > 0, jax.lax.reduce_precision(bounded, limits.nexp, 0), 1)
-
-
-def _storage(numbers: jax.Array) -> _Stored:
-    """A function that computes its argument once and stores the result.
-
-    Left alone, XLA fuses chains of these small sums and computes inner ones again for each use, which is exponential
-    in the length of the chain, and may round differently each time, so that a maximum equals none of its elements.
-    """
-    always = jnp.all((numbers <= jnp.inf) | jnp.isnan(numbers))  # true, but the compiler cannot know
-
-    def stored(compute: Callable[[], Any]) -> Any:
-        once = jax.jit(compute)  # traced once, for all the uses below
-        shapes = jax.eval_shape(once)
-
-        def branch() -> Any:  # the CPU compiler drops optimization barriers before it fuses, but keeps conditionals
-            return jax.lax.cond(always, once, lambda: jax.tree.map(lambda s: jax.lax.full(s.shape, 0, s.dtype), shapes))
-
-        return jax.lax.platform_dependent(cpu=branch, default=lambda: jax.lax.optimization_barrier(once()))
-
-    return stored
 
 
 def _indices(array: jax.Array) -> jax.Array:

@@ -60,8 +60,8 @@ class WorldState:
     first_live: jax.Array  # [M] int32, round in which a model was first live, -1 for never
 
 
-def reset(world: World, key: jax.Array) -> WorldState:
-    """The state before the first round."""
+def reset(world: World, key: jax.Array, *, staged: bool) -> WorldState:
+    """The state before the first round; where it is not ``staged``, all models are live throughout."""
     num_models, num_resources = world.consumption_mean.shape
     num_services = world.service_mean.shape[1]
     return WorldState(
@@ -75,11 +75,10 @@ def reset(world: World, key: jax.Array) -> WorldState:
         spent=ledger.zero((num_resources,)),
         service=ledger.zero((num_services,)),
         violation_worst=jnp.zeros(num_services, world.service_mean.dtype),
-        # Where nothing ever changes, all models are live throughout.
-        deployed=jnp.zeros(num_models, bool) if world.staged else world.problem.exists,
+        deployed=jnp.zeros(num_models, bool) if staged else world.problem.exists,
         activations=jnp.zeros((), jnp.int32),
         evictions=jnp.zeros((), jnp.int32),
-        first_live=jnp.full(num_models, -1, jnp.int32) if world.staged else jnp.zeros(num_models, jnp.int32),
+        first_live=jnp.full(num_models, -1, jnp.int32) if staged else jnp.where(world.problem.exists, 0, -1),
     )
 
 
@@ -94,10 +93,10 @@ def deploy(world: World, state: WorldState, t: jax.Array, wanted: jax.Array, mos
     """Make the models ``wanted`` [M] bool live from round t on, and no others; at most the first ``most`` of them.
 
     Only available models count. Each model that was not live pays the deployment cost, in the order of their numbers;
-    one whose cost does not fit in what remains of a hard budget stays off.
+    one whose cost does not fit in what remains of a hard budget stays off. Once the stop rule has fired, nothing changes.
     """
     able = wanted & inventory.available(world.inventory, t)
-    able = able & (jnp.cumsum(able) <= most)
+    able = jnp.where(state.stopped, state.deployed, able & (jnp.cumsum(able) <= most))
 
     def switch_on(m: jax.Array, carry: tuple[ledger.Total, jax.Array]) -> tuple[ledger.Total, jax.Array]:
         spent, live = carry

@@ -80,7 +80,7 @@ def _rounds(schedule: Schedule, catalogue: Catalogue, horizon: int, stages: int)
     number = catalogue.num_models
     if schedule.arrivals == "given":
         return _given(schedule, catalogue, horizon)
-    if not 1 <= schedule.initial_models <= number:
+    if schedule.arrivals != "start" and not 1 <= schedule.initial_models <= number:
         raise InputError(
             f"env.initial_models is {schedule.initial_models}; it must be between 1 and the {number} models"
         )
@@ -94,7 +94,7 @@ def _rounds(schedule: Schedule, catalogue: Catalogue, horizon: int, stages: int)
         late = _order(schedule, catalogue)[schedule.initial_models :]
         arrival[late] = _newcomers(schedule, len(late), horizon, stages)
     if schedule.lifetime is not None:
-        retirement = np.minimum(retirement, arrival + math.ceil(schedule.lifetime * horizon))
+        retirement = np.minimum(retirement, arrival + math.ceil(round(schedule.lifetime * horizon, 6)))
     return arrival, retirement
 
 

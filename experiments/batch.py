@@ -1,9 +1,10 @@
 """Many runs at once: cells × seeds through one compiled program, walked checkpoint by checkpoint from the host.
 
-A *batch* is a block of cells that share a static signature and a horizon, times a block of seeds. Worlds and learners
-carry a leading cell axis, runs a leading (cell, seed) pair; horizons share the executable because the loop bounds are
-traced and unbatched. The host walks from checkpoint to checkpoint, which gives progress and memory that does not grow
-with the horizon.
+A *batch* is a block of cells that share a static signature and a clock, times a block of seeds. Worlds and learners
+carry a leading cell axis; on the device runs carry a leading cell axis and seeds as the last one
+(``experiments.lanes``), in what comes back a leading (cell, seed) pair. Horizons share the executable because the loop
+bounds are traced and unbatched. The host walks from checkpoint to checkpoint, which gives progress and memory that does
+not grow with the horizon.
 """
 
 from collections.abc import Callable
@@ -20,6 +21,9 @@ from bandits.agent import Learner
 from envs.clock import Clock
 from envs.edge_cloud import World
 from experiments import rollout
+from experiments.lanes import lanes_last
+
+BELIEFS = ("lower", "upper", "covered")  # of a snapshot: what is kept as a mean over runs
 
 _traces = 0
 
@@ -46,8 +50,13 @@ def run_keys(root_seed: int, cells: np.ndarray, seeds: np.ndarray) -> jax.Array:
 
 @jax.jit
 def _start(worlds: World, learners: Learner, keys: jax.Array, horizon: jax.Array) -> rollout.RunState:
-    over_seeds = jax.vmap(rollout.start, (None, None, 0, None))
-    return jax.vmap(over_seeds, (0, 0, 0, None))(worlds, learners, keys, horizon)
+    """The states before the first round, [cells, ..., seeds]."""
+
+    def one(key: jax.Array, world: World, learner: Learner) -> rollout.RunState:
+        return rollout.start(world, learner, key, horizon)
+
+    over_seeds = lanes_last(one, (True, False, False))
+    return jax.vmap(over_seeds, (None, 0, 0, 0))(horizon >= 0, keys, worlds, learners)
 
 
 @partial(jax.jit, donate_argnames="state")
@@ -61,18 +70,27 @@ def _advance(
     first: jax.Array,
     stop: jax.Array,
 ) -> tuple[rollout.RunState, rollout.Snapshot]:
-    """Play to the next checkpoint; beliefs come back as weighted means over seeds, the books run by run."""
+    """Play to the next checkpoint; beliefs come back as weighted means over seeds, the books run by run.
+
+    States and books are [cells, ..., seeds]: see ``experiments.lanes``.
+    """
     global _traces
     _traces += 1
-    over_seeds = jax.vmap(rollout.advance, (None, None, 0, 0, None, None, None))
-    state = jax.vmap(over_seeds, (0, 0, 0, 0, None, None, None))(worlds, learners, keys, state, clock, first, stop)
-    seen = jax.vmap(jax.vmap(rollout.snapshot, (None, None, 0)))(worlds, learners, state)
+
+    def one(
+        state: rollout.RunState, key: jax.Array, world: World, learner: Learner
+    ) -> tuple[rollout.RunState, rollout.Snapshot]:
+        state = rollout.advance(world, learner, key, state, clock, first, stop)
+        return state, rollout.snapshot(world, learner, state)
+
+    over_seeds = lanes_last(one, (True, True, False, False))
+    state, seen = jax.vmap(over_seeds, (None, 0, 0, 0, 0))(stop >= 0, state, keys, worlds, learners)
 
     def mean(values: jax.Array) -> jax.Array:
-        return jnp.tensordot(weights, values, ((0,), (1,)), precision="highest")
+        return jnp.tensordot(values, weights, 1, precision="highest")
 
     fields = vars(seen)
-    return state, rollout.Snapshot(**{**fields, **{k: mean(fields[k]) for k in ("lower", "upper", "covered")}})
+    return state, rollout.Snapshot(**{**fields, **{k: mean(fields[k]) for k in BELIEFS}})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +138,14 @@ def simulate(
     for mark in marks:
         bounds = jnp.asarray(first, jnp.int32), jnp.asarray(mark, jnp.int32)
         state, seen = program.advance(worlds, learners, keys, device_weights, state, device_clock, *bounds)
-        snapshots.append(jax.device_get(seen))
+        snapshots.append(runs_first(jax.device_get(seen)))
         progress(int(mark) - first)
         first = int(mark)
     return jax.tree.map(lambda *leaves: np.stack(leaves), *snapshots)
+
+
+def runs_first(seen: rollout.Snapshot) -> rollout.Snapshot:
+    """Books [cells, seeds, ...] from [cells, ..., seeds], on the host."""
+    fields = vars(seen)
+    books = {name: value for name, value in fields.items() if name not in BELIEFS}
+    return rollout.Snapshot(**{**fields, **jax.tree.map(lambda leaf: np.moveaxis(leaf, -1, 1), books)})

@@ -323,7 +323,7 @@ def _policy(entry: Any, deployment: str, shared: Mapping[str, Any], swept: Mappi
         if rule not in registry:
             what = "rule" if kind == "routing" else "deployment rule"
             raise InputError(f"policies: there is no {what} {rule!r}; {nearest(rule, list(registry))}")
-    classes = ROUTING[routing], DEPLOYMENT[deployment], Confidence
+    classes: tuple[type, ...] = (ROUTING[routing], DEPLOYMENT[deployment], Confidence)
     mine, theirs, ours = (parameters.names(cls) for cls in classes)
     _refuse_unknown(own, [*mine, *theirs, *ours, "name", "routing", "deployment", "forecaster"], f"policies.{name}.")
     swept_names = {axis.removeprefix("policy.") for axis in swept if axis.startswith("policy.")}

@@ -69,7 +69,7 @@ def start(world: World, learner: Learner, key_run: jax.Array, horizon: jax.Array
     known = learner.needs_total or staged(world, learner)
     total = _total_demand(world, key_start, key_run, horizon) if known else None
     return RunState(
-        world=edge_cloud.reset(world, key_start),
+        world=edge_cloud.reset(world, key_start, staged=staged(world, learner)),
         books=deployment_books.open_books(world) if staged(world, learner) else None,
         learner=agent.init(learner, world.problem, _truth(world, total)),
         total_demand=total,
@@ -213,5 +213,5 @@ def _total_demand(world: World, key_start: jax.Array, key_run: jax.Array, horizo
         total = ledger.add(carry.demand, ledger.to_quanta(demand, world.quanta))
         return replace(carry, demand_state=demand_state, demand=total)
 
-    end = jax.lax.fori_loop(0, horizon, body, edge_cloud.reset(world, key_start))
+    end = jax.lax.fori_loop(0, horizon, body, edge_cloud.reset(world, key_start, staged=False))
     return ledger.value(end.demand, world.quanta)

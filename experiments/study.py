@@ -201,11 +201,8 @@ class _Runner:
         played = self.progress.played
         clock = padded[0].clock
         seen = batch.simulate(program, worlds, learners, keys, weights, clock, marks, lambda n: played(n * per_round))
-        books = {name: value for name, value in vars(seen).items() if name not in _BELIEFS}
+        books = {name: value for name, value in vars(seen).items() if name not in batch.BELIEFS}
         return replace(seen, **jax.tree.map(lambda leaf: leaf[:, :, : chunk.real_seeds], books))
-
-
-_BELIEFS = ("lower", "upper", "covered")
 
 
 def _join(parts: list[Snapshot]) -> Snapshot:
@@ -215,7 +212,7 @@ def _join(parts: list[Snapshot]) -> Snapshot:
     joined: dict[str, Any] = {}
     for name in vars(parts[0]):
         values = [getattr(part, name) for part in parts]
-        if name in _BELIEFS:
+        if name in batch.BELIEFS:
             joined[name] = np.sum(values, axis=0)
         else:
             joined[name] = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=2), *values)

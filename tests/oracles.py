@@ -341,14 +341,21 @@ def _block_mix(
 
 # StageRoute (arXiv 2506.17254).
 def deployment_rows(
-    r: np.ndarray, c: np.ndarray, g: np.ndarray, b: np.ndarray, target: np.ndarray, caps: np.ndarray, slots: int
+    r: np.ndarray,
+    c: np.ndarray,
+    g: np.ndarray,
+    b: np.ndarray,
+    target: np.ndarray,
+    caps: np.ndarray,
+    slots: int,
+    serve_all: bool = True,
 ) -> tuple[np.ndarray, list[LinearConstraint]]:
-    """Eq. 3 in the variables (d, z): c·d <= b, g·d >= target, sum d = 1, d <= caps z, sum z <= slots."""
+    """Eq. 3 in the variables (d, z): c·d <= b, g·d >= target, sum d = 1 (or <= 1), d <= caps z, sum z <= slots."""
     models = len(r)
     blank = np.zeros((1, models))
     rows = [
         LinearConstraint(np.hstack([np.eye(models), -np.diag(caps)]), -np.inf, 0.0),
-        LinearConstraint(np.hstack([np.ones((1, models)), blank]), 1.0, 1.0),
+        LinearConstraint(np.hstack([np.ones((1, models)), blank]), float(serve_all), 1.0),
         LinearConstraint(np.hstack([blank, np.ones((1, models))]), 0, slots),
     ]
     if len(b):
@@ -359,10 +366,17 @@ def deployment_rows(
 
 
 def best_deployment(
-    r: np.ndarray, c: np.ndarray, g: np.ndarray, b: np.ndarray, target: np.ndarray, caps: np.ndarray, slots: int
+    r: np.ndarray,
+    c: np.ndarray,
+    g: np.ndarray,
+    b: np.ndarray,
+    target: np.ndarray,
+    caps: np.ndarray,
+    slots: int,
+    serve_all: bool = True,
 ) -> tuple[float, np.ndarray] | None:
     """(value, d) of eq. 3 by HiGHS; None where no mix keeps all rows. Models with a cap of 0 are not there."""
-    cost, rows = deployment_rows(r, c, g, b, target, caps, slots)
+    cost, rows = deployment_rows(r, c, g, b, target, caps, slots, serve_all)
     models = len(r)
     solved = milp(
         cost,

@@ -87,6 +87,7 @@ def test_a_saved_run_goes_on_as_if_it_had_never_stopped(whole: Snapshot) -> None
     del state
     again = jax.tree.map(jnp.asarray, saved)
     _, seen = program.advance(made, learners, keys, weights, again, clock, jnp.int32(73), jnp.int32(HORIZON))
+    seen = batch.runs_first(jax.device_get(seen))
     assert_same({name: ledger.host_units(getattr(seen.world, name)) for name in BOOKS}, books(whole))
 
 

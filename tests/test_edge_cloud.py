@@ -27,7 +27,7 @@ def serve(world: World, shares: jax.Array, demand: jax.Array, keys: jax.Array) -
     """Feedback of one first round for each key."""
 
     def one(key: jax.Array) -> Any:
-        state = edge_cloud.reset(world, key)
+        state = edge_cloud.reset(world, key, staged=False)
         return edge_cloud.step(world, state, state.demand_state, demand, shares, jax.random.fold_in(key, 1))
 
     return jax.vmap(one)(keys)
@@ -271,7 +271,7 @@ def test_refused_counts_exactly_what_the_guard_declined() -> None:
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_demand_is_shown_only_when_it_is_known(moment: str) -> None:
     world = jax.tree.map(jnp.asarray, worlds.world(demand_seen=moment))
-    state = edge_cloud.reset(world, jax.random.key(0))
+    state = edge_cloud.reset(world, jax.random.key(0), staged=False)
     observation = edge_cloud.observe(world, state, jnp.int32(0), jnp.float32(7.0))
     assert bool(observation.demand_seen) == (moment == "before")
     assert float(observation.demand) == (7.0 if moment == "before" else 0.0)

@@ -18,6 +18,9 @@ from envs.types import Problem, Truth
 __all__ = ["StageRoute", "Support", "best_support"]
 
 
+_PENALTY = 100.0  # of a missed target: far above what any answer is worth
+
+
 @deployment_rule("stageroute")
 class StageRoute(DeploymentRule):
     """The support of max UCB_r·d s.t. LCB_c·d <= b, UCB_g·d >= target, Σ d = 1, d <= α, ``max_deployed`` at most.
@@ -55,8 +58,11 @@ class StageRoute(DeploymentRule):
         )
         on_support = jnp.where(support.deployed, caps, 0.0)
         wanted = mix.reachable(problem.target, view.service_upper, on_support)
-        prices = mix.soft_mix(*means, view.budget_per_task, wanted, on_support, jnp.ones((), caps.dtype)).dual
-        money, service = prices[: view.num_resources], prices[view.num_resources : -1]
+        penalty = jnp.full((), _PENALTY, caps.dtype)
+        chosen = mix.soft_mix(*means, view.budget_per_task, wanted, on_support, penalty, serve_all=True)
+        money, service = chosen.dual[: view.num_resources], chosen.dual[view.num_resources : -1]
+        # Where the budget cannot serve all tasks there is no price; the whole budget is then worth one answer.
+        money = jnp.where(mix.usable(chosen), money, 1.0 / view.budget_per_task)
         cost = jnp.sum(view.consumption_lower * money[None], axis=1)
         index = view.reward_upper - cost + jnp.sum(view.service_upper * service[None], axis=1)
         empty = view.max_deployed - jnp.sum(support.deployed, dtype=jnp.int32)
