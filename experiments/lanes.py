@@ -138,6 +138,8 @@ def _apply(equation: Any, inputs: list[Any], width: _Width) -> list[Any]:
     reading = _READINGS.get(name)
     if name in _ELEMENTWISE:
         reading = _elementwise
+    if name not in ("random_fold_in", "random_bits") and any(isinstance(v, _Lanes) and v.key for v in inputs):
+        reading = None
     found = reading(equation, inputs, width) if reading else None
     return _fallback(equation, inputs, width) if found is None else found
 

@@ -1,0 +1,129 @@
+"""Runs last against ``jax.vmap``: operation by operation, and whole runs of every rule, whose books agree exactly."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bandits import lp
+from bandits.routing import ROUTING
+from envs import ledger
+from experiments import rollout
+from experiments.lanes import lanes_last
+from tests import worlds
+
+LANES, MODELS = 7, 5
+RUNS, HORIZON = 16, 120
+
+
+def loop(x: jax.Array, number: jax.Array) -> jax.Array:
+    """A loop that all lanes leave together, whose carry comes to differ between lanes only on the way."""
+    return jax.lax.fori_loop(0, number, lambda k, carry: (carry[0] * 0.5 + x, carry[0]), (jnp.zeros(MODELS), x))[1]
+
+
+def search(x: jax.Array, number: jax.Array) -> jax.Array:
+    """A loop that each lane leaves when it is done."""
+    return jax.lax.while_loop(lambda carry: carry[0] > 0.1, lambda carry: (carry[0] / 2, carry[1] + 1), (x[0], 0.0))[1]
+
+
+def program(x: jax.Array, number: jax.Array) -> jax.Array:
+    """A small LP, whose own batching is part of it."""
+    return lp.maximize(x, jnp.ones((1, MODELS)), jnp.ones(1), jnp.ones(MODELS)).x
+
+
+OPERATIONS: dict[str, Callable[[jax.Array, jax.Array], Any]] = {
+    "sums": lambda x, n: (x.sum(), (x[:, None] * x[None]).sum(axis=0), jnp.outer(x, x).max(axis=(0, 1))),
+    "nothing": lambda x, n: (x[:0].sum(), x[:0].max(initial=0)),
+    "all and any": lambda x, n: (jnp.all(x > 0), jnp.any(x[None] > x[:, None], axis=1)),
+    "running": lambda x, n: (jnp.cumsum(x), jax.lax.cumsum(x, reverse=True), jax.lax.cummax(x)),
+    "long": lambda x, n: (jnp.cumsum(jnp.tile(x, 40)), jnp.tile(x, 40).sum()),
+    "best": lambda x, n: (jnp.argmax(x), jnp.argmin(jnp.round(x)), jnp.argmax(x.at[2].set(jnp.nan)), jnp.argmax(x > 0)),
+    "shapes": lambda x, n: (x.reshape(1, MODELS).T, x[::-1][1:3], jnp.concatenate([x, jnp.ones(2)]), jnp.stack([x, x])),
+    "choice": lambda x, n: (jnp.where(x.sum() > 0, x, -x), jnp.clip(x, -0.5, 0.5), x**2, jnp.sign(x)),
+    "lookup": lambda x, n: (jnp.arange(10.0)[jnp.argmax(x)], x[jnp.argmax(x)], jnp.sort(x), x @ x),
+    "shared": lambda x, n: (n + 1, jnp.arange(3) * n, x * n),
+    "loop": loop,
+    "search": search,
+    "branch": lambda x, n: jax.lax.cond(n > 2, lambda: x * 2, lambda: jnp.zeros(MODELS)),
+    "own branch": lambda x, n: jax.lax.cond(x[0] > 0, lambda: x * 2, lambda: x - 1),
+    "program": program,
+}
+
+
+def assert_same(ours: Any, theirs: Any) -> None:
+    """Lanes last and runs first agree; sums may be taken in another order."""
+    for mine, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(np.moveaxis(np.asarray(mine), -1, 0), np.asarray(other), rtol=2e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operations_are_those_of_vmap(name: str) -> None:
+    x = jax.random.normal(jax.random.key(3), (LANES, MODELS))
+    operation, number = OPERATIONS[name], jnp.int32(3)
+    lanes = jax.jit(lanes_last(operation, (True, False)))
+    assert_same(lanes(number >= 0, x.T, number), jax.jit(jax.vmap(operation, (0, None)))(x, number))
+
+
+def draws(key: jax.Array, t: jax.Array) -> Any:
+    """Words, numbers and keys from one key, each key used once."""
+    round_key = jax.random.fold_in(key, t)
+    first, second, third = jax.random.split(jax.random.fold_in(round_key, 0), 3)
+    return (
+        jax.random.key_data(jax.random.fold_in(round_key, 1)),
+        jax.random.bits(first, (4,)),
+        jax.random.uniform(second, (3, 2)),
+        jax.random.poisson(third, 30.0),
+    )
+
+
+@pytest.fixture
+def keys_used_twice() -> Iterator[None]:
+    """No check of key reuse: runs do replay their demand from the same keys, on purpose."""
+    with jax.debug_key_reuse(False):
+        yield
+
+
+@pytest.mark.usefixtures("keys_used_twice")
+def test_random_bits_are_those_of_jax() -> None:
+    keys = jax.random.split(jax.random.key(5), LANES)
+    ours = jax.jit(lanes_last(draws, (True, False)))(jnp.array(True), keys, jnp.int32(12))
+    assert_same(ours, jax.jit(jax.vmap(draws, (0, None)))(keys, jnp.int32(12)))
+
+
+def test_keys_can_be_carried_and_come_back_as_keys() -> None:
+    def carried(key: jax.Array, rounds: jax.Array) -> jax.Array:
+        return jax.lax.fori_loop(0, rounds, lambda t, key: jax.random.fold_in(key, t), key)
+
+    keys = jax.random.split(jax.random.key(6), LANES)
+    ours = jax.jit(lanes_last(carried, (True, False)))(jnp.array(True), keys, jnp.int32(3))
+    theirs = jax.vmap(carried, (0, None))(keys, jnp.int32(3))
+    np.testing.assert_array_equal(jax.random.key_data(ours), jax.random.key_data(theirs))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("keys_used_twice")
+@pytest.mark.parametrize("name", [name for name, rule in ROUTING.items() if rule.__module__.startswith("bandits.")])
+def test_whole_runs_are_those_of_vmap(name: str) -> None:
+    """Noisy demand, a latency target, a budget that binds: every book, and every belief."""
+    demand = {"process": "mmpp", "mean": 5.0, "counts": "poisson", "ratio": 5.0, "rise": 0.02, "fall": 0.1}
+    world = jax.tree.map(jnp.asarray, worlds.world(horizon=HORIZON, demand=demand, budget_per_task=2e-4))
+    learner = jax.tree.map(jnp.asarray, worlds.learner(name))
+    clock = jax.tree.map(jnp.asarray, worlds.clock(worlds.world(horizon=HORIZON), HORIZON))
+
+    def run(key: jax.Array, horizon: jax.Array) -> rollout.Snapshot:
+        state = rollout.start(world, learner, key, horizon)
+        state = rollout.advance(world, learner, key, state, clock, jnp.int32(0), horizon)
+        return rollout.snapshot(world, learner, state)
+
+    keys, horizon = jax.random.split(jax.random.key(7), RUNS), jnp.int32(HORIZON)
+    ours = jax.jit(lanes_last(run, (True, False)))(horizon >= 0, keys, horizon)
+    theirs = jax.jit(jax.vmap(run, (0, None)))(keys, horizon)
+    for books in ("demand", "served", "refused", "reward", "spent", "service"):
+        mine, other = (ledger.host_units(getattr(seen.world, books)) for seen in (ours, theirs))
+        assert (np.moveaxis(mine, -1, 0) == other).all(), books
+    for beliefs in ("lower", "upper", "duals"):
+        mine, other = (np.asarray(getattr(seen, beliefs)) for seen in (ours, theirs))
+        np.testing.assert_allclose(np.moveaxis(mine, -1, 0), other, rtol=1e-5, atol=1e-6, err_msg=beliefs)
