@@ -86,7 +86,7 @@ class StudyConfig:
     checkpoints: int
     checkpoint_spacing: str
     precision: str
-    chunk_rows: int
+    chunk_rows: int | None
     out: str | None
     tracker: dict[str, Any]
     claims: dict[str, float]
@@ -120,7 +120,7 @@ def study_from(plain: Mapping[str, Any]) -> StudyConfig:
         checkpoints=_integer(plain["checkpoints"], "checkpoints", 2),
         checkpoint_spacing=_one_of(plain["checkpoint_spacing"], "checkpoint_spacing", ("log", "linear")),
         precision=_one_of(plain["precision"], "precision", PRECISIONS),
-        chunk_rows=_integer(plain["chunk_rows"], "chunk_rows", 1),
+        chunk_rows=None if plain["chunk_rows"] is None else _integer(plain["chunk_rows"], "chunk_rows", 1),
         out=None if plain["out"] is None else _text(plain["out"], "out"),
         tracker=dict(plain["tracker"]),
         claims=_claims(plain["claims"]),

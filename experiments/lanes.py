@@ -138,9 +138,10 @@ def _apply(equation: Any, inputs: list[Any], width: _Width) -> list[Any]:
     reading = _READINGS.get(name)
     if name in _ELEMENTWISE:
         reading = _elementwise
-    if name not in ("random_fold_in", "random_bits") and any(isinstance(v, _Lanes) and v.key for v in inputs):
-        reading = None
-    found = reading(equation, inputs, width) if reading else None
+    if any(isinstance(value, _Lanes) and value.key for value in inputs) and not name.startswith("random_"):
+        found = _word_by_word(equation, inputs, width, reading) if reading else None
+    else:
+        found = reading(equation, inputs, width) if reading else None
     return _fallback(equation, inputs, width) if found is None else found
 
 
@@ -156,6 +157,22 @@ def _fallback(equation: Any, inputs: list[Any], width: _Width) -> list[Any]:
     axes = [-1 if isinstance(value, _Lanes) else None for value in inputs]
     results = jax.vmap(lambda *one: _bound(equation, one), axes, 0)(*values)
     return [_lane(jnp.moveaxis(result, 0, -1)) for result in results]
+
+
+def _word_by_word(equation: Any, inputs: list[Any], width: _Width, reading: _Reading) -> list[Any] | None:
+    """Moving random keys about is moving each of their two words about."""
+    split = [
+        [_Lanes(word) for word in _slices(value.array, 0)] if isinstance(value, _Lanes) and value.key else None
+        for value in inputs
+    ]
+    moved = []
+    for word in range(2):
+        mine = [value if words is None else words[word] for value, words in zip(inputs, split, strict=True)]
+        result = reading(equation, mine, width)
+        if result is None:
+            return None
+        moved.append(result[0].array)
+    return [_Lanes(jnp.stack(moved), key=True)]
 
 
 def _arrays(inputs: list[Any], width: _Width) -> list[jax.Array]:
@@ -267,6 +284,21 @@ def _fold_in(equation: Any, inputs: list[Any], width: _Width) -> list[Any] | Non
     return [_Lanes(width.stored(folded), key=True)]
 
 
+def _split(equation: Any, inputs: list[Any], width: _Width) -> list[Any] | None:
+    """Keys [shape] from one, as ``jax.random.split`` with partitionable Threefry."""
+    key, shape = inputs[0], equation.params["shape"]
+    if key.array.ndim != 2 or not jax.config.jax_threefry_partitionable:  # type: ignore[attr-defined]
+        return None
+    return [_Lanes(width.stored(lambda: jnp.stack(_counted(key.array, shape, width))), key=True)]
+
+
+def _counted(key: jax.Array, shape: tuple[int, ...], width: _Width) -> tuple[jax.Array, jax.Array]:
+    """Threefry of 0, 1, 2, ... under a key [2, L], two words [shape, L]."""
+    count = jnp.arange(int(np.prod(shape)), dtype=jnp.uint32).reshape((*shape, 1))
+    words = (key[0], key[1], jnp.zeros_like(count), count)
+    return _threefry(*(jnp.broadcast_to(word, (*shape, width.size)) for word in words))
+
+
 def _bits(equation: Any, inputs: list[Any], width: _Width) -> list[Any] | None:
     """Random 32-bit words [shape, L], as ``jax.random.bits`` with partitionable Threefry."""
     key, shape = inputs[0], equation.params["shape"]
@@ -274,9 +306,7 @@ def _bits(equation: Any, inputs: list[Any], width: _Width) -> list[Any] | None:
         return None
 
     def drawn() -> jax.Array:
-        count = jnp.arange(int(np.prod(shape)), dtype=jnp.uint32).reshape((*shape, 1))
-        words = (key.array[0], key.array[1], jnp.zeros_like(count), count)
-        high, low = _threefry(*(jnp.broadcast_to(word, (*shape, width.size)) for word in words))
+        high, low = _counted(key.array, shape, width)
         return high ^ low
 
     return [_Lanes(width.stored(drawn))]
@@ -374,6 +404,7 @@ _READINGS: dict[str, _Reading] = {
     "argmin": _arg,
     "random_fold_in": _fold_in,
     "random_bits": _bits,
+    "random_split": _split,
     **dict.fromkeys(_FOLDS, _fold),
     **dict.fromkeys(_RUNNING, _running),
 }

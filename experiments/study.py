@@ -1,7 +1,8 @@
 """Running a study: groups, chunks, results as they come, and what is made of them at the end."""
 
+import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
@@ -53,6 +54,9 @@ class _Chunk:
     real_seeds: int
 
 
+_ROWS = {"cpu": 2048, "gpu": 65536}  # runs of a chunk: as many as a core's cache holds, or enough to fill a device
+
+
 def run(study: StudyConfig, planned: list[Cell], folder: Path, log: EventLog, progress: Progress) -> Outcome:
     """Simulate what is missing in ``folder`` and read the rest; every cell is stored as soon as it is done."""
     finished = {cell.id: result for cell in planned if (result := _stored(folder, cell.id, log)) is not None}
@@ -63,15 +67,17 @@ def run(study: StudyConfig, planned: list[Cell], folder: Path, log: EventLog, pr
     log.write("study", name=study.name, cells=len(planned), done=len(finished), groups=len(grouped))
     began = perf_counter()
     runner = _Runner(study, folder, log, progress)
-    # One group's simulation seldom fills two CPU cores, and compiling fills one: two groups side by side use both.
-    workers = ThreadPoolExecutor(2 if jax.default_backend() == "cpu" else 1)
+    # A program runs on one CPU core, and so does its compilation: several side by side use them all.
+    workers = ThreadPoolExecutor(_cores())
     try:
         failures = list(workers.map(runner.run_or_fail, grouped))
     except KeyboardInterrupt:
-        workers.shutdown(wait=False, cancel_futures=True)
+        for pool in (workers, runner.simulators):
+            pool.shutdown(wait=False, cancel_futures=True)
         runner.writing.acquire()  # never given back: a write under way is finished, no other one is begun
         raise
     workers.shutdown()
+    runner.simulators.shutdown()
     failed = {cell: error for failure in failures for cell, error in failure.items()}
     found = {cell.id: finished.get(cell.id) or _stored(folder, cell.id, log) for cell in planned}
     results = [result for result in found.values() if result is not None]
@@ -85,11 +91,19 @@ def run(study: StudyConfig, planned: list[Cell], folder: Path, log: EventLog, pr
     )
 
 
+def _cores() -> int:
+    """How many programs run side by side: one a core on a CPU, one after the other elsewhere."""
+    if jax.default_backend() != "cpu":
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _shape(study: StudyConfig, group: list[Cell]) -> tuple[int, int]:
     """(cells, seeds) of a chunk: one shape for a whole group, so that it compiles once."""
-    seeds = min(study.seeds, study.chunk_rows)
+    rows = study.chunk_rows or _ROWS.get(jax.default_backend(), _ROWS["gpu"])
+    seeds = min(study.seeds, rows)
     widest = max(len(same) for same in _by_clock(group))
-    return max(1, min(widest, study.chunk_rows // seeds)), seeds
+    return max(1, min(widest, rows // seeds)), seeds
 
 
 def _by_clock(group: list[Cell]) -> list[list[Cell]]:
@@ -136,6 +150,7 @@ class _Runner:
         self.benchmarks: dict[Any, Any] = {}
         self.compilations, self.compile_seconds = 0, 0.0
         self.lock, self.writing = Lock(), Lock()
+        self.simulators = ThreadPoolExecutor(_cores())
 
     def run_or_fail(self, group: list[Cell]) -> dict[str, str]:
         """Cell id -> error. One group's error costs that group's unfinished cells and nothing else."""
@@ -156,10 +171,22 @@ class _Runner:
         wide, deep = _shape(self.study, group)
         self.progress.note(f"{name}: compiling")
         program = self._compile(group, wide, deep)
-        for same in _by_clock(group):
-            self.progress.note(f"{name}: {same[0].config.horizon:,} rounds")
-            for chunks in _chunks(self.study, same, wide, deep):
-                self._run_block(program, chunks, wide)
+        self.progress.note(f"{name}: {len(group)} cells")
+        # The longest first, so that no core is left with one at the end; what is done is stored as soon as it is.
+        blocks = [chunks for same in _by_clock(group) for chunks in _chunks(self.study, same, wide, deep)][::-1]
+        parts = [[self.simulators.submit(self._simulate, program, chunk, wide) for chunk in block] for block in blocks]
+        owner = {part: number for number, mine in enumerate(parts) for part in mine}
+        missing = [len(mine) for mine in parts]
+        try:
+            for part in as_completed(owner):
+                part.result()  # raises what it raised
+                number = owner[part]
+                missing[number] -= 1
+                if not missing[number]:
+                    self._store_block(blocks[number], [done.result() for done in parts[number]])
+        finally:
+            for part in owner:
+                part.cancel()
 
     def _compile(self, group: list[Cell], wide: int, deep: int) -> Program:
         worlds, learners = cells.stack(_padded(group, wide))
@@ -172,13 +199,11 @@ class _Runner:
         self.log.write("compiled", policy=name, seconds=seconds, cells=len(group))
         return program
 
-    def _run_block(self, program: Program, chunks: list[_Chunk], wide: int) -> None:
-        """Simulate a block of cells, all seeds, and store each cell."""
-        horizon = chunks[0].cells[0].config.horizon
-        marks = batch.checkpoints(horizon, self.study.checkpoints, self.study.checkpoint_spacing)
-        began = perf_counter()
-        joined = _join([self._simulate(program, chunk, wide, marks) for chunk in chunks])
-        wall = (perf_counter() - began) / len(chunks[0].cells)
+    def _store_block(self, chunks: list[_Chunk], parts: list[tuple[Snapshot, float]]) -> None:
+        """Store each cell of a block, all seeds simulated."""
+        marks = self._marks(chunks[0])
+        joined = _join([seen for seen, _ in parts])
+        wall = sum(seconds for _, seconds in parts) / len(chunks[0].cells)
         for number, cell in enumerate(chunks[0].cells):
             mine = jax.tree.map(lambda leaf, number=number: leaf[:, number], joined)
             seeds = np.arange(self.study.seeds)
@@ -189,8 +214,15 @@ class _Runner:
                 self.log.write("cell", **_announcement(result))
             self.progress.cell_done()
 
-    def _simulate(self, program: Program, chunk: _Chunk, wide: int, marks: np.ndarray) -> Snapshot:
-        """Snapshots [E, cells, seeds, ...] of a chunk, padding seeds cut off; beliefs weigh by this chunk's runs."""
+    def _marks(self, chunk: _Chunk) -> np.ndarray:
+        return batch.checkpoints(chunk.cells[0].config.horizon, self.study.checkpoints, self.study.checkpoint_spacing)
+
+    def _simulate(self, program: Program, chunk: _Chunk, wide: int) -> tuple[Snapshot, float]:
+        """(snapshots [E, cells, seeds, ...] of a chunk, seconds it took).
+
+        Padding seeds are cut off; beliefs weigh by this chunk's runs.
+        """
+        began, marks = perf_counter(), self._marks(chunk)
         padded = _padded(chunk.cells, wide)
         worlds, learners = cells.stack(padded)
         streams = np.array([cell.stream for cell in padded], np.uint32)
@@ -202,7 +234,8 @@ class _Runner:
         clock = padded[0].clock
         seen = batch.simulate(program, worlds, learners, keys, weights, clock, marks, lambda n: played(n * per_round))
         books = {name: value for name, value in vars(seen).items() if name not in batch.BELIEFS}
-        return replace(seen, **jax.tree.map(lambda leaf: leaf[:, :, : chunk.real_seeds], books))
+        kept = jax.tree.map(lambda leaf: leaf[:, :, : chunk.real_seeds], books)
+        return replace(seen, **kept), perf_counter() - began
 
 
 def _join(parts: list[Snapshot]) -> Snapshot:
