@@ -93,7 +93,8 @@ def deploy(world: World, state: WorldState, t: jax.Array, wanted: jax.Array, mos
     """Make the models ``wanted`` [M] bool live from round t on, and no others; at most the first ``most`` of them.
 
     Only available models count. Each model that was not live pays the deployment cost, in the order of their numbers;
-    one whose cost does not fit in what remains of a hard budget stays off. Once the stop rule has fired, nothing changes.
+    one whose cost does not fit in what remains of a hard budget stays off. Once the stop rule has fired, nothing
+    changes.
     """
     able = wanted & inventory.available(world.inventory, t)
     able = jnp.where(state.stopped, state.deployed, able & (jnp.cumsum(able) <= most))

@@ -68,7 +68,7 @@ def run(study: StudyConfig, planned: list[Cell], folder: Path, log: EventLog, pr
     began = perf_counter()
     runner = _Runner(study, folder, log, progress)
     # A program runs on one CPU core, and so does its compilation: several side by side use them all.
-    workers = ThreadPoolExecutor(_cores())
+    workers = ThreadPoolExecutor(cores())
     try:
         failures = list(workers.map(runner.run_or_fail, grouped))
     except KeyboardInterrupt:
@@ -91,7 +91,7 @@ def run(study: StudyConfig, planned: list[Cell], folder: Path, log: EventLog, pr
     )
 
 
-def _cores() -> int:
+def cores() -> int:
     """How many programs run side by side: one a core on a CPU, one after the other elsewhere."""
     if jax.default_backend() != "cpu":
         return 1
@@ -150,7 +150,7 @@ class _Runner:
         self.benchmarks: dict[Any, Any] = {}
         self.compilations, self.compile_seconds = 0, 0.0
         self.lock, self.writing = Lock(), Lock()
-        self.simulators = ThreadPoolExecutor(_cores())
+        self.simulators = ThreadPoolExecutor(cores())
 
     def run_or_fail(self, group: list[Cell]) -> dict[str, str]:
         """Cell id -> error. One group's error costs that group's unfinished cells and nothing else."""
@@ -178,12 +178,13 @@ class _Runner:
         owner = {part: number for number, mine in enumerate(parts) for part in mine}
         missing = [len(mine) for mine in parts]
         try:
-            for part in as_completed(owner):
+            for part in as_completed(list(owner)):
                 part.result()  # raises what it raised
-                number = owner[part]
+                number = owner.pop(part)
                 missing[number] -= 1
                 if not missing[number]:
                     self._store_block(blocks[number], [done.result() for done in parts[number]])
+                    parts[number] = []  # what is stored is not kept
         finally:
             for part in owner:
                 part.cancel()

@@ -32,34 +32,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the path of the environment's Python."""
     parser = argparse.ArgumentParser(prog="environment", description=__doc__)
     parser.add_argument("--dev", action="store_true", help="with the tests' tools")
-    dev = parser.parse_args(arguments).dev
+    parser.add_argument("--bench", action="store_true", help="with the rivals of the speed bench")
+    given = parser.parse_args(arguments)
     try:
-        print(ready(dev))
+        print(ready(given.dev, given.bench))
     except SetupError as error:
         print(error, file=sys.stderr)
         return 2
     return 0
 
 
-def ready(dev: bool) -> Path:
+def ready(dev: bool, bench: bool) -> Path:
     """Return the Python of an environment that matches the locks, made or renewed first where it does not."""
     folder = ROOT / (f".venv-{sys.version_info[0]}.{sys.version_info[1]}" if os.environ.get("PYTHON") else ".venv")
     python = folder / "bin" / "python"
     with locked(folder) as lock:
         found = read_stamp(folder) if python.exists() else {}
-        wanted = wanted_stamp(found, dev)
+        wanted = wanted_stamp(found, dev, bench)
         if found != wanted:
             renew(folder, found, wanted, lock)
     return python
 
 
-def wanted_stamp(found: Stamp, dev: bool) -> Stamp:
+def wanted_stamp(found: Stamp, dev: bool, bench: bool) -> Stamp:
     """Return what the environment is to hold: what was asked for now, on top of what was asked for before."""
     base = Path(sys.base_prefix) / "bin" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
     python = str(base if base.exists() else sys.executable)
     extra = os.environ.get("LLM_BANDITS_EXTRA", "")
     if extra not in ("", "none", *EXTRAS):
         raise SetupError(f"LLM_BANDITS_EXTRA={extra} is none of: none, {', '.join(EXTRAS)}.")
+    extra = {"": str(found.get("extra", "")), "none": ""}.get(extra, extra)
+    if bench and "bench" not in extra.split(","):
+        extra = f"{extra},bench".lstrip(",")
     return {
         "root": str(ROOT),  # an environment that was moved or copied does not work
         "python": python if os.environ.get("PYTHON") else found.get("python", python),
@@ -67,7 +71,7 @@ def wanted_stamp(found: Stamp, dev: bool) -> Stamp:
         "installer": found.get("installer", ""),
         "project": digest("pyproject.toml"),
         "dev": dev or found.get("dev", False),
-        "extra": {"": found.get("extra", ""), "none": ""}.get(extra, extra),
+        "extra": extra,
     }
 
 
@@ -81,7 +85,8 @@ def renew(folder: Path, found: Stamp, wanted: Stamp, lock: int) -> None:
     complaints = []
     for installer in ("uv", "pip") if shutil.which("uv") else ("pip",):  # pip knows settings that uv does not
         wanted = {**wanted, "installer": installer}
-        grown = all(found.get(key) == wanted[key] for key in FOUNDATION) and found["extra"] in ("", wanted["extra"])
+        kept = str(wanted["extra"]).startswith(str(found.get("extra", "")))
+        grown = all(found.get(key) == wanted[key] for key in FOUNDATION) and kept
         steps = [] if grown else empty_environment(folder, wanted)
         steps += installation(folder, wanted, only_project=grown and complete)
         try:
@@ -114,7 +119,7 @@ def empty_environment(folder: Path, wanted: Stamp) -> list[list[str]]:
 
 
 def installation(folder: Path, wanted: Stamp, only_project: bool) -> list[list[str]]:
-    """Return the commands that install the locked packages, the project, and the accelerator's packages."""
+    """Return the commands that install the locked packages, the project, and what its extras need."""
     python = str(folder / "bin" / "python")
     if wanted["installer"] == "pip":
         tool = [python, "-I", "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"]
@@ -122,10 +127,10 @@ def installation(folder: Path, wanted: Stamp, only_project: bool) -> list[list[s
         tool = ["uv", "pip", "install", "--quiet", "--python", python]
     packages = [*tool, "-r", "requirements-dev.lock" if wanted["dev"] else "requirements.lock"]
     project = [*tool, "--no-deps", "-e", "."]
-    accelerator = [*tool, "-c", "requirements-extras.lock", "-e", f".[{wanted['extra']}]"]
+    extras = [*tool, "-c", "requirements-extras.lock", "-e", f".[{wanted['extra']}]"]
     if only_project:
         return [project]
-    return [packages, project, *([accelerator] if wanted["extra"] else [])]
+    return [packages, project, *([extras] if wanted["extra"] else [])]
 
 
 def call(command: list[str], lock: int) -> None:

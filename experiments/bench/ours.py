@@ -1,0 +1,85 @@
+"""The engine's own loop, driven as a study drives it: chunks of runs side by side, one a core."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from bandits import forecast
+from bandits.agent import Learner
+from bandits.confidence import Confidence
+from bandits.deployment import DEPLOYMENT
+from bandits.routing import ROUTING
+from envs import inventory, ledger
+from envs.clock import Clock
+from experiments import batch, study
+from experiments.batch import Program
+from experiments.bench import instance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loop:
+    """A compiled loop over a chunk of runs; ``program.compile_seconds`` is kept apart from every time."""
+
+    program: Program
+    worlds: Any
+    learners: Any
+    clock: Clock
+    lanes: int  # runs of a chunk
+
+
+@dataclass(frozen=True, kw_only=True)
+class Totals:
+    """[runs] each, after the whole horizon."""
+
+    reward: np.ndarray
+    spent: np.ndarray  # units of the dearest model's worst case
+    service: np.ndarray
+
+
+def loop(rule: str, horizon: int, lanes: int) -> Loop:
+    """``rule`` with its defaults and the total demand known, over ``horizon`` rounds; float32."""
+    world = instance.world(horizon)
+    learner = Learner(
+        deployment=DEPLOYMENT["everything"](),
+        routing=ROUTING[rule](),
+        forecaster=forecast.build("oracle", {}),
+        confidence=Confidence(confidence=instance.CONFIDENCE),
+    )
+    worlds, learners = jax.tree.map(lambda leaf: np.asarray(leaf)[None], (world, _float32(learner)))
+    rounds = (
+        horizon,
+        1,
+        inventory.changes(world.inventory, horizon),
+        getattr(learner.routing, "resolve_every", horizon),
+    )
+    names = ("horizon", "stages", "changes", "resolve_every")
+    leaves = {name: np.asarray(value, np.int32) for name, value in zip(names, rounds, strict=True)}
+    program = batch.compile_program(worlds, learners, batch.run_keys(0, np.zeros(1, np.uint32), np.arange(lanes)))
+    clock = Clock(**leaves)  # type: ignore[arg-type]
+    return Loop(program=program, worlds=worlds, learners=learners, clock=clock, lanes=lanes)
+
+
+def _float32(learner: Learner) -> Learner:
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), learner)
+
+
+def play(made: Loop, runs: int) -> Totals:
+    """Play ``runs`` runs, a multiple of the lanes, to the horizon."""
+    weights = np.full(made.lanes, 1.0 / made.lanes)
+    marks = np.array([int(made.clock.horizon)])
+
+    def chunk(first: int) -> Any:
+        keys = batch.run_keys(0, np.zeros(1, np.uint32), np.arange(first, first + made.lanes))
+        return batch.simulate(made.program, made.worlds, made.learners, keys, weights, made.clock, marks)
+
+    with ThreadPoolExecutor(study.cores()) as pool:
+        seen = list(pool.map(chunk, range(0, runs, made.lanes)))
+    quanta = made.worlds.quanta[0]
+
+    def total(name: str) -> np.ndarray:
+        return np.concatenate([ledger.host_value(getattr(one.world, name), quanta).reshape(-1) for one in seen])
+
+    return Totals(reward=total("reward"), spent=total("spent"), service=total("service"))
