@@ -110,11 +110,14 @@ def test_labels_spell_out_only_what_differs() -> None:
         make_cell("ucb", swept={"policy.eta": 0.1, "horizon": 10}),
         make_cell("ucb", swept={"policy.eta": 0.2, "horizon": 20}),
         make_cell("greedy", demand="diurnal", swept={"demand.rate": 3.0}),
+        make_cell("greedy", demand="diurnal", swept={"demand.rate": 5.0}),
     ]
     labels = label_cells(cells)
-    assert [label.line for label in labels] == ["ucb (eta=0.1)", "ucb (eta=0.2)", "greedy"]
+    assert [label.line for label in labels] == ["ucb (eta=0.1)", "ucb (eta=0.2)", "greedy", "greedy"]
     assert labels[0].setting == labels[1].setting == "poisson, no rate"
     assert labels[2].setting == "diurnal, rate=3"
+    # Where the demand says what the rate is, the rate is not said.
+    assert [label.setting for label in label_cells(cells[:3])] == ["poisson", "poisson", "diurnal"]
 
 
 def test_stages_tell_cells_apart_where_they_were_swept_only() -> None:

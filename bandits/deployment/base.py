@@ -65,6 +65,18 @@ class DeploymentRule:
         return jnp.zeros(())
 
 
+class SearchingRule(DeploymentRule):
+    """A rule that optimises and remembers the largest gap of its searches."""
+
+    def init(self, problem: Problem, truth: Truth | None) -> jax.Array:
+        """[] the largest gap so far."""
+        return jnp.zeros((), problem.throughput.dtype)
+
+    def gap(self, state: jax.Array) -> jax.Array:
+        """[] the largest gap so far."""
+        return state
+
+
 def deployment_rule(name: str) -> Callable[[type], type]:
     """Class decorator: make the class a frozen pytree dataclass and register it under ``name``."""
 

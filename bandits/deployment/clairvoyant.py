@@ -5,14 +5,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bandits.deployment.base import DeploymentRule, DeploymentView, deployment_rule
+from bandits.deployment.base import DeploymentView, SearchingRule, deployment_rule
 from bandits.deployment.support import best_support
 from bandits.parameters import number
-from envs.types import Problem, Truth
 
 
 @deployment_rule("clairvoyant")
-class Clairvoyant(DeploymentRule):
+class Clairvoyant(SearchingRule):
     """The support of the best mix, for true means, of the models available at the stage's start.
 
     That of the `staged` benchmark: where the budget makes it worth it, some tasks are declined.
@@ -26,10 +25,6 @@ class Clairvoyant(DeploymentRule):
     max_nodes: int | jax.Array = number(
         1000, low=1, whole=True
     )  # of the search, after which it stops with a proven gap
-
-    def init(self, problem: Problem, truth: Truth | None) -> jax.Array:
-        """[] the largest gap so far."""
-        return jnp.zeros((), problem.throughput.dtype)
 
     def decide(self, state: jax.Array, view: DeploymentView) -> tuple[jax.Array, Any]:
         """The best support."""
@@ -48,7 +43,3 @@ class Clairvoyant(DeploymentRule):
             max_nodes=jnp.asarray(self.max_nodes, jnp.int32),
         )
         return support.deployed, jnp.maximum(state, support.gap)
-
-    def gap(self, state: jax.Array) -> jax.Array:
-        """[] the largest gap so far."""
-        return state

@@ -10,10 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from bandits import mix
-from bandits.deployment.base import DeploymentRule, DeploymentView, deployment_rule, first
+from bandits.deployment.base import DeploymentView, SearchingRule, deployment_rule, first
 from bandits.deployment.support import Support, best_support
 from bandits.parameters import number
-from envs.types import Problem, Truth
 
 __all__ = ["StageRoute", "Support", "best_support"]
 
@@ -22,7 +21,7 @@ _PENALTY = 100.0  # of a missed target: far above what any answer is worth
 
 
 @deployment_rule("stageroute")
-class StageRoute(DeploymentRule):
+class StageRoute(SearchingRule):
     """The support of max UCB_r·d s.t. LCB_c·d <= b, UCB_g·d >= target, Σ d = 1, d <= α, ``max_deployed`` at most.
 
     Slots that d leaves empty go to the largest UCB_r - λ*·LCB_c + ν*·UCB_g, where λ* and ν* are the shadow prices of
@@ -36,10 +35,6 @@ class StageRoute(DeploymentRule):
     max_nodes: int | jax.Array = number(
         1000, low=1, whole=True
     )  # of the search, after which it stops with a proven gap
-
-    def init(self, problem: Problem, truth: Truth | None) -> jax.Array:
-        """[] the largest gap so far."""
-        return jnp.zeros((), problem.throughput.dtype)
 
     def decide(self, state: jax.Array, view: DeploymentView) -> tuple[jax.Array, Any]:
         """The support, filled up."""
@@ -68,7 +63,3 @@ class StageRoute(DeploymentRule):
         empty = view.max_deployed - jnp.sum(support.deployed, dtype=jnp.int32)
         filling = first(index, view.available & ~support.deployed, empty)
         return support.deployed | filling, jnp.maximum(state, support.gap)
-
-    def gap(self, state: jax.Array) -> jax.Array:
-        """[] the largest gap so far."""
-        return state
