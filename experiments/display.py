@@ -94,7 +94,7 @@ def _short(number: float) -> str:
 def console() -> Console:
     """A terminal as wide as it is; wide enough for the tables where there is none."""
     found = Console()
-    return found if found.is_terminal else Console(width=110)
+    return found if found.is_terminal else Console(width=120)
 
 
 def findings(cells: list[CellResult], summary: dict[str, Any]) -> Table:
