@@ -42,7 +42,7 @@ def checkpoints(horizon: int, number: int, spacing: str = "log") -> np.ndarray:
 
 def run_keys(root_seed: int, cells: np.ndarray, seeds: np.ndarray) -> jax.Array:
     """[cells, seeds] typed keys: fold_in(fold_in(root, cell), run)."""
-    root = jax.random.key(root_seed)
+    root = jax.random.key(root_seed, impl="threefry2x32")  # the same on every machine
     over_seeds = jax.vmap(jax.random.fold_in, (None, 0))
     key_cells = jax.vmap(jax.random.fold_in, (None, 0))(root, jnp.asarray(cells, jnp.uint32))
     return jax.vmap(over_seeds, (0, None))(key_cells, jnp.asarray(seeds, jnp.uint32))
