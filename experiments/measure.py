@@ -79,7 +79,7 @@ def _ideal(cell: Cell, snapshot: Snapshot, demand: np.ndarray, cache: dict[Any, 
     quanta = np.asarray(cell.instance.world.quanta, np.float64)
     bins = ledger.host_value(snapshot.books.span_demand, quanta)[:, :, : len(spans)]  # [E, R, G, 2]
     known, total = _means(cell.instance, demand[-1]), bins[-1].sum(axis=-1)
-    key = (id(cell.instance), total.tobytes())
+    key = ("staged", id(cell.instance), total.tobytes())
     if key not in cache:
         most = int(cell.instance.world.problem.max_deployed)
         cache[key] = (
@@ -119,7 +119,7 @@ def _spans(cell: Cell) -> tuple[np.ndarray, np.ndarray]:
 
 def _fixed(instance: Instance, demand: np.ndarray, cache: dict[Any, Any]) -> _Ideal:
     """The benchmarks where all models are live throughout: they coincide."""
-    key = (id(instance), demand[-1].tobytes())
+    key = ("fixed", id(instance), demand[-1].tobytes())
     if key not in cache:
         cache[key] = benchmark.fluid(**_means(instance, demand[-1]), demand=demand[-1])
     ideal = cache[key]

@@ -149,3 +149,24 @@ def test_curves_grow(results: list[CellResult]) -> None:
         assert result.curves.shape == (RUNS, len(MARKS), len(result.metrics)) and np.isfinite(result.curves).all()
         for name in ("demand", "served", "reward", "spent_money", "refused", "violation_worst"):
             assert (np.diff(result.curve(name), axis=1) >= 0).all()
+
+
+def test_fixed_and_staged_runs_of_one_world_share_a_cache_and_nothing_in_it() -> None:
+    """All models may be live throughout, so any full deployment has the benchmark of a fixed inventory."""
+    world = worlds.instance(horizon=100, demand={"mean": 1.0, "counts": "none"})
+    config = test_batch.cell_config("uniform", horizon=100)
+    cache: dict[Any, Any] = {}
+    found = []
+    for deployment in ("everything", "greedy"):
+        learner = worlds.learner("uniform", deployment=deployment)
+        clock = worlds.clock(world.world, 100, stages=4)
+        cell = Cell(
+            config=config, id=deployment, stream=0, instance=world, learner=learner, models_padded=4, clock=clock
+        )
+        seen = worlds.play(world.world, learner, runs=2, marks=(50, 100), stages=4)
+        mine = jax.tree.map(lambda leaf: leaf[:, 0], seen)
+        found.append(measure.cell_result(cell, mine, np.array([50, 100]), np.arange(2), 1.0, cache))
+    fixed, staged = found
+    np.testing.assert_allclose(staged.curve("benchmark"), fixed.curve("benchmark"), rtol=1e-9)
+    np.testing.assert_allclose(staged.curve("regret"), fixed.curve("regret"), atol=1e-6)
+    np.testing.assert_allclose(staged.curve("regret_deployment"), 0, atol=1e-3)
