@@ -34,7 +34,7 @@ _ELEMENTWISE = frozenset(
         *("logistic", "lt", "max", "min", "mul", "ne", "neg", "nextafter", "not", "or", "population_count", "pow"),
         *("real", "reduce_precision", "rem", "round", "rsqrt", "select_n", "shift_left", "shift_right_arithmetic"),
         *("shift_right_logical", "sign", "sin", "sinh", "sqrt", "square", "stop_gradient", "sub", "tan", "tanh"),
-        *("xor"),
+        "xor",
     ]
 )
 _FOLDS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
@@ -127,8 +127,6 @@ def _apply(equation: Any, inputs: list[Any], width: _Width) -> list[Any]:
         inner = parameters[_CALLS[name]]
         closed = inner if hasattr(inner, "consts") else core.ClosedJaxpr(inner, ())
         return _evaluate(closed.jaxpr, closed.consts, inputs, width)
-    if not any(isinstance(value, _Lanes) for value in inputs) and name not in ("while", "cond", "scan"):
-        return _bound(equation, inputs)
     if name == "while":
         return _while(equation, inputs, width)
     if name == "cond" and not isinstance(inputs[0], _Lanes):
@@ -136,8 +134,6 @@ def _apply(equation: Any, inputs: list[Any], width: _Width) -> list[Any]:
     if not any(isinstance(value, _Lanes) for value in inputs):
         return _bound(equation, inputs)
     reading = _READINGS.get(name)
-    if name in _ELEMENTWISE:
-        reading = _elementwise
     if any(isinstance(value, _Lanes) and value.key for value in inputs) and not name.startswith("random_"):
         found = _word_by_word(equation, inputs, width, reading) if reading else None
     else:
@@ -333,12 +329,12 @@ def _while(equation: Any, inputs: list[Any], width: _Width) -> list[Any]:
     body, cond = given["body_jaxpr"], given["cond_jaxpr"]
     spread = [isinstance(value, _Lanes) for value in carry]
     while True:  # until no more of the carry turns out to differ between lanes
-        marked = _marked(body, [*body_consts, *_masked(carry, spread)], width)
+        marked = _marked(body, [*body_consts, *_masked(carry, spread)])
         grown = [one or other for one, other in zip(spread, marked, strict=True)]
         if grown == spread:
             break
         spread = grown
-    if _marked(cond, [*cond_consts, *_masked(carry, spread)], width)[0]:
+    if _marked(cond, [*cond_consts, *_masked(carry, spread)])[0]:
         return _fallback(equation, inputs, width)
     keys = [isinstance(value, _Lanes) and value.key for value in carry]
 
@@ -361,7 +357,7 @@ def _cond(equation: Any, inputs: list[Any], width: _Width) -> list[Any]:
     """A branch that all lanes take together."""
     index, operands = inputs[0], inputs[1:]
     branches = equation.params["branches"]
-    marked = [_marked(branch, operands, width) for branch in branches]
+    marked = [_marked(branch, operands) for branch in branches]
     spread = [any(flags) for flags in zip(*marked, strict=True)]
     keys: list[bool] = []
 
@@ -381,7 +377,7 @@ def _masked(values: Sequence[Any], spread: Sequence[bool]) -> list[Any]:
     return [many if many else value for value, many in zip(values, spread, strict=True)]
 
 
-def _marked(closed: core.ClosedJaxpr, inputs: Sequence[Any], width: _Width) -> list[bool]:
+def _marked(closed: core.ClosedJaxpr, inputs: Sequence[Any]) -> list[bool]:
     """Which results differ between lanes, where those inputs do that are ``True`` or ``_Lanes``."""
     known = dict.fromkeys(closed.jaxpr.constvars, False)
     given = [value is True or isinstance(value, _Lanes) for value in inputs]
@@ -393,6 +389,7 @@ def _marked(closed: core.ClosedJaxpr, inputs: Sequence[Any], width: _Width) -> l
 
 
 _READINGS: dict[str, _Reading] = {
+    **dict.fromkeys(_ELEMENTWISE, _elementwise),
     "broadcast_in_dim": _broadcast,
     "reshape": _reshape,
     "squeeze": _squeeze,
