@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from envs.catalogue import Catalogue
-from envs.clock import stage_start
+from envs.clock import Clock, stage_start
 from envs.errors import InputError
 
 NEVER = np.iinfo(np.int32).max
@@ -73,6 +73,14 @@ def changes(inventory: Inventory, horizon: int) -> np.ndarray:
     """[2M] int32, the rounds within (0, T) at which the inventory changes, ascending, then NEVER; on the host."""
     rounds = np.concatenate([np.asarray(inventory.arrival), np.asarray(inventory.retirement)])
     return np.sort(np.where((rounds > 0) & (rounds < horizon), rounds, NEVER)).astype(np.int32)
+
+
+def clock(inventory: Inventory, horizon: int, stages: int, resolve_every: int) -> Clock:
+    """The clock of runs with this inventory, as NumPy arrays; ``resolve_every`` may be NEVER."""
+    rounds = (horizon, stages, changes(inventory, horizon), resolve_every)
+    names = ("horizon", "stages", "changes", "resolve_every")
+    leaves = {name: np.asarray(value, np.int32) for name, value in zip(names, rounds, strict=True)}
+    return Clock(**leaves)  # type: ignore[arg-type]
 
 
 def _rounds(schedule: Schedule, catalogue: Catalogue, horizon: int, stages: int) -> tuple[np.ndarray, np.ndarray]:

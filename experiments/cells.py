@@ -104,10 +104,7 @@ def _cell(study: StudyConfig, config: CellConfig, padded: int, worlds: dict[str,
 def _clock(horizon: int, instance: Instance, learner: Learner) -> Clock:
     """Rules without ``resolve_every`` are told to solve only where what is live changes."""
     resolve_every = int(getattr(learner.routing, "resolve_every", inventory.NEVER))
-    rounds = (horizon, instance.stages, inventory.changes(instance.world.inventory, horizon), resolve_every)
-    names = ("horizon", "stages", "changes", "resolve_every")
-    leaves = {name: np.asarray(value, np.int32) for name, value in zip(names, rounds, strict=True)}
-    return Clock(**leaves)  # type: ignore[arg-type]
+    return inventory.clock(instance.world.inventory, horizon, instance.stages, resolve_every)
 
 
 def _sources(config: CellConfig) -> list[str | None]:

@@ -147,9 +147,7 @@ def arranged(
 
 def clock(world: World, horizon: int, *, stages: int = 1, resolve_every: int = 1) -> Clock:
     """The clock of a world with its rounds cut off at ``horizon``."""
-    rounds = (horizon, stages, inventory.changes(world.inventory, horizon), resolve_every)
-    names = ("horizon", "stages", "changes", "resolve_every")
-    return Clock(**{name: np.asarray(value, np.int32) for name, value in zip(names, rounds, strict=True)})
+    return inventory.clock(world.inventory, horizon, stages, resolve_every)
 
 
 def play(

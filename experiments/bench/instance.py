@@ -36,6 +36,16 @@ class Plain:
     eta: float  # dual step size
 
 
+@dataclass(frozen=True, kw_only=True)
+class Totals:
+    """What each run came to after the whole horizon, [runs] each."""
+
+    reward: np.ndarray
+    spent: np.ndarray  # in units of the dearest model's worst case
+    service: np.ndarray
+    served: np.ndarray  # rounds not declined
+
+
 def world(horizon: int, dtype: type = np.float32) -> World:
     """The engine's own form of it."""
     process = demands.build("constant", {"process": "constant", "mean": 1.0, "counts": "none"})

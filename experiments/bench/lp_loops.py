@@ -13,14 +13,13 @@ Where an LP has several best mixes a rival may choose another one than the engin
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
 from scipy.optimize import linprog
 
-from experiments.bench.instance import Plain
+from experiments.bench.instance import Plain, Totals
 
 PENALTY = 5.0
 RULES = ("copac_lp", "stageroute")
@@ -31,16 +30,6 @@ _PIVOT, _FEASIBLE, _DUAL_FEASIBLE = 1e-9, 1e-10, 1e-12
 _PATIENCE, _MOST_STEPS = 40, 400  # steps until lowest indices are chosen, which cannot cycle; until it is given up
 _INFEASIBLE, _GIVEN_UP = -1, -2
 _BLOCK, _WORTH_A_CORE = 16, 1000  # LPs a task, and a core, when there is a batch of them
-
-
-@dataclass(frozen=True, kw_only=True)
-class Totals:
-    """Totals of each run, [runs]."""
-
-    reward: np.ndarray
-    spent: np.ndarray
-    service: np.ndarray
-    served: np.ndarray  # rounds that some model served
 
 
 def highs_loop(instance: Plain, runs: int, seed: int, *, rule: str = "copac_lp") -> Totals:

@@ -17,6 +17,7 @@ from envs.clock import Clock
 from experiments import batch, study
 from experiments.batch import Program
 from experiments.bench import instance
+from experiments.bench.instance import Totals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,15 +31,6 @@ class Loop:
     lanes: int  # runs of a chunk
 
 
-@dataclass(frozen=True, kw_only=True)
-class Totals:
-    """[runs] each, after the whole horizon."""
-
-    reward: np.ndarray
-    spent: np.ndarray  # units of the dearest model's worst case
-    service: np.ndarray
-
-
 def loop(rule: str, horizon: int, lanes: int) -> Loop:
     """``rule`` with its defaults and the total demand known, over ``horizon`` rounds; float32."""
     world = instance.world(horizon)
@@ -49,16 +41,9 @@ def loop(rule: str, horizon: int, lanes: int) -> Loop:
         confidence=Confidence(confidence=instance.CONFIDENCE),
     )
     worlds, learners = jax.tree.map(lambda leaf: np.asarray(leaf)[None], (world, _float32(learner)))
-    rounds = (
-        horizon,
-        1,
-        inventory.changes(world.inventory, horizon),
-        getattr(learner.routing, "resolve_every", horizon),
-    )
-    names = ("horizon", "stages", "changes", "resolve_every")
-    leaves = {name: np.asarray(value, np.int32) for name, value in zip(names, rounds, strict=True)}
     program = batch.compile_program(worlds, learners, batch.run_keys(0, np.zeros(1, np.uint32), np.arange(lanes)))
-    clock = Clock(**leaves)  # type: ignore[arg-type]
+    resolve_every = int(getattr(learner.routing, "resolve_every", inventory.NEVER))
+    clock = inventory.clock(world.inventory, horizon, 1, resolve_every)
     return Loop(program=program, worlds=worlds, learners=learners, clock=clock, lanes=lanes)
 
 
@@ -80,6 +65,12 @@ def play(made: Loop, runs: int) -> Totals:
     quanta = made.worlds.quanta[0]
 
     def total(name: str) -> np.ndarray:
-        return np.concatenate([ledger.host_value(getattr(one.world, name), quanta).reshape(-1) for one in seen])
+        """[runs, ...] of one book; every chunk is one cell."""
+        return np.concatenate([ledger.host_value(getattr(one.world, name), quanta)[-1, 0] for one in seen])
 
-    return Totals(reward=total("reward"), spent=total("spent"), service=total("service"))
+    return Totals(
+        reward=total("reward"),
+        spent=total("spent")[:, 0],
+        service=total("service")[:, 0],
+        served=total("served").sum(axis=1),
+    )

@@ -15,26 +15,15 @@ Numba and MABWiser are imported inside the functions: they come with the extra `
 """
 
 import random
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
 
-from experiments.bench.instance import Plain
+from experiments.bench.instance import Plain, Totals
 
 COVERING_GAIN, COVERING_CAP = 3.0, 5.0
 SMALLEST_SPENDING = 1e-9
-
-
-@dataclass(frozen=True, kw_only=True)
-class Totals:
-    """What each run came to after the whole horizon, [runs] each."""
-
-    reward: np.ndarray
-    spent: np.ndarray  # in units of the dearest model's worst case
-    service: np.ndarray
-    served: np.ndarray  # rounds not declined
 
 
 def gamma(instance: Plain) -> float:
