@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from envs.clock import stage_start
 from experiments.scaling import fit_exponent, mean_interval
 from experiments.store import CellResult
 
@@ -45,10 +46,7 @@ SETTING_FIELDS = (  # what tells one world from another, besides the budget
     *("env", "demand", "num_models", "target"),
     *("max_deployed", "arrivals"),
 )
-_STAGE_AXES = {
-    "stages",
-    "stage_exponent",
-}  # tell cells apart where swept only: the number of stages follows T elsewhere
+_STAGE_AXES = {"stages", "stage_exponent"}  # tell cells apart where swept: the number of stages follows T elsewhere
 _PER_STAGE = {"activations_per_stage": "activations", "evictions_per_stage": "evictions"}
 _NEWCOMERS = {  # metric: when it happened [R, M], and whether it is the share of newcomers it never happened to
     "rounds_to_live": ("first_live", False),
@@ -164,9 +162,7 @@ def stage_starts(cell: CellResult) -> np.ndarray:
     stages = int(cell.description.get("stages") or 0)
     if not stages:
         return np.zeros(0, int)
-    length, longer = divmod(int(cell.description["horizon"]), stages)
-    number = np.arange(stages)
-    return number * length + np.minimum(number, longer)
+    return np.asarray(stage_start(int(cell.description["horizon"]), stages, np.arange(stages)))
 
 
 def has_violation(cell: CellResult) -> bool:
