@@ -15,6 +15,7 @@ from bandits.deployment import DeploymentRule, DeploymentView
 from bandits.forecast import Forecaster, Hint, remaining_demand
 from bandits.routing.base import RoutingRule, View
 from bandits.statistics import Statistics
+from envs.rows import pick, put
 from envs.types import Feedback, Observation, Problem, Truth
 
 _KEY_FORECAST, _KEY_RULE = 0, 1
@@ -47,6 +48,7 @@ class LearnerState:
     """What a learner remembers."""
 
     statistics: Statistics
+    bounds: Bounds  # what follows from the statistics; a round renews one model's
     deployment: Any
     routing: Any
     forecaster: Any
@@ -70,17 +72,17 @@ def init(learner: Learner, problem: Problem, truth: Truth | None) -> LearnerStat
     )
     return LearnerState(
         statistics=seen,
+        bounds=confidence.bounds(learner.confidence, seen, ceiling(problem), _level(learner, problem)),
         deployment=learner.deployment.init(problem, truth if learner.deployment.clairvoyant else None),
         routing=learner.routing.init(problem, truth if learner.routing.clairvoyant else None),
         forecaster=learner.forecaster.init(problem),
     )
 
 
-def current_bounds(learner: Learner, state: LearnerState, problem: Problem) -> Bounds:
-    """The confidence bounds the learner holds now."""
+def _level(learner: Learner, problem: Problem) -> jax.Array:
+    """[] the exploration level gamma."""
     num_models = jnp.sum(problem.exists).astype(problem.throughput.dtype)
-    level = confidence.gamma(learner.confidence, num_models, problem.horizon.astype(problem.throughput.dtype))
-    return confidence.bounds(learner.confidence, state.statistics, ceiling(problem), level)
+    return confidence.gamma(learner.confidence, num_models, problem.horizon.astype(problem.throughput.dtype))
 
 
 def deploy(
@@ -96,7 +98,7 @@ def deploy(
         problem=problem,
         observation=observation,
         statistics=state.statistics,
-        bounds=current_bounds(learner, state, problem),
+        bounds=state.bounds,
         key=key,
         truth=truth if learner.deployment.clairvoyant else None,
     )
@@ -124,7 +126,7 @@ def decide(
         problem=problem,
         observation=observation,
         statistics=state.statistics,
-        bounds=current_bounds(learner, state, problem),
+        bounds=state.bounds,
         demand=demand,
         total_demand=observation.demand_so_far + remaining,
         remaining_demand=remaining,
@@ -138,9 +140,13 @@ def decide(
 
 def learn(learner: Learner, state: LearnerState, view: View, feedback: Feedback) -> LearnerState:
     """The state after a round."""
+    seen, one = statistics.update(state.statistics, feedback)
+    chosen, problem = feedback.served > 0, view.problem
+    renewed = confidence.bounds(learner.confidence, one, pick(chosen, ceiling(problem)), _level(learner, problem))
     return replace(
         state,
-        statistics=statistics.update(state.statistics, feedback),
+        statistics=seen,
+        bounds=jax.tree.map(lambda row, rows: put(chosen, row, rows), renewed, state.bounds),
         routing=learner.routing.update(state.routing, view, feedback),
         forecaster=learner.forecaster.update(state.forecaster, feedback.demand, view.observation.profile),
     )

@@ -30,7 +30,7 @@ class Confidence:
 class Bounds:
     """Lower and upper confidence bounds, stacked as in ``bandits.statistics``."""
 
-    lower: jax.Array  # [M, D]
+    lower: jax.Array  # [M, D], or [D] of one model
     upper: jax.Array  # [M, D]
 
 
@@ -45,17 +45,17 @@ def confidence_radius(spread: jax.Array, count: jax.Array, level: jax.Array) -> 
 
 
 def bounds(confidence: Confidence, statistics: Statistics, ceiling: jax.Array, level: jax.Array) -> Bounds:
-    """Clipped bounds of every quantity; a model never tried has [0, ceiling].
+    """Clipped bounds of every quantity, of all models [M, D] or of one [D]; a model never tried has [0, ceiling].
 
-    ``ceiling`` [M, D] is each quantity's known range: 1, or the model's worst case for a consumption. The radius is
-    taken on the quantity divided by its range, which is what [0, 1] variables call for.
+    ``ceiling``, of the same shape, is each quantity's known range: 1, or the model's worst case for a consumption. The
+    radius is taken on the quantity divided by its range, which is what [0, 1] variables call for.
     """
-    count = jnp.maximum(statistics.count, 1).astype(ceiling.dtype)[:, None]
+    count = jnp.maximum(statistics.count, 1).astype(ceiling.dtype)[..., None]
     spread = statistics.mean / ceiling
     if statistics.scatter is not None:
         spread = statistics.scatter / (count * ceiling**2)
     margin = confidence.kappa * ceiling * confidence_radius(spread, count, level)
-    tried = statistics.count[:, None] > 0
+    tried = statistics.count[..., None] > 0
     lower = jnp.where(tried, jnp.maximum(statistics.mean - margin, 0.0), 0.0)
     upper = jnp.where(tried, jnp.minimum(statistics.mean + margin, ceiling), ceiling)
     return Bounds(lower=lower, upper=upper)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from envs.rows import pick, put
 from envs.types import Feedback
 
 
@@ -34,14 +35,17 @@ def stack(reward: jax.Array, consumption: jax.Array, service: jax.Array) -> jax.
     return jnp.concatenate([reward[:, None], consumption, service], axis=1)
 
 
-def update(statistics: Statistics, feedback: Feedback) -> Statistics:
-    """Welford's update for the models that served; the others keep theirs (zero rows change nothing)."""
-    seen = feedback.served > 0
-    count = statistics.count + seen.astype(jnp.int32)
-    outcome = stack(feedback.reward, feedback.consumption, feedback.service)
-    delta = jnp.where(seen[:, None], outcome - statistics.mean, 0.0)
-    mean = statistics.mean + delta / jnp.maximum(count, 1).astype(delta.dtype)[:, None]
-    scatter = statistics.scatter
-    if scatter is not None:
-        scatter = scatter + delta * jnp.where(seen[:, None], outcome - mean, 0.0)
-    return Statistics(count=count, mean=mean, scatter=scatter)
+def update(statistics: Statistics, feedback: Feedback) -> tuple[Statistics, Statistics]:
+    """(all models' statistics, those of the model that served alone, [] and [D]) after a round, by Welford's update.
+
+    Where none served, the first are as they were and the second mean nothing.
+    """
+    chosen = feedback.served > 0
+    one = jax.tree.map(lambda leaf: pick(chosen, leaf), statistics)
+    outcome = jnp.concatenate([feedback.reward[None], feedback.consumption, feedback.service])
+    count = one.count + 1
+    delta = outcome - one.mean
+    mean = one.mean + delta / count.astype(delta.dtype)
+    scatter = None if one.scatter is None else one.scatter + delta * (outcome - mean)
+    seen = Statistics(count=count, mean=mean, scatter=scatter)
+    return jax.tree.map(lambda row, leaf: put(chosen, row, leaf), seen, statistics), seen

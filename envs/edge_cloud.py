@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from envs import inventory, ledger, outcomes
 from envs.demand import Demand
 from envs.inventory import Inventory
+from envs.rows import pick
 from envs.types import Feedback, Observation, Problem
 
 
@@ -151,72 +152,68 @@ def step(
     the whole round (its share is a probability), and one outcome per task is drawn for it: the demand scales it.
     """
     uniform = jax.random.uniform(key, (3 + world.service_mean.shape[1],), world.reward_mean.dtype)
-    chosen = _draw_model(world, state.deployed, shares, uniform[0])
-    worst = ledger.charge_quanta(demand * _pick(chosen, world.problem.consumption_bound), world.quanta)
+    drawn = _draw_model(world, state.deployed, shares, uniform[0])
+    bound = pick(drawn, world.problem.consumption_bound)
+    worst = ledger.charge_quanta(demand * bound, world.quanta)
     fits = jnp.all(ledger.fits(state.spent, worst, world.budget)) | ~world.problem.budget_hard
     allowed = fits & ~state.stopped
-    refused = jnp.any(chosen > 0) & ~allowed
-    chosen = jnp.where(allowed & (demand > 0), chosen, 0.0)
-    feedback = _outcome(world, chosen, demand, uniform[1:])
-    return _book(world, state, demand_state, feedback, refused), feedback
-
-
-def _pick(weights: jax.Array, rows: jax.Array) -> jax.Array:
-    """[M], [M, D] -> [D]. A sum, not a matrix product: those may run in reduced precision on an accelerator."""
-    return jnp.sum(weights[:, None] * rows, axis=0)
+    refused = jnp.any(drawn) & ~allowed
+    chosen = drawn & allowed & (demand > 0)
+    feedback = _outcome(world, chosen, bound, demand, uniform[1:])
+    return _book(world, state, demand_state, chosen, feedback, refused), feedback
 
 
 def _draw_model(world: World, live: jax.Array, shares: jax.Array, uniform: jax.Array) -> jax.Array:
-    """[M] one-hot of the drawn model, all zero for the null action."""
+    """[M] bool, true for the drawn model; all false for the null action."""
     capped = jnp.clip(shares, 0.0, jnp.where(live, world.problem.throughput, 0.0))
-    capped = capped / jnp.maximum(capped.sum(), 1.0)
     upto = jnp.cumsum(capped)
-    inside = (upto - capped <= uniform) & (uniform < upto)
-    # Rounding may let two neighbours overlap by an ulp: the first one serves.
-    return (inside & (jnp.cumsum(inside) == 1)).astype(shares.dtype)
+    # Model m is drawn where u lies from the sum of the shares before it up to its own, all scaled to at most 1.
+    passed = jnp.sum(upto <= uniform * jnp.maximum(upto[-1], 1.0))
+    return jnp.arange(shares.shape[0]) == passed
 
 
-def _outcome(world: World, chosen: jax.Array, demand: jax.Array, uniform: jax.Array) -> Feedback:
-    """The served model's outcome per task, dense over models.
+def _outcome(world: World, chosen: jax.Array, bound: jax.Array, demand: jax.Array, uniform: jax.Array) -> Feedback:
+    """The served model's outcome per task.
 
     All resources share one uniform: money and energy both follow the number of tokens, so they rise together.
     """
+    served = jnp.any(chosen)
     model = jnp.argmax(chosen)
-    drawn = outcomes.sample(world.consumption_table, model, uniform[1])
-    consumption = jnp.minimum(drawn, world.problem.consumption_bound[model])
+    consumption = jnp.minimum(outcomes.sample(world.consumption_table, model, uniform[1]), bound)
     if world.reward_table is None:
-        reward = (uniform[0] < world.reward_mean[model]).astype(chosen.dtype)
+        reward = (uniform[0] < pick(chosen, world.reward_mean)).astype(demand.dtype)
     else:
         reward = outcomes.sample(world.reward_table, model, uniform[0])
-    met = (uniform[2:] < world.service_mean[model]).astype(chosen.dtype)
-    service = jnp.where(world.service_is_reward, reward, met)
+    met = (uniform[2:] < pick(chosen, world.service_mean)).astype(demand.dtype)
     return Feedback(
         demand=demand,
-        served=chosen * demand,
-        reward=chosen * reward,
-        consumption=chosen[:, None] * consumption[None],
-        service=chosen[:, None] * service[None],
+        served=jnp.where(chosen, demand, 0.0),
+        reward=jnp.where(served, reward, 0.0),
+        consumption=jnp.where(served, consumption, 0.0),
+        service=jnp.where(served, jnp.where(world.service_is_reward, reward, met), 0.0),
     )
 
 
-def _book(world: World, state: WorldState, demand_state: Any, feedback: Feedback, refused: jax.Array) -> WorldState:
-    """Enter one round into the books."""
-    quanta = world.quanta
-    served = feedback.served
-    demand = ledger.add(state.demand, ledger.to_quanta(feedback.demand, quanta))
-    service = ledger.add(state.service, ledger.to_quanta(_pick(served, feedback.service), quanta))
-    shortfall = world.problem.target * ledger.value(demand, quanta) - ledger.value(service, quanta)
-    expected = jnp.sum(served * world.reward_mean)
+def _book(
+    world: World, state: WorldState, demand_state: Any, chosen: jax.Array, feedback: Feedback, refused: jax.Array
+) -> WorldState:
+    """Enter one round into the books; what was not served has outcomes of zero."""
+    quanta, demand = world.quanta, feedback.demand
+    arrived = ledger.to_quanta(demand, quanta)
+    total = ledger.add(state.demand, arrived)
+    service = ledger.add(state.service, ledger.to_quanta(demand * feedback.service, quanta))
+    shortfall = world.problem.target * ledger.value(total, quanta) - ledger.value(service, quanta)
+    expected = demand * pick(chosen, world.reward_mean)
     return replace(
         state,
         demand_state=demand_state,
         stopped=state.stopped | (refused & world.stop_when_refused),
-        demand=demand,
-        served=ledger.add(state.served, ledger.to_quanta(served, quanta)),
-        refused=ledger.add(state.refused, ledger.to_quanta(jnp.where(refused, feedback.demand, 0.0), quanta)),
-        reward=ledger.add(state.reward, ledger.to_quanta(jnp.sum(served * feedback.reward), quanta)),
+        demand=total,
+        served=ledger.add(state.served, jnp.where(chosen, arrived, 0)),
+        refused=ledger.add(state.refused, jnp.where(refused, arrived, 0)),
+        reward=ledger.add(state.reward, ledger.to_quanta(demand * feedback.reward, quanta)),
         reward_expected=ledger.add(state.reward_expected, ledger.to_quanta(expected, quanta)),
-        spent=ledger.add(state.spent, ledger.charge_quanta(_pick(served, feedback.consumption), quanta)),
+        spent=ledger.add(state.spent, ledger.charge_quanta(demand * feedback.consumption, quanta)),
         service=service,
         violation_worst=jnp.maximum(state.violation_worst, shortfall),
     )

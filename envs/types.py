@@ -57,10 +57,10 @@ class Observation:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class Feedback:
-    """What the learner sees after a round: dense over models, zero where nothing was served."""
+    """What the learner sees after a round: one model serves all of it, and only what that one did is seen."""
 
     demand: jax.Array  # [] q_t
-    served: jax.Array  # [M] tasks served by each model this round
-    reward: jax.Array  # [M] reward per task, in [0, 1]
-    consumption: jax.Array  # [M, P] consumption per task, in [0, consumption_bound]
-    service: jax.Array  # [M, C] service per task, in [0, 1]
+    served: jax.Array  # [M] tasks served by each model this round: all by one, or none
+    reward: jax.Array  # [] reward per task, in [0, 1]; 0, like the two below, where nothing was served
+    consumption: jax.Array  # [P] consumption per task, at most the model's consumption_bound
+    service: jax.Array  # [C] service per task, in [0, 1]

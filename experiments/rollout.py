@@ -106,7 +106,7 @@ def advance(
 
 def snapshot(world: World, learner: Learner, state: RunState) -> Snapshot:
     """Read the books and the learner's beliefs."""
-    bounds = agent.current_bounds(learner, state.learner, world.problem)
+    bounds = state.learner.bounds
     truth = stack(world.reward_mean, world.consumption_mean, world.service_mean)
     covered = (bounds.lower <= truth) & (truth <= bounds.upper)
     return Snapshot(

@@ -1,6 +1,6 @@
 """Confidence bounds against the formula, and whether they hold what they promise."""
 
-from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -15,15 +15,15 @@ from tests import oracles, worlds
 CEILING = np.array([[1.0, 1.0, 1.0], [1.0, 0.2, 1.0], [1.0, 0.01, 1.0], [1.0, 0.5, 1.0]])
 
 
-def feedback(model: int, outcome: np.ndarray, demand: float = 3.0) -> Feedback:
-    chosen = (np.arange(len(CEILING)) == model).astype(np.float32)
-    rows = chosen[:, None] * outcome.astype(np.float32)
+def feedback(model: int, outcome: np.ndarray, demand: float = 3.0, models: int = len(CEILING)) -> Feedback:
+    chosen = (np.arange(models) == model).astype(np.float32)
+    row = jnp.asarray(outcome, jnp.float32)
     return Feedback(
         demand=jnp.float32(demand),
         served=jnp.asarray(chosen * demand),
-        reward=jnp.asarray(rows[:, 0]),
-        consumption=jnp.asarray(rows[:, 1:2]),
-        service=jnp.asarray(rows[:, 2:]),
+        reward=row[0],
+        consumption=row[1:2],
+        service=row[2:],
     )
 
 
@@ -32,7 +32,7 @@ def learned(samples: list[np.ndarray], radius: str) -> statistics.Statistics:
     state = statistics.init(len(CEILING), 3, jnp.dtype("float32"), variance=radius == "variance")
     for m, rows in enumerate(samples):
         for row in rows:
-            state = update(state, feedback(m, row))
+            state, _ = update(state, feedback(m, row))
     return state
 
 
@@ -65,12 +65,13 @@ def test_a_model_never_tried_may_be_anything(samples: list[np.ndarray]) -> None:
 
 def test_rows_of_models_that_did_not_serve_stay_as_they_are(samples: list[np.ndarray]) -> None:
     before = learned(samples, "variance")
-    after = statistics.update(before, feedback(1, np.array([1.0, 0.1, 0.0])))
+    after, alone = statistics.update(before, feedback(1, np.array([1.0, 0.1, 0.0])))
     others = np.array([0, 2, 3])
     for name in ("count", "mean", "scatter"):
         np.testing.assert_array_equal(
             np.asarray(getattr(after, name))[others], np.asarray(getattr(before, name))[others]
         )
+        np.testing.assert_array_equal(getattr(alone, name), np.asarray(getattr(after, name))[1])
     assert int(after.count[1]) == int(before.count[1]) + 1
 
 
@@ -85,11 +86,13 @@ def test_the_learner_uses_its_real_models_and_each_models_own_range() -> None:
     world = worlds.world(models=3, padded=5, horizon=700)
     learner = worlds.learner("uniform", confidence={"confidence": 0.5, "kappa": 2.0})
     state = agent.init(learner, world.problem, None)
-    one = statistics.Statistics(count=jnp.ones_like(state.statistics.count), mean=state.statistics.mean, scatter=None)
-    made = agent.current_bounds(learner, replace(state, statistics=one), world.problem)
+    view = SimpleNamespace(problem=world.problem, observation=SimpleNamespace(profile=jnp.float32(1.0)))
+    for model in (4, 0, 2, 1, 3):
+        state = agent.learn(learner, state, view, feedback(model, np.zeros(3), models=5))
     ceiling = np.concatenate([np.ones((5, 1)), np.asarray(world.problem.consumption_bound), np.ones((5, 1))], axis=1)
     width = 2.0 * oracles.level(0.5, 3, 700)  # at mean 0 and one observation the radius is gamma
-    np.testing.assert_allclose(made.upper, np.minimum(width, 1.0) * ceiling, rtol=1e-6)
+    np.testing.assert_allclose(state.bounds.upper, np.minimum(width, 1.0) * ceiling, rtol=1e-6)
+    np.testing.assert_array_equal(state.bounds.lower, 0.0)
 
 
 @pytest.mark.parametrize("law", ["bernoulli", "gamma"])

@@ -62,8 +62,8 @@ def test_gradient_prices_are_the_equations(seen: Any, schedule: str) -> None:
             steps = view.problem.horizon[t] if schedule == "horizon" else t + 1
             ours.step(
                 feedback.demand[t],
-                feedback.consumption[t].sum(axis=0),
-                feedback.service[t].sum(axis=0),
+                feedback.consumption[t],
+                feedback.service[t],
                 np.maximum(rho, 1e-9),
                 wanted,
                 0.3 / np.sqrt(steps),

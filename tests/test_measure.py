@@ -56,16 +56,16 @@ def test_sums_are_those_of_the_rounds(made: list[Cell], results: list[CellResult
     for number, (cell, result) in enumerate(zip(made, results, strict=True)):
         served, demand = feedback.served[number], feedback.demand[number]
         truth = np.asarray(cell.instance.world.reward_mean, float)
-        service = (served * feedback.service[number, :, :, 0]).sum(axis=1).cumsum()
+        served_all = served.sum(axis=1)
+        service = (served_all * feedback.service[number, :, 0]).cumsum()
         shortfall = TARGETS[number] * demand.cumsum() - service
         expected = {
             "demand": demand.cumsum(),
-            "served": served.sum(axis=1).cumsum(),
-            "declined": (demand - served.sum(axis=1)).cumsum(),
-            "reward": (served * feedback.reward[number]).sum(axis=1).cumsum(),
+            "served": served_all.cumsum(),
+            "declined": (demand - served_all).cumsum(),
+            "reward": (served_all * feedback.reward[number]).cumsum(),
             "reward_expected": (served @ truth).cumsum(),
-            "spent_money": (served * feedback.consumption[number, :, :, 0]).sum(axis=1).cumsum()
-            * cell.instance.unit[0],
+            "spent_money": (served_all * feedback.consumption[number, :, 0]).cumsum() * cell.instance.unit[0],
             "violation": np.maximum(shortfall, 0),
             "violation_latency": np.maximum(shortfall, 0),
             "violation_worst": np.maximum.accumulate(np.maximum(shortfall, 0)),

@@ -97,8 +97,8 @@ class Recording:
                 float(self.views.remaining_demand[t]),
             ),
         }
-        outcome = np.hstack([feedback.reward[t][:, None], feedback.consumption[t], feedback.service[t]])
-        self.beliefs.see(feedback.served[t], outcome)
+        outcome = np.concatenate([[feedback.reward[t]], feedback.consumption[t], feedback.service[t]])
+        self.beliefs.see(feedback.served[t], np.tile(outcome, (PADDED, 1)))
         return known
 
     def shown(self) -> View:

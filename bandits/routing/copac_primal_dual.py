@@ -70,8 +70,8 @@ class CopacPrimalDual(RoutingRule):
         rounds = (view.observation.t + 1).astype(spending.dtype)
         mean_demand = state.mean_demand + (feedback.demand - state.mean_demand) / rounds
         weight = feedback.demand / jnp.maximum(mean_demand, jnp.finfo(mean_demand.dtype).tiny)
-        excess = jnp.sum(feedback.consumption, axis=0) / spending - 1.0
-        shortfall = wanted - jnp.sum(feedback.service, axis=0)
+        excess = feedback.consumption / spending - 1.0
+        shortfall = wanted - feedback.service
         # In units of each price's largest value, which is what dual.ascend works in.
         largest = jnp.concatenate([1.0 / spending, jnp.full_like(wanted, self.covering_cap)])
         gradient = weight * jnp.concatenate([excess, self.covering_gain / self.covering_cap * shortfall])
