@@ -321,7 +321,7 @@ def _threefry(key_1: jax.Array, key_2: jax.Array, word_1: jax.Array, word_2: jax
 
 
 def _while(equation: Any, inputs: list[Any], width: _Width) -> list[Any]:
-    """A loop; where its end differs between lanes it goes through ``jax.vmap``."""
+    """A loop; where its end differs between lanes it goes on until all are done, and who is done keeps what it has."""
     given = equation.params
     number_cond, number_body = given["cond_nconsts"], given["body_nconsts"]
     cond_consts, body_consts = inputs[:number_cond], inputs[number_cond : number_cond + number_body]
@@ -334,8 +334,9 @@ def _while(equation: Any, inputs: list[Any], width: _Width) -> list[Any]:
         if grown == spread:
             break
         spread = grown
-    if _marked(cond, [*cond_consts, *_masked(carry, spread)])[0]:
-        return _fallback(equation, inputs, width)
+    apart = _marked(cond, [*cond_consts, *_masked(carry, spread)])[0]
+    if apart:
+        spread = [True] * len(carry)
     keys = [isinstance(value, _Lanes) and value.key for value in carry]
 
     def pack(values: Sequence[Any]) -> list[Any]:
@@ -344,11 +345,20 @@ def _while(equation: Any, inputs: list[Any], width: _Width) -> list[Any]:
     def unpack(values: Sequence[Any]) -> list[Any]:
         return [_Lanes(v, key=key) if many else v for v, many, key in zip(values, spread, keys, strict=True)]
 
-    def go_on(values: Sequence[Any]) -> Any:
+    def going(values: Sequence[Any]) -> Any:
         return _evaluate(cond.jaxpr, cond.consts, [*cond_consts, *unpack(values)], width)[0]
 
+    def go_on(values: Sequence[Any]) -> jax.Array:
+        return jnp.any(going(values).array) if apart else going(values)
+
     def step(values: Sequence[Any]) -> list[Any]:
-        return pack(_evaluate(body.jaxpr, body.consts, [*body_consts, *unpack(values)], width))
+        stepped = pack(_evaluate(body.jaxpr, body.consts, [*body_consts, *unpack(values)], width))
+        if not apart:
+            return stepped
+        active = going(values).array
+        return [
+            jnp.where(jnp.broadcast_to(active, new.shape), new, old) for new, old in zip(stepped, values, strict=True)
+        ]
 
     return unpack(lax.while_loop(go_on, step, pack(carry)))
 

@@ -98,16 +98,23 @@ def fill(index: jax.Array, caps: jax.Array) -> jax.Array:
     """[M] shares that maximise index·x over 0 <= x <= caps, sum x <= 1; nothing goes to an index <= 0.
 
     The best model gets its cap, the next one what is left, and so on; ties go to the lower number. With caps of 1 this
-    is the argmax. Ranks come from pairwise comparisons, which vectorise where a sort would not.
+    is the argmax, and one turn of the loop.
     """
-    useful = (index > 0) & (caps > 0)
-    size = jnp.where(useful, caps, 0.0)
     number = jnp.arange(index.shape[0])
-    ahead = (index[None, :] > index[:, None]) | (
-        (index[None, :] == index[:, None]) & (number[None, :] < number[:, None])
-    )
-    before = jnp.sum(jnp.where(ahead, size[None, :], 0.0), axis=1)
-    return jnp.where(useful, jnp.clip(1.0 - before, 0.0, size), 0.0)
+    worth = jnp.where((index > 0) & (caps > 0), index, 0.0)
+
+    def wanting(carry: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        worth, _, left = carry
+        return (left > 0) & jnp.any(worth > 0)
+
+    def serve_best(carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        worth, shares, left = carry
+        best = number == jnp.argmax(worth)
+        given = jnp.where(best, jnp.minimum(caps, left), 0.0)
+        return jnp.where(best, 0.0, worth), shares + given, left - jnp.sum(given)
+
+    start = (worth, jnp.zeros_like(caps), jnp.ones((), caps.dtype))
+    return jax.lax.while_loop(wanting, serve_best, start)[1]
 
 
 def try_each_once(view: View, shares: jax.Array, caps: jax.Array | None = None) -> jax.Array:
@@ -116,6 +123,6 @@ def try_each_once(view: View, shares: jax.Array, caps: jax.Array | None = None) 
     ``caps`` [M] are ``view.caps`` unless given; models with a cap of 0 are not tried.
     """
     caps = view.caps if caps is None else caps
-    untried = (view.statistics.count == 0) & (caps > 0)
-    first = untried & (jnp.cumsum(untried) == 1)
-    return jnp.where(jnp.any(untried), jnp.where(first, caps, 0.0), shares)
+    number = jnp.arange(caps.shape[0])
+    first = jnp.min(jnp.where((view.statistics.count == 0) & (caps > 0), number, number.size))
+    return jnp.where(first < number.size, jnp.where(number == first, caps, 0.0), shares)
