@@ -190,7 +190,7 @@ def _block_size(matrix: jax.Array) -> int:
     """How many lanes a CPU should work on at a time: about as many as its cache holds, a power of two."""
     rows, variables = matrix.shape[0], matrix.shape[0] + matrix.shape[1]
     lane_bytes = matrix.dtype.itemsize * (rows * variables + 3 * rows * rows + 12 * variables)
-    return 1 << max(5, ((1 << 18) // lane_bytes).bit_length() - 1)
+    return 1 << max(5, ((1 << 16) // lane_bytes).bit_length() - 1)
 
 
 def _solve_in_blocks(*operands: jax.Array) -> Solution:

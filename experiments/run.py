@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from envs.errors import InputError, nearest
+from experiments import compiler
 from experiments.config import SHORT_AXES
 
 SHORT_AXIS = {path: axis for axis, path in SHORT_AXES.items()}
@@ -30,6 +31,7 @@ GROUPS = ("env", "demand", "policy", "forecaster", "sweep", "tracker", "study")
 
 def main() -> None:
     """Entry point. Exit codes: 0 done, 1 some cells failed, 2 bad input, 130 interrupted."""
+    compiler.prepare()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us instead of Hydra's own printer
     try:
         sys.argv[1:] = open_overrides(sys.argv[1:])

@@ -10,6 +10,10 @@ os.environ["WANDB_SILENT"] = "true"
 import jax
 import pytest
 
+from experiments import compiler
+
+compiler.prepare()
+
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -77,6 +77,33 @@ def test_checkpoints_change_nothing(whole: Snapshot) -> None:
     np.testing.assert_array_equal(straight.upper[-1], often.upper[-1])
 
 
+def test_blocks_change_nothing(whole: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six runs, two at a time, are another shape than anything traced with blocks of the usual size."""
+    monkeypatch.setattr(batch, "_LANES", 2)
+    assert batch.block_shape(3, 6) == (1, 2)
+    parted = worlds.play(worlds_of(), worlds.learner(RULE), runs=6, marks=(HORIZON,))
+    assert_same(books(parted, np.s_[-1, :, :RUNS]), books(whole))
+    np.testing.assert_allclose(parted.world.violation_worst[-1, :, :RUNS], whole.world.violation_worst[-1], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("cells", "seeds", "block", "padded"),
+    [
+        (84, 64, (1, 64), (84, 64)),
+        (3, 512, (1, 64), (3, 512)),
+        (5, 101, (1, 51), (5, 102)),
+        (7, 10, (4, 10), (8, 10)),
+        (1, 1, (1, 1), (1, 1)),
+        (200, 1, (50, 1), (200, 1)),
+    ],
+)
+def test_batches_are_made_of_whole_blocks(
+    cells: int, seeds: int, block: tuple[int, int], padded: tuple[int, int]
+) -> None:
+    assert batch.block_shape(cells, seeds) == block
+    assert batch.whole_blocks(cells, seeds) == padded
+
+
 def test_a_saved_run_goes_on_as_if_it_had_never_stopped(whole: Snapshot) -> None:
     made, learners, keys = worlds.arranged(worlds_of(), worlds.learner(RULE), RUNS)
     program, weights = worlds.program(made, learners, keys), jnp.full(RUNS, 1 / RUNS)

@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from experiments import study
+from experiments import compiler, study
 from experiments.bench import instance, lp_loops, ours, primal_dual, solvers
 from experiments.bench.report import Row, plain, seconds, show
 
@@ -246,6 +246,7 @@ ROWS: dict[str, Callable[[bool], list[Row]]] = {
 
 def main() -> None:
     """Measure, print, and write JSON where asked."""
+    compiler.prepare()
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes, a minute or two")
     parser.add_argument("--json", type=Path, help="write the rows here, too")
