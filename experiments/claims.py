@@ -234,11 +234,16 @@ class Claims:
         return monotonic() - since >= self.stale_seconds
 
     def _begin_beating(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if self._beating is None:
-            self._count(0)
-            self._beating = Thread(target=self._beat, name="claims", daemon=True)
-            self._beating.start()
+        if self._beating is not None:
+            return
+        counted = False
+        while not counted:  # until our count keeps the folder from being removed by one who leaves
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):
+                self._count(0)
+                counted = True
+        self._beating = Thread(target=self._beat, name="claims", daemon=True)
+        self._beating.start()
 
     def _beat(self) -> None:
         count = 0

@@ -159,8 +159,8 @@ def open_folder(folder: Path, record: Mapping[str, Any], *, extend: bool = False
 
 
 def _is_ours(path: Path) -> bool:
-    """What a study may have left that was stopped before its record was written."""
-    return path.name in (CELLS, CLAIMS) or _TEMPORARY.fullmatch(path.name) is not None
+    """What may be there of a study whose record was not, a moment ago: it was killed, or begins beside us."""
+    return path.name in (CELLS, CLAIMS, CONFIG) or _TEMPORARY.fullmatch(path.name) is not None
 
 
 def _with_study(known: Mapping[str, Any], record: Mapping[str, Any], folder: Path, extend: bool) -> Mapping[str, Any]:

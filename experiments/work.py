@@ -51,7 +51,8 @@ class Work:
             while self._pending:
                 if (block := self._take_now()) is not None:
                     return block
-                self._changed.wait(_POLL_SECONDS)
+                if self._pending:
+                    self._changed.wait(_POLL_SECONDS)
             return None
 
     def compiled(self, group: int) -> None:
