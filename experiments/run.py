@@ -116,7 +116,7 @@ def execute(plain: dict[str, Any]) -> int:
     """Validate, simulate what is missing, and make everything that is made from results."""
     import jax
 
-    from experiments import cells, config, display, publish, store, study, trackers
+    from experiments import cells, config, display, publish, store, study, trackers, warned
 
     jax.config.update("jax_enable_x64", plain.get("precision") == "float64")
     settings = config.study_from(plain)
@@ -129,12 +129,14 @@ def execute(plain: dict[str, Any]) -> int:
     store.open_folder(folder, record, extend=settings.extend)
     log = trackers.EventLog(folder / "events.jsonl")
     console = display.console()
-    with display.Live(console) as live:
-        outcome = study.run(settings, planned, folder, log, live)
+    live = display.Live(console)
     published = True
-    if outcome.cells:
+    with warned.logged(log, live.warn):
+        with live:
+            outcome = study.run(settings, planned, folder, log, live)
         try:
-            publish.publish(outcome, settings, folder, tracker, log, console)
+            if outcome.cells:
+                publish.publish(outcome, settings, folder, tracker, log, console)
         except OSError as error:
             published = False
             reason = f"tables and report could not be written ({error.strerror or error})"

@@ -70,7 +70,7 @@ def run(study: StudyConfig, planned: list[Cell], folder: Path, log: EventLog, pr
 
     Other processes may be at work in the same folder: each block of cells is simulated by one of them.
     """
-    with Claims(folder) as claims, warned.logged(log, progress.warn):
+    with Claims(folder) as claims:
         return _run(study, planned, folder, claims, log, progress)
 
 
@@ -83,7 +83,12 @@ def _run(
     if study.force:
         store.begin_redo(folder, [cell.id for cell in planned], claims)
     shelf.redo = store.redo(folder)  # also without force: what was begun is gone on with
+    old = len(kept)
     kept = {cell: result for cell, result in kept.items() if shelf.has(cell)}
+    if len(kept) < old and not study.force:
+        progress.warn(
+            f"a run with force=true was stopped here; going on with the {old - len(kept)} cells left to replace"
+        )
     runner = _Runner(study, shelf, claims, planned)
     progress.begin(len(kept), len(planned), runner.decisions_left())
     log.write("study", name=study.name, cells=len(planned), done=len(kept), groups=runner.groups_left())
@@ -199,7 +204,7 @@ class _Runner:
         self.lock, self.writing = Lock(), Lock()
         self.simulators = ThreadPoolExecutor(cores())
         self.blocks = [block for number in range(len(self.groups)) for block in self._blocks(number)]
-        self.work = Work(self.blocks, claims, self._missing, self._found)
+        self.work = Work(self.blocks, claims, self._missing, self._found, self._waiting)
 
     def decisions_left(self) -> int:
         """How many decisions the missing blocks hold."""
@@ -246,6 +251,9 @@ class _Runner:
     def _found(self, ids: list[str]) -> None:
         for _ in ids:
             self.progress.cell_done()
+
+    def _waiting(self) -> None:
+        self.progress.note("waiting for other processes, which are at work on what is left")
 
     def _decisions(self, block: Block) -> int:
         return sum(cell.config.horizon for cell in self.chunks[block.id][0].cells) * self.study.seeds

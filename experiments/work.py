@@ -32,12 +32,14 @@ class Work:
         claims: Claims,
         missing: Callable[[Block], list[str]],
         found: Callable[[list[str]], None],
+        waiting: Callable[[], None] = lambda: None,
     ) -> None:
         """``blocks`` in the order of preference.
 
-        ``missing`` tells which of a block's cells are not stored, ``found`` is told of cells that others have stored.
+        ``missing`` tells which of a block's cells are not stored, ``found`` is told of cells that others have stored,
+        ``waiting`` is called while there is nothing to do here but others are at work.
         """
-        self.claims, self.missing, self.found = claims, missing, found
+        self.claims, self.missing, self.found, self.waiting = claims, missing, found, waiting
         self._pending = {block.id: block for block in blocks}
         self._expected = {block.id: missing(block) for block in blocks}
         self._compiled: set[int] = set()
@@ -52,6 +54,8 @@ class Work:
                 if (block := self._take_now()) is not None:
                     return block
                 if self._pending:
+                    if not self._in_hand:
+                        self.waiting()
                     self._changed.wait(_POLL_SECONDS)
             return None
 

@@ -260,6 +260,7 @@ def test_a_forced_run_that_was_stopped_goes_on_and_loses_nothing(
     assert {cell for cell in first if first[cell] != second[cell]} == set(written)
     went_on = call(*command)
     assert went_on.code == 0 and "3 cells, 1 of them done before" in went_on.out
+    assert "going on with the 2 cells left to replace" in went_on.out
     third = stamps(call.folder / "out")
     assert {cell for cell in third if third[cell] != second[cell]} == first.keys() - set(written)
     assert results(call.folder / "out") == expected
