@@ -144,6 +144,26 @@ def test_of_two_processes_one_is_killed(nursery: Nursery, whole: bytes, tmp_path
         assert_tidy(folder)
 
 
+@pytest.mark.slow
+def test_two_forced_processes_redo_each_cell_once_also_where_one_is_killed(
+    nursery: Nursery, whole: bytes, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    assert nursery.start(tmp_path, *STUDY, "out=out").ended() == 0
+    before = stamps(folder)
+    children = [nursery.start(tmp_path, *STUDY, "out=out", "force=true") for _ in range(2)]
+    while len(announced(folder)) < CELLS + 2:
+        assert all(child.is_there() for child in children)
+        time.sleep(0.001)
+    assert results(folder) == whole  # of before, until the new ones are published
+    children[0].kill()
+    assert children[1].ended() == 0
+    assert max(Counter(announced(folder)[CELLS:]).values()) == 1
+    assert not stamps(folder).items() & before.items()
+    assert results(folder) == whole
+    assert_tidy(folder)
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system that is too small for the study, until it is mounted anew."""
