@@ -27,7 +27,7 @@ PRECISIONS = ("float32", "float64")
 _GROUPS = ("env", "demand", "forecaster", "policy", "sweep", "tracker")
 _TOP = (
     *("name", "policies", "deployment", "routing", "rules", "horizon", "seeds", "root_seed", "checkpoints"),
-    *("checkpoint_spacing", "precision", "chunk_rows", "out"),
+    *("checkpoint_spacing", "precision", "chunk_rows", "out", "force", "extend"),
 )
 _KNOWN = (*_GROUPS, *_TOP, "claims", "worlds")
 _CATALOGUE = ("catalogue", "num_models", "first_quality", "quality_gap")
@@ -88,6 +88,8 @@ class StudyConfig:
     precision: str
     chunk_rows: int | None
     out: str | None
+    force: bool  # make the cells anew that are there already
+    extend: bool  # add this study to the one that the folder holds
     tracker: dict[str, Any]
     claims: dict[str, float]
     rules: tuple[str, ...]
@@ -122,6 +124,8 @@ def study_from(plain: Mapping[str, Any]) -> StudyConfig:
         precision=_one_of(plain["precision"], "precision", PRECISIONS),
         chunk_rows=None if plain["chunk_rows"] is None else _integer(plain["chunk_rows"], "chunk_rows", 1),
         out=None if plain["out"] is None else _text(plain["out"], "out"),
+        force=_flag(plain["force"], "force"),
+        extend=_flag(plain["extend"], "extend"),
         tracker=dict(plain["tracker"]),
         claims=_claims(plain["claims"]),
         rules=tuple(plain["rules"]),
@@ -425,6 +429,12 @@ def _integer(value: Any, where: str, low: int, high: int = 2**31 - 1) -> int:
         raise InputError(f"{where} is {value!r}; it must be a whole number")
     if not low <= value <= high:
         raise InputError(f"{where} is {value}; it must be between {low} and {high}")
+    return value
+
+
+def _flag(value: Any, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise InputError(f"{where} is {value!r}; it must be true or false")
     return value
 
 

@@ -58,6 +58,10 @@ class Live:
             self.what = text
             self._show()
 
+    def warn(self, text: str) -> None:
+        """What is to stay on the screen."""
+        self.console.print(f"warning: {text}", soft_wrap=True, markup=False, highlight=False)
+
     def played(self, decisions: int) -> None:
         """Progress of the simulation."""
         with self.lock:

@@ -39,7 +39,9 @@ def publish(
 
 def _say_speed(outcome: Outcome, console: Console) -> None:
     if not outcome.decisions:
-        console.print("nothing was missing; everything was read back")
+        console.print(
+            "nothing was missing; everything was read back" if not outcome.failed else "nothing was simulated"
+        )
         return
     console.print(
         f"{outcome.decisions:,} decisions in {outcome.run_seconds:.1f} s including "

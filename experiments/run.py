@@ -118,24 +118,36 @@ def execute(plain: dict[str, Any]) -> int:
     """Validate, simulate what is missing, and make everything that is made from results."""
     import jax
 
-    from experiments import cells, config, display, publish, store, study, trackers
+    from experiments import cells, config, display, publish, store, study, trackers, warned
 
     jax.config.update("jax_enable_x64", plain.get("precision") == "float64")
     settings = config.study_from(plain)
     planned = cells.build(settings)
     folder = Path(settings.out).expanduser() if settings.out else _default_folder(settings.name, plain)
     tracker = trackers.settings_from(settings.tracker, settings.name, folder)
-    store.open_folder(folder, {"config": plain, "versions": versions()})
+    recorded = plain | {"force": False, "extend": False}  # what this command does, not what its study is
+    ids = " ".join(cell.id for cell in planned)
+    record = {"config": recorded, "versions": versions(), "cells": ids}
+    store.open_folder(folder, record, extend=settings.extend)
     log = trackers.EventLog(folder / "events.jsonl")
     console = display.console()
-    with display.Live(console) as live:
-        outcome = study.run(settings, planned, folder, log, live)
-    if outcome.cells:
-        publish.publish(outcome, settings, folder, tracker, log, console)
+    live = display.Live(console)
+    published = True
+    with warned.logged(log, live.warn):
+        with live:
+            outcome = study.run(settings, planned, folder, log, live)
+        try:
+            if outcome.cells:
+                publish.publish(outcome, settings, folder, tracker, log, console)
+        except OSError as error:
+            published = False
+            reason = f"tables and report could not be written ({error.strerror or error})"
+            print(f"error: {reason}; the cells are safe, and the same command makes the rest", file=sys.stderr)
+            log.write("unpublished", error=reason)
     names = {cell.id: cell.config.policy.name for cell in planned}
-    for cell, error in outcome.failed.items():
-        print(f"failed: {names[cell]}, cell {cell}: {error}", file=sys.stderr)
-    return 1 if outcome.failed else 0
+    for cell, text in outcome.failed.items():
+        print(f"failed: {names[cell]}, cell {cell}: {text}", file=sys.stderr)
+    return 1 if outcome.failed or not published else 0
 
 
 def _default_folder(name: str, plain: dict[str, Any]) -> Path:

@@ -1,12 +1,16 @@
 """Results on disk: one atomic file a cell, and the tables made from them.
 
 A cell's file is written once, whole, under a temporary name that ``os.replace`` makes final: it is there or it is not.
+The file is a NumPy archive whose comment is a seal: a stamp, drawn anew at every writing, and a SHA-256 of all before.
 """
 
+import errno
 import hashlib
 import io
 import json
 import os
+import re
+import secrets
 import tempfile
 import zipfile
 import zlib
@@ -22,10 +26,17 @@ import pyarrow.parquet
 import yaml
 
 from envs.errors import InputError
+from experiments import claims
+from experiments.claims import CLAIMS, Claims
 
 CELLS = "cells"
 CONFIG = "config.yaml"
-NOT_IDENTITY = ("out", "tracker", "chunk_rows")  # where results go and how they are computed, not what they are
+DAMAGED = "damaged"  # below the cells: files that were found damaged
+REDO = "redo.json"  # what a run with force=true has still to replace
+# Where results go and how they are computed, not what they are.
+NOT_IDENTITY = ("out", "tracker", "chunk_rows", "force", "extend", "shard", "checkpoint_minutes")
+_STAMP, _DIGEST = 16, 64  # hex digits
+_SEAL = _STAMP + _DIGEST
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +91,8 @@ class CellResult:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Write a file whole or not at all, so that a loss of power does not undo it either."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{claims.process()}.")
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
@@ -89,43 +100,106 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(stream.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
 
 
-def open_folder(folder: Path, record: dict[str, Any]) -> None:
-    """Make the results folder, or check that it belongs to this very study.
-
-    ``record`` is {"config": resolved configuration, "versions": ...}. InputError where the folder holds another study's
-    results, or files that are no study's.
-    """
-    recorded = folder / CONFIG
-    if recorded.is_file():
-        differing = _differences(_recorded_config(recorded), record["config"])
-        if differing:
-            raise InputError(
-                f"out: {folder} holds another study's results ({differing[0]}); give another folder with out=DIR"
-            )
-        (folder / CELLS).mkdir(exist_ok=True)
+def _sync_folder(folder: Path) -> None:
+    """Make a file's new name last, where the file system knows how."""
+    if not hasattr(os, "O_DIRECTORY"):
         return
-    if folder.exists() and (not folder.is_dir() or any(path.name != CELLS for path in folder.iterdir())):
-        raise InputError(f"out: {folder} is not empty and holds no study; give another folder with out=DIR")
-    text = yaml.safe_dump(record, sort_keys=False, allow_unicode=True)
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        (folder / CELLS).mkdir(parents=True, exist_ok=True)
-        write_atomically(recorded, text.encode())
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
+
+
+_TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8}-\d+-\d+)\.[^.]+")
+
+
+def tidy(folder: Path) -> None:
+    """Remove the unfinished files of processes that were killed."""
+    for path in (*folder.glob(".*"), *(folder / CELLS).glob(".*")):
+        found = _TEMPORARY.fullmatch(path.name)
+        if found and claims.is_gone(found[1]):
+            path.unlink(missing_ok=True)
+
+
+def open_folder(folder: Path, record: Mapping[str, Any], *, extend: bool = False) -> None:
+    """Make the results folder, or check that it belongs to this very study, or add this study to it with ``extend``.
+
+    ``record`` is {"config": resolved configuration, "versions": ..., "cells": its cells' ids, with spaces between}.
+    What a folder records is the newest study in this form, and under "earlier" a list of those before it. InputError
+    where the folder holds another study's results, or files that are no study's.
+    """
+    known = _recorded(folder)
+    if known is None and folder.exists() and (not folder.is_dir() or not all(map(_is_ours, folder.iterdir()))):
+        raise InputError(f"out: {folder} is not empty and holds no study; give another folder with out=DIR")
+    if known is not None:
+        wanted = _with_study(known, record, folder, extend)
+        if wanted == known:
+            return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with Claims(folder) as mine, mine.exclusively("config"):
+            known = _recorded(folder)  # another process may have been quicker
+            wanted = record if known is None else _with_study(known, record, folder, extend)
+            (folder / CELLS).mkdir(exist_ok=True)
+            if wanted != known:
+                text = yaml.safe_dump(dict(wanted), sort_keys=False, allow_unicode=True)
+                write_atomically(folder / CONFIG, text.encode())
     except OSError as error:
         raise InputError(f"out: {folder} cannot be written ({error.strerror}); give another folder") from error
 
 
-def _recorded_config(recorded: Path) -> dict[str, Any]:
-    """The configuration of the study that a folder holds."""
+def _is_ours(path: Path) -> bool:
+    """What may be there of a study whose record was not, a moment ago: it was killed, or begins beside us."""
+    return path.name in (CELLS, CLAIMS, CONFIG) or _TEMPORARY.fullmatch(path.name) is not None
+
+
+def _with_study(known: Mapping[str, Any], record: Mapping[str, Any], folder: Path, extend: bool) -> Mapping[str, Any]:
+    """A folder's record with this study in it."""
+    studies = [*known.get("earlier", []), {key: value for key, value in known.items() if key != "earlier"}]
+    for place, study in enumerate(studies):
+        if not _differences(study["config"], record["config"]):
+            # The same configuration may mean other cells, where a file that it names has changed.
+            if study.get("cells") != record.get("cells"):
+                studies[place] = {**study, "versions": record["versions"], "cells": record["cells"]}
+            break
+    else:
+        if not extend:
+            differing = "; ".join(_differences(known["config"], record["config"]))
+            raise InputError(
+                f"out: {folder} holds another study's results ({differing}); add to them with extend=true, "
+                "or give another folder with out=DIR"
+            )
+        studies.append(dict(record))
+    return {**studies[-1], "earlier": studies[:-1]} if len(studies) > 1 else studies[-1]
+
+
+def recorded_cells(folder: Path) -> list[str]:
+    """The ids of all cells of all studies that a folder records, the oldest study first."""
+    known = _recorded(folder) or {}
+    studies = [*known.get("earlier", []), known]
+    return list(dict.fromkeys(cell for study in studies for cell in study.get("cells", "").split()))
+
+
+def _recorded(folder: Path) -> dict[str, Any] | None:
+    """What a folder records of its studies; None where it holds none."""
+    path = folder / CONFIG
+    if not path.is_file():
+        return None
     try:
-        known = yaml.safe_load(recorded.read_text(encoding="utf-8"))
-        return dict(known["config"])
+        known = dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return known | {"config": dict(known["config"])}
     except (UnicodeDecodeError, yaml.YAMLError, TypeError, KeyError, ValueError) as error:
-        raise InputError(f"out: {recorded} is no study's record; give another folder with out=DIR") from error
+        raise InputError(f"out: {path} is no study's record; give another folder with out=DIR") from error
 
 
 def _differences(known: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
@@ -162,19 +236,86 @@ def write_cell(folder: Path, result: CellResult) -> None:
     arrays |= {f"extra_{name}": value for name, value in result.extras.items()}
     buffer = io.BytesIO()
     np.savez(buffer, description=np.array(json.dumps(result.description)), **arrays)
-    write_atomically(cell_path(folder, result.description["cell"]), buffer.getvalue())
+    write_atomically(cell_path(folder, result.description["cell"]), _sealed(buffer.getvalue()))
 
 
 def read_cell(path: Path) -> CellResult:
     """A cell's results; ValueError names the file where it is damaged."""
+    content = path.read_bytes()
     try:
-        return _parse_cell(path)
+        return _parse_cell(_unsealed(content))
     except (EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} is damaged ({type(error).__name__}); delete it and run the study again") from error
+        raise ValueError(f"{path} is damaged ({error})") from error
 
 
-def _parse_cell(path: Path) -> CellResult:
-    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as data:
+def stamp(folder: Path, cell: str) -> str | None:
+    """What tells one writing of a cell's file from the next; None where there is no file."""
+    try:
+        with cell_path(folder, cell).open("rb") as stream:
+            stream.seek(-_SEAL, os.SEEK_END)
+            return stream.read(_STAMP).decode("ascii", "replace")
+    except FileNotFoundError:
+        return None
+    except OSError:  # shorter than a seal
+        return ""
+
+
+def set_aside(folder: Path, cell: str) -> Path | None:
+    """Move a damaged file to where it is out of the way; None where it is no longer there."""
+    (folder / CELLS / DAMAGED).mkdir(exist_ok=True)
+    number = 1
+    while (to := folder / CELLS / DAMAGED / f"{cell}-{number}.npz").exists():
+        number += 1
+    try:
+        os.replace(cell_path(folder, cell), to)
+    except FileNotFoundError:
+        return None  # another process was quicker
+    return to
+
+
+def begin_redo(folder: Path, cells: Iterable[str], mine: Claims) -> None:
+    """Note which writing of each cell is to be replaced, unless that is noted already: a redo begun is gone on with."""
+    try:
+        with mine.exclusively("redo"):
+            known = redo(folder)
+            noted = {cell: stamp(folder, cell) for cell in cells if cell not in known} | known
+            if noted != known:
+                write_atomically(folder / REDO, json.dumps(noted, indent=0).encode())
+    except OSError as error:
+        raise InputError(f"out: {folder} cannot be written ({error.strerror}); give another folder") from error
+
+
+def redo(folder: Path) -> dict[str, str | None]:
+    """Cell id -> the stamp of what is to be replaced, None where nothing was there."""
+    try:
+        return dict(json.loads((folder / REDO).read_bytes()))
+    except FileNotFoundError:
+        return {}
+    except (TypeError, ValueError) as error:
+        raise InputError(f"out: {folder / REDO} is damaged; delete it, and give force=true to begin anew") from error
+
+
+def end_redo(folder: Path) -> None:
+    """Forget a redo that is complete."""
+    if all(stamp(folder, cell) not in (None, old) for cell, old in redo(folder).items()):
+        (folder / REDO).unlink(missing_ok=True)
+
+
+def _sealed(archive: bytes) -> bytes:
+    """An archive with its seal as the comment, whose length is an archive's last two bytes."""
+    body = archive[:-2] + _SEAL.to_bytes(2, "little") + secrets.token_hex(_STAMP // 2).encode()
+    return body + hashlib.sha256(body).hexdigest().encode()
+
+
+def _unsealed(content: bytes) -> bytes:
+    """The same bytes; ValueError where they are not those that were sealed."""
+    if hashlib.sha256(content[:-_DIGEST]).hexdigest().encode() != content[-_DIGEST:]:
+        raise ValueError("its checksum is wrong")
+    return content
+
+
+def _parse_cell(content: bytes) -> CellResult:
+    with np.load(io.BytesIO(content), allow_pickle=False) as data:
         arrays = {name: data[name] for name in data.files}
     extras = {name.removeprefix("extra_"): arrays.pop(name) for name in list(arrays) if name.startswith("extra_")}
     description = json.loads(str(arrays.pop("description")))

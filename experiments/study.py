@@ -1,9 +1,12 @@
 """Running a study: groups, chunks, results as they come, and what is made of them at the end."""
 
+import hashlib
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from time import perf_counter
@@ -12,13 +15,16 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from experiments import batch, cells, measure, store
+from envs.errors import InputError
+from experiments import batch, cells, measure, store, warned
 from experiments.batch import Program
 from experiments.cells import Cell
+from experiments.claims import Claims
 from experiments.config import StudyConfig
 from experiments.rollout import Snapshot
 from experiments.store import CellResult
 from experiments.trackers import EventLog
+from experiments.work import Block, Work
 
 
 class Progress(Protocol):
@@ -27,6 +33,8 @@ class Progress(Protocol):
     def begin(self, cells_done: int, cells_total: int, decisions: int) -> None: ...
 
     def note(self, text: str) -> None: ...
+
+    def warn(self, text: str) -> None: ...
 
     def played(self, decisions: int) -> None: ...
 
@@ -37,12 +45,12 @@ class Progress(Protocol):
 class Outcome:
     """What running a study gave."""
 
-    cells: list[CellResult]  # in the order of the study; failed ones are missing
+    cells: list[CellResult]  # of all studies of the folder, in their order; failed ones are missing
     failed: dict[str, str]  # cell id -> error
     compilations: int
     compile_seconds: float
     run_seconds: float
-    decisions: int
+    decisions: int  # simulated by this process
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,37 +66,54 @@ _ROWS = {"cpu": 2048, "gpu": 65536}  # runs of a chunk: as many as a core's cach
 
 
 def run(study: StudyConfig, planned: list[Cell], folder: Path, log: EventLog, progress: Progress) -> Outcome:
-    """Simulate what is missing in ``folder`` and read the rest; every cell is stored as soon as it is done."""
-    finished = {cell.id: result for cell in planned if (result := _stored(folder, cell.id, log)) is not None}
-    missing = [cell for cell in planned if cell.id not in finished]
-    grouped = cells.groups(missing)
-    decisions = sum(cell.config.horizon for cell in missing) * study.seeds
-    progress.begin(len(finished), len(planned), decisions)
-    log.write("study", name=study.name, cells=len(planned), done=len(finished), groups=len(grouped))
+    """Simulate what is missing in ``folder`` and read the rest; every cell is stored as soon as it is done.
+
+    Other processes may be at work in the same folder: each block of cells is simulated by one of them.
+    """
+    with Claims(folder) as claims:
+        return _run(study, planned, folder, claims, log, progress)
+
+
+def _run(
+    study: StudyConfig, planned: list[Cell], folder: Path, claims: Claims, log: EventLog, progress: Progress
+) -> Outcome:
+    store.tidy(folder)
+    shelf = _Shelf(folder, log, progress)
+    kept = {cell.id: result for cell in planned if (result := shelf.read(cell.id)) is not None}
+    if study.force:
+        store.begin_redo(folder, [cell.id for cell in planned], claims)
+    shelf.redo = store.redo(folder)  # also without force: what was begun is gone on with
+    old = len(kept)
+    kept = {cell: result for cell, result in kept.items() if shelf.has(cell)}
+    if len(kept) < old and not study.force:
+        progress.warn(
+            f"a run with force=true was stopped here; going on with the {old - len(kept)} cells left to replace"
+        )
+    runner = _Runner(study, shelf, claims, planned)
+    progress.begin(len(kept), len(planned), runner.decisions_left())
+    log.write("study", name=study.name, cells=len(planned), done=len(kept), groups=runner.groups_left())
     began = perf_counter()
-    runner = _Runner(study, folder, log, progress)
-    # A program runs on one CPU core, and so does its compilation: several side by side use them all.
-    workers = ThreadPoolExecutor(cores())
-    try:
-        failures = list(workers.map(runner.run_or_fail, grouped))
-    except KeyboardInterrupt:
-        for pool in (workers, runner.simulators):
-            pool.shutdown(wait=False, cancel_futures=True)
-        runner.writing.acquire()  # never given back: a write under way is finished, no other one is begun
-        raise
-    workers.shutdown()
-    runner.simulators.shutdown()
-    failed = {cell: error for failure in failures for cell, error in failure.items()}
-    found = {cell.id: finished.get(cell.id) or _stored(folder, cell.id, log) for cell in planned}
-    results = [result for result in found.values() if result is not None]
+    runner.run()
+    store.end_redo(folder)
+    claims.tidy()
+    swept = {cell.id: cell.config.swept for cell in planned}
+    results = {cell: kept.get(cell) or shelf.read(cell) for cell in [*store.recorded_cells(folder), *swept]}
+    lost = {cell: "its file was lost or damaged; the same command makes it anew" for cell in swept if not results[cell]}
     return Outcome(
-        cells=results,
-        failed=failed,
+        cells=[_swept(result, swept) for result in results.values() if result is not None],
+        failed=lost | {cell: error for cell, error in runner.failed.items() if not shelf.has(cell)},
         compilations=runner.compilations,
         compile_seconds=runner.compile_seconds,
         run_seconds=perf_counter() - began,
-        decisions=decisions,
+        decisions=runner.decisions,
     )
+
+
+def _swept(result: CellResult, swept: dict[str, dict[str, Any]]) -> CellResult:
+    """A cell that an earlier study stored tells what is swept in this one, too."""
+    told = result.description["swept"]
+    more = told | swept.get(result.description["cell"], {})
+    return result if more == told else replace(result, description=result.description | {"swept": more})
 
 
 def cores() -> int:
@@ -130,64 +155,151 @@ def _chunks(study: StudyConfig, same_horizon: list[Cell], wide: int, deep: int) 
         yield chunks
 
 
-def _stored(folder: Path, cell: str, log: EventLog) -> CellResult | None:
-    """A cell's results if they are there and whole; a damaged file is logged and will be written anew."""
-    path = store.cell_path(folder, cell)
-    if not path.is_file():
-        return None
-    try:
-        return store.read_cell(path)
-    except ValueError as error:
-        log.write("damaged", cell=cell, error=str(error))
-        return None
+class _Shelf:
+    """The stored cells of a folder, of which some may have to be made anew."""
+
+    def __init__(self, folder: Path, log: EventLog, progress: Progress) -> None:
+        self.folder, self.log, self.progress = folder, log, progress
+        self.redo: dict[str, str | None] = {}  # cell -> the stamp of the file that is to be replaced
+
+    def has(self, cell: str) -> bool:
+        """Whether it is stored, and not only what is to be replaced."""
+        found = store.stamp(self.folder, cell)
+        return found is not None and found != self.redo.get(cell)
+
+    def read(self, cell: str) -> CellResult | None:
+        """A cell's results if they are there and whole; a damaged file is told of, set aside, and will be made anew."""
+        path = store.cell_path(self.folder, cell)
+        try:
+            return store.read_cell(path)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise InputError(f"out: {path} cannot be read ({error.strerror}); repair that, or remove it") from error
+        except ValueError as error:
+            aside = store.set_aside(self.folder, cell)
+            if aside is not None:
+                self.log.write("damaged", cell=cell, error=str(error), moved=str(aside))
+                self.progress.warn(f"{error}; it is now {aside.relative_to(self.folder)}, and the cell is made anew")
+            return None
 
 
 class _Runner:
-    """Simulates groups; what several threads share is kept here, and every group stores its cells as they are done."""
+    """Simulates what is missing; what several threads share is kept here.
 
-    def __init__(self, study: StudyConfig, folder: Path, log: EventLog, progress: Progress) -> None:
-        self.study, self.folder, self.log, self.progress = study, folder, log, progress
+    What lies side by side in a block follows from the whole study and never from what happens to be missing, because
+    the last bit of a result may depend on its place in a batch. A block with something missing is simulated whole.
+    """
+
+    def __init__(self, study: StudyConfig, shelf: _Shelf, claims: Claims, planned: list[Cell]) -> None:
+        self.study, self.shelf = study, shelf
+        self.folder, self.log, self.progress = shelf.folder, shelf.log, shelf.progress
+        self.groups = cells.groups(planned)
+        self.shapes = [_shape(study, group) for group in self.groups]
+        self.chunks: dict[str, list[_Chunk]] = {}  # of each block that is to be simulated
+        self.programs: dict[int, Program] = {}
         self.benchmarks: dict[Any, Any] = {}
-        self.compilations, self.compile_seconds = 0, 0.0
+        self.failed: dict[str, str] = {}  # cell id -> error
+        self.compilations, self.compile_seconds, self.decisions = 0, 0.0, 0
         self.lock, self.writing = Lock(), Lock()
         self.simulators = ThreadPoolExecutor(cores())
+        self.blocks = [block for number in range(len(self.groups)) for block in self._blocks(number)]
+        self.work = Work(self.blocks, claims, self._missing, self._found, self._waiting)
 
-    def run_or_fail(self, group: list[Cell]) -> dict[str, str]:
-        """Cell id -> error. One group's error costs that group's unfinished cells and nothing else."""
-        try:
-            self.run(group)
-            return {}
-        except Exception as error:
-            lost = [cell for cell in group if _stored(self.folder, cell.id, self.log) is None]
-            text = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-            name = group[0].config.policy.name
-            self.log.write("failed", cells=[cell.id for cell in lost], policy=name, error=text)
-            self.progress.note(f"{name}: {text}")
-            return {cell.id: text for cell in lost}
+    def decisions_left(self) -> int:
+        """How many decisions the missing blocks hold."""
+        return sum(self._decisions(block) for block in self.blocks)
 
-    def run(self, group: list[Cell]) -> None:
-        """Compile one static group and simulate it, horizon by horizon."""
-        name = group[0].config.policy.name
-        wide, deep = _shape(self.study, group)
-        self.progress.note(f"{name}: compiling")
-        program = self._compile(group, wide, deep)
-        self.progress.note(f"{name}: {len(group)} cells")
-        # The longest first, so that no core is left with one at the end; what is done is stored as soon as it is.
-        blocks = [chunks for same in _by_clock(group) for chunks in _chunks(self.study, same, wide, deep)][::-1]
-        parts = [[self.simulators.submit(self._simulate, program, chunk, wide) for chunk in block] for block in blocks]
-        owner = {part: number for number, mine in enumerate(parts) for part in mine}
-        missing = [len(mine) for mine in parts]
+    def groups_left(self) -> int:
+        """How many static groups have something missing."""
+        return len({block.group for block in self.blocks})
+
+    def run(self) -> None:
+        """Until nothing is left that this process could do."""
+        # A program runs on one CPU core, and so does its compilation: several side by side use them all. One worker
+        # more, so that a core has its next block while a worker stores its last one.
+        workers = ThreadPoolExecutor(cores() + 1)
         try:
-            for part in as_completed(list(owner)):
-                part.result()  # raises what it raised
-                number = owner.pop(part)
-                missing[number] -= 1
-                if not missing[number]:
-                    self._store_block(blocks[number], [done.result() for done in parts[number]])
-                    parts[number] = []  # what is stored is not kept
+            for worker in [workers.submit(self._work) for _ in range(cores() + 1)]:
+                worker.result()
+        except KeyboardInterrupt:
+            self.work.stop()
+            for pool in (workers, self.simulators):
+                pool.shutdown(wait=False, cancel_futures=True)
+            self.writing.acquire()  # never given back: a write under way is finished, no other one is begun
+            raise
+        workers.shutdown()
+        self.simulators.shutdown()
+
+    def _blocks(self, number: int) -> list[Block]:
+        """The blocks of a group of which something is missing, the longest first, so that none is left at the end."""
+        found = []
+        wide, deep = self.shapes[number]
+        for same in _by_clock(self.groups[number]):
+            for chunks in _chunks(self.study, same, wide, deep):
+                ids = tuple(cell.id for cell in chunks[0].cells)
+                digest = hashlib.sha256(" ".join(ids).encode()).hexdigest()[:16]
+                block = Block(id=digest, group=number, cells=ids)
+                if self._missing(block):
+                    self.chunks[block.id] = chunks
+                    found.append(block)
+        return found[::-1]
+
+    def _missing(self, block: Block) -> list[str]:
+        return [cell for cell in block.cells if not self.shelf.has(cell)]
+
+    def _found(self, ids: list[str]) -> None:
+        for _ in ids:
+            self.progress.cell_done()
+
+    def _waiting(self) -> None:
+        self.progress.note("waiting for other processes, which are at work on what is left")
+
+    def _decisions(self, block: Block) -> int:
+        return sum(cell.config.horizon for cell in self.chunks[block.id][0].cells) * self.study.seeds
+
+    def _work(self) -> None:
+        """What one worker does. One group's error costs that group's unfinished cells and nothing else."""
+        while (block := self.work.take()) is not None:
+            try:
+                with warned.working_on(block.cells):
+                    self._run_block(block)
+            except Exception as error:
+                self._give_up(block.group, error)
+            finally:
+                if self.work.give_back(block):
+                    self.programs.pop(block.group, None)
+
+    def _run_block(self, block: Block) -> None:
+        group, (wide, deep) = self.groups[block.group], self.shapes[block.group]
+        if block.group not in self.programs:  # only the group's first worker comes here then
+            self.progress.note(f"{group[0].config.policy.name}: compiling")
+            self.programs[block.group] = self._compile(group, wide, deep)
+            self.work.compiled(block.group)
+        self.progress.note(f"{group[0].config.policy.name}: {len(group)} cells")
+        program, chunks = self.programs[block.group], self.chunks[block.id]
+        # Each in a copy of this thread's context, which knows whose warnings they are.
+        simulate = [partial(copy_context().run, self._simulate, program, chunk, wide) for chunk in chunks]
+        parts = [self.simulators.submit(part) for part in simulate]
+        try:
+            self._store_block(block, chunks, [part.result() for part in parts])
         finally:
-            for part in owner:
+            for part in parts:
                 part.cancel()
+
+    def _give_up(self, number: int, error: Exception) -> None:
+        """Once a group: its other blocks are not begun any more."""
+        self.work.drop(number)
+        text = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        group = self.groups[number]
+        lost = [cell.id for cell in group if not self.shelf.has(cell.id)]
+        with self.lock:
+            fresh = [cell for cell in lost if cell not in self.failed]
+            self.failed |= dict.fromkeys(fresh, text)
+        if fresh:
+            name = group[0].config.policy.name
+            self.log.write("failed", cells=fresh, policy=name, error=text)
+            self.progress.note(f"{name}: {text}")
 
     def _compile(self, group: list[Cell], wide: int, deep: int) -> Program:
         worlds, learners = cells.stack(_padded(group, wide))
@@ -200,20 +312,43 @@ class _Runner:
         self.log.write("compiled", policy=name, seconds=seconds, cells=len(group))
         return program
 
-    def _store_block(self, chunks: list[_Chunk], parts: list[tuple[Snapshot, float]]) -> None:
-        """Store each cell of a block, all seeds simulated."""
+    def _store_block(self, block: Block, chunks: list[_Chunk], parts: list[tuple[Snapshot, float]]) -> None:
+        """Store each cell of a block that is missing, all seeds simulated; the others stay as they are."""
         marks = self._marks(chunks[0])
         joined = _join([seen for seen, _ in parts])
         wall = sum(seconds for _, seconds in parts) / len(chunks[0].cells)
+        missing = self._missing(block)
+        with self.lock:
+            self.decisions += self._decisions(block)
         for number, cell in enumerate(chunks[0].cells):
+            if cell.id not in missing:
+                continue
             mine = jax.tree.map(lambda leaf, number=number: leaf[:, number], joined)
             seeds = np.arange(self.study.seeds)
-            with self.lock:
+            with self.lock, warned.working_on([cell.id]):
                 result = measure.cell_result(cell, mine, marks, seeds, wall, self.benchmarks)
+            self._store(cell, result)
+
+    def _store(self, cell: Cell, result: CellResult) -> None:
+        """A cell that cannot be written costs itself; what is announced is on the disk."""
+        name = cell.config.policy.name
+        try:
             with self.writing:
                 store.write_cell(self.folder, result)
                 self.log.write("cell", **_announcement(result))
-            self.progress.cell_done()
+        except OSError as error:
+            text = f"it could not be written ({error.strerror or error}); once that is mended, the same command goes on"
+            with self.lock:
+                self.failed[cell.id] = text
+            self.log.write("failed", cells=[cell.id], policy=name, error=text)
+            self.progress.note(f"{name}: {text}")
+            return
+        self.progress.cell_done()
+        invalid = result.final("invalid")
+        if invalid.any():
+            text = f"{name}: decisions that were not finite, declined, in {int((invalid > 0).sum())} of its runs"
+            self.log.write("warning", text=text, cells=[cell.id])
+            self.progress.note(text)
 
     def _marks(self, chunk: _Chunk) -> np.ndarray:
         return batch.checkpoints(chunk.cells[0].config.horizon, self.study.checkpoints, self.study.checkpoint_spacing)

@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import random
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -12,7 +14,8 @@ import pytest
 import yaml
 
 from envs.errors import InputError
-from experiments import store
+from experiments import claims, store
+from experiments.claims import Claims
 from experiments.store import CellResult
 from tests.studies import tree
 from tests.synthetic import make_cell
@@ -118,6 +121,93 @@ def test_a_damaged_file_is_an_error(folder: Path, result: CellResult, damage: st
         store.read_cell(path)
 
 
+def test_no_flipped_bit_goes_unseen(folder: Path, result: CellResult) -> None:
+    """Nor a file of another length. Everywhere: in the archive, its headers, the seal."""
+    path = written(folder, result)
+    whole = path.read_bytes()
+    generator = random.Random(1)
+    ends = range(8 * (len(whole) - 104), 8 * len(whole), 3)
+    for bit in {*(generator.randrange(8 * len(whole)) for _ in range(300)), *ends}:
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        with pytest.raises(ValueError, match="is damaged"):
+            store.read_cell(path)
+    for length in {*(generator.randrange(len(whole)) for _ in range(100)), len(whole) - 1}:
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match="is damaged"):
+            store.read_cell(path)
+    for more in (whole + b"\0", whole + whole):
+        path.write_bytes(more)
+        with pytest.raises(ValueError, match="is damaged"):
+            store.read_cell(path)
+
+
+def test_numpy_alone_reads_a_cell(folder: Path, result: CellResult) -> None:
+    with np.load(written(folder, result), allow_pickle=False) as arrays:
+        np.testing.assert_array_equal(arrays["curves"], result.curves)
+
+
+def test_every_writing_has_its_own_stamp(folder: Path, result: CellResult) -> None:
+    cell = result.description["cell"]
+    assert store.stamp(folder, cell) is None
+    path = written(folder, result)
+    first = store.stamp(folder, cell)
+    assert first and first == store.stamp(folder, cell)
+    written(folder, result)
+    assert store.stamp(folder, cell) not in (None, first)
+    path.write_bytes(b"short")
+    assert store.stamp(folder, cell) == ""
+
+
+def test_damaged_files_are_set_aside_side_by_side(folder: Path, result: CellResult) -> None:
+    cell = result.description["cell"]
+    for number in (1, 2):
+        written(folder, result).write_text(str(number))
+        aside = store.set_aside(folder, cell)
+        assert aside == folder / "cells/damaged" / f"{cell}-{number}.npz"
+        assert aside.read_text() == str(number)
+    assert store.set_aside(folder, cell) is None
+
+
+def test_a_redo_goes_on_until_everything_is_replaced(folder: Path) -> None:
+    results = {cell.description["cell"]: cell for cell in (make_cell("uniform"), make_cell("greedy"))}
+    (there, absent) = results
+    written(folder, results[there])
+    old = store.stamp(folder, there)
+    with Claims(folder) as mine:
+        for _ in range(2):  # the second time it is gone on with
+            store.begin_redo(folder, [there, absent], mine)
+            assert store.redo(folder) == {there: old, absent: None}
+            store.end_redo(folder)
+            written(folder, results[there])
+    store.end_redo(folder)
+    assert (folder / "redo.json").exists()
+    written(folder, results[absent])
+    store.end_redo(folder)
+    assert store.redo(folder) == {}
+    assert {path.name for path in folder.iterdir()} == {"cells"}
+
+
+def test_a_redo_s_note_that_is_no_json_is_refused(folder: Path) -> None:
+    (folder / "redo.json").write_text("[1")
+    with pytest.raises(InputError, match=r"redo\.json"):
+        store.redo(folder)
+
+
+def test_only_the_dead_s_unfinished_files_are_removed(folder: Path) -> None:
+    mine = claims.process()
+    machine, number, started = mine.split("-")
+    dead = f"{machine}-{number}-{int(started) + 1}"
+    for name in (f".a.npz.{mine}.x1", f".a.npz.{dead}.x2", ".hidden", f"a.{dead}.x3"):
+        (folder / "cells" / name).touch()
+        (folder / name).touch()
+    before = set(tree(folder))
+    store.tidy(folder)
+    gone = f".a.npz.{dead}.x2"
+    assert set(tree(folder)) == before - {str(folder / gone), str(folder / "cells" / gone)}
+
+
 def test_results_have_one_row_a_run_and_the_columns_of_the_contract(folder: Path) -> None:
     cells = [make_cell(runs=3), make_cell("greedy", runs=3, budget_per_task=None)]
     store.write_results(folder, cells)
@@ -170,6 +260,50 @@ def test_another_study_may_not(tmp_path: Path, config: dict, words: str) -> None
     with pytest.raises(InputError, match=words):
         store.open_folder(tmp_path / "a", {"config": config, "versions": {}})
     assert tree(tmp_path) == before
+
+
+def test_every_difference_is_told(tmp_path: Path) -> None:
+    store.open_folder(tmp_path / "a", RECORD)
+    with pytest.raises(InputError) as refused:
+        store.open_folder(tmp_path / "a", {"config": {"horizon": 11, "seeds": 3, "force": True}, "versions": {}})
+    text = str(refused.value)
+    for words in ("env.target is 0.5 there", "horizon is 10 there and 11 here", "seeds is None there and 3 here"):
+        assert words in text
+    assert "force" not in text and "extend=true" in text and "\n" not in text
+
+
+def test_a_folder_keeps_every_study_that_is_added(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    records = [{"config": {"horizon": n}, "versions": {"jax": str(n)}, "cells": f"shared of{n}"} for n in (1, 2, 3)]
+    store.open_folder(folder, records[0], extend=True)
+    for record in records[1:]:
+        with pytest.raises(InputError, match="horizon"):
+            store.open_folder(folder, record)
+        store.open_folder(folder, record, extend=True)
+    known = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    assert known == {**records[2], "earlier": records[:2]}
+    assert store.recorded_cells(folder) == ["shared", "of1", "of2", "of3"]
+    before = tree(folder)
+    for record in records:  # each may come back, with and without
+        store.open_folder(folder, record)
+        store.open_folder(folder, record, extend=True)
+    assert tree(folder) == before
+    store.open_folder(folder, {**records[1], "cells": "other"})  # a rule's file was changed
+    assert store.recorded_cells(folder) == ["shared", "of1", "other", "of3"]
+
+
+def test_processes_that_open_a_folder_together_lose_no_study(tmp_path: Path) -> None:
+    records = [{"config": {"horizon": n}, "versions": {}, "cells": f"of{n}"} for n in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda record: store.open_folder(tmp_path / "a", record, extend=True), records))
+    assert sorted(store.recorded_cells(tmp_path / "a")) == [f"of{n}" for n in range(6)]
+
+
+def test_a_start_that_was_killed_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / "a/claims").mkdir(parents=True)
+    (tmp_path / f"a/.config.yaml.{claims.process()}.x1").touch()
+    store.open_folder(tmp_path / "a", RECORD)
+    assert (tmp_path / "a/config.yaml").is_file()
 
 
 @pytest.mark.parametrize("content", [b"}{", b"hello", b"\xff\xfe", b"", b"config: 3"])

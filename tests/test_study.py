@@ -30,7 +30,7 @@ def events(folder: Path) -> list[dict[str, Any]]:
 
 
 def cell_files(folder: Path) -> dict[str, bytes]:
-    return {path.stem: path.read_bytes() for path in (folder / "cells").iterdir()}
+    return {path.stem: path.read_bytes() for path in (folder / "cells").glob("*.npz")}
 
 
 def own(call: CommandLine, source: str, name: str = "mine.py") -> str:
@@ -65,7 +65,7 @@ def test_a_lost_cell_alone_is_computed_again_and_equal(call: CommandLine) -> Non
     marked = call.folder / "out/cells" / f"{sorted(files)[0]}.npz"
     before = marked.stat().st_mtime_ns
     outcome = call.done(*command)
-    assert outcome.decisions in (20, 40)  # one cell's rounds times seeds
+    assert outcome.decisions in (40, 80)  # rounds times seeds of its block, which is simulated as it was
     assert [event["cell"] for event in events(call.folder / "out") if event["event"] == "cell"][4:] == [lost]
     assert marked.stat().st_mtime_ns == before
     assert studies.rows(call.folder / "out") == rows
@@ -97,6 +97,11 @@ def test_a_damaged_cell_is_computed_again(call: CommandLine) -> None:
     assert (ran.code, ran.err) == (0, "")
     assert studies.rows(call.folder / "out") == rows
     store.read_cell(path)
+    assert ran.out.count("is damaged") == 1
+    (event,) = (event for event in events(call.folder / "out") if event["event"] == "damaged")
+    assert event["cell"] == path.stem
+    aside = call.folder / "out/cells/damaged" / f"{path.stem}-1.npz"
+    assert event["moved"] == f"out/cells/damaged/{aside.name}" and aside.stat().st_size == 1000
 
 
 def test_a_longer_study_keeps_the_cells_it_shares_with_a_shorter_one(call: CommandLine) -> None:

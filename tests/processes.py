@@ -1,0 +1,120 @@
+"""Processes that run studies, started quickly: forked from one that has imported everything and computed nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Child:
+    """One command line in a process of its own."""
+
+    number: int
+    said: Path  # what it wrote on stdout and stderr
+    code_file: Path  # where it leaves its exit code, unless it is killed
+
+    def is_there(self) -> bool:
+        try:
+            os.kill(self.number, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Kill it and see it gone; nothing happens where it has ended by itself."""
+        if self.is_there():
+            os.kill(self.number, number)
+        self.ended()
+
+    def ended(self, seconds: float = 120.0) -> int | None:
+        """Wait for its end. The exit code; None if it was killed."""
+        until = time.monotonic() + seconds
+        while self.is_there():
+            assert time.monotonic() < until, self.said.read_text()
+            time.sleep(0.005)
+        return int(self.code_file.read_text()) if self.code_file.exists() else None
+
+
+@dataclass(kw_only=True)
+class Nursery:
+    """Starts children."""
+
+    parent: subprocess.Popen[str]
+    folder: Path
+    started: int = 0
+
+    def start(self, folder: Path, *arguments: str, prepare: str = "") -> Child:
+        """``llm-bandits`` with these arguments in this folder; ``prepare`` is Python to be executed before."""
+        self.started += 1
+        said, code_file = (self.folder / f"{self.started}.{kind}" for kind in ("said", "code"))
+        assert self.parent.stdin is not None and self.parent.stdout is not None
+        wanted = {"folder": str(folder), "arguments": arguments, "said": str(said), "code_file": str(code_file)}
+        self.parent.stdin.write(json.dumps(wanted | {"prepare": prepare}) + "\n")
+        self.parent.stdin.flush()
+        return Child(number=int(self.parent.stdout.readline()), said=said, code_file=code_file)
+
+
+@contextmanager
+def nursery(folder: Path) -> Iterator[Nursery]:
+    """The parent of all children, with a compilation cache that they share."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "NO_COLOR": "1",
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
+    streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    parent = subprocess.Popen([sys.executable, "-m", "tests.processes"], cwd=ROOT, env=environment, **streams)
+    try:
+        yield Nursery(parent=parent, folder=folder)
+    finally:
+        parent.communicate()
+
+
+def _serve() -> None:
+    """Fork a child for every line of stdin, and say its number."""
+    from experiments import cells, display, publish, report, run, study  # noqa: F401
+
+    report.write = lambda results, record, found, folder: folder / "report.html"
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are buried by the kernel
+    for line in sys.stdin:
+        wanted = json.loads(line)
+        child = os.fork()
+        if child:
+            print(child, flush=True)
+        else:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _run(run.main, **wanted)
+
+
+def _run(main: Any, folder: str, arguments: list[str], said: str, code_file: str, prepare: str) -> None:
+    handle = os.open(said, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(handle, stream)
+    os.chdir(folder)
+    sys.argv[1:] = arguments
+    code = 0
+    try:
+        exec(prepare)
+        main()
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    sys.stdout.flush()
+    Path(code_file).write_text(str(code))
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    _serve()

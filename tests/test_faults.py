@@ -1,0 +1,346 @@
+"""Studies that are killed, starved of disk, damaged, shared and forced, and come out as if nothing had happened."""
+
+import json
+import os
+import random
+import re
+import subprocess
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from datetime import datetime, timedelta, tzinfo
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from experiments import store, trackers
+from tests import processes, studies
+from tests.processes import Nursery
+from tests.studies import CommandLine
+
+# Two programs, eight blocks of a cell each.
+STUDY = studies.merged("policies=[uniform,ucb1]", "sweep.horizon=[20,40]", "sweep.target=[0.5,0.9]", "chunk_rows=2")
+CELLS = 8
+KILLS = 20
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[CommandLine]:
+    with studies.command_line(tmp_path, monkeypatch, capfd) as command:
+        yield command
+
+
+@pytest.fixture(scope="module")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    with processes.nursery(tmp_path_factory.mktemp("nursery")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def whole(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """``results.parquet`` of a process that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    child = nursery.start(folder, *STUDY, "out=out")
+    assert child.ended() == 0, child.said.read_text()
+    return results(folder / "out")
+
+
+def results(folder: Path) -> bytes:
+    return (folder / "results.parquet").read_bytes()
+
+
+def events(folder: Path) -> list[dict[str, Any]]:
+    """Every line; one that a kill or a full disk has torn is none."""
+    found = []
+    for line in (folder / "events.jsonl").read_text(encoding="utf-8").splitlines():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            assert not line.endswith("}")
+    return found
+
+
+def announced(folder: Path) -> list[str]:
+    if not (folder / "events.jsonl").exists():
+        return []
+    return [event["cell"] for event in events(folder) if event["event"] == "cell"]
+
+
+def assert_sound(folder: Path) -> None:
+    """What is there is whole, and what was announced is there."""
+    stored = {path.stem: store.read_cell(path) for path in (folder / "cells").glob("*.npz")}
+    assert set(announced(folder)) <= stored.keys()
+
+
+def assert_tidy(folder: Path) -> None:
+    """Nothing unfinished is left once a process has come to its end."""
+    assert {path.suffix for path in (folder / "cells").iterdir()} == {".npz"}
+    assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
+    assert not (folder / "claims").exists() and not (folder / "redo.json").exists()
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_instants_the_results_are_those_of_one_that_was_not(
+    nursery: Nursery, whole: bytes, tmp_path: Path
+) -> None:
+    """Half of them anywhere in a process's life, half of them shortly after a cell was announced."""
+    generator, folder, kills, finished = random.Random(7), tmp_path / "round 0", 0, 0
+    began = time.monotonic()
+    assert nursery.start(tmp_path, *STUDY, "out=measured").ended() == 0
+    lifetime = time.monotonic() - began
+    while kills < KILLS:
+        before = len(announced(folder))
+        child = nursery.start(tmp_path, *STUDY, f"out={folder.name}")
+        if kills % 2:
+            more = generator.randrange(1, 4)
+            while child.is_there() and len(announced(folder)) < min(before + more, CELLS):
+                time.sleep(0.001)
+            time.sleep(generator.uniform(0, 0.03))
+        else:
+            time.sleep(generator.uniform(0, lifetime))
+        was_there = child.is_there()
+        child.kill()
+        kills += was_there
+        if folder.exists():
+            assert_sound(folder)
+        if len(announced(folder)) == CELLS or not was_there:  # so that there is something to kill again
+            assert nursery.start(tmp_path, *STUDY, f"out={folder.name}").ended() == 0
+            assert results(folder) == whole
+            assert_tidy(folder)
+            finished += 1
+            folder = tmp_path / f"round {finished}"
+    assert nursery.start(tmp_path, *STUDY, f"out={folder.name}").ended() == 0
+    assert results(folder) == whole
+    assert_tidy(folder)
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_folder(nursery: Nursery, whole: bytes, tmp_path: Path) -> None:
+    children = [nursery.start(tmp_path, *STUDY, "out=out") for _ in range(2)]
+    assert [child.ended() for child in children] == [0, 0]
+    assert Counter(announced(tmp_path / "out")).most_common(1)[0][1] == 1
+    assert len(announced(tmp_path / "out")) == CELLS
+    said = [re.search(r"([\d,]+) decisions in", child.said.read_text()) for child in children]
+    assert sum(int(found[1]) for found in said if found) == 2 * (20 + 40) * 2 * 2  # nobody did another's work
+    assert results(tmp_path / "out") == whole
+    assert_tidy(tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_of_two_processes_one_is_killed(nursery: Nursery, whole: bytes, tmp_path: Path) -> None:
+    for out, cells in (("a", 0), ("b", 2)):
+        folder = tmp_path / out
+        children = [nursery.start(tmp_path, *STUDY, f"out={out}") for _ in range(2)]
+        while not list((folder / "claims").glob("*.0")) or len(announced(folder)) < cells:
+            assert all(child.is_there() for child in children)
+            time.sleep(0.001)
+        children[0].kill()
+        assert children[1].ended() == 0
+        assert len(set(announced(folder)) | {path.stem for path in (folder / "cells").glob("*.npz")}) == CELLS
+        assert results(folder) == whole
+        assert_sound(folder)
+        assert_tidy(folder)
+
+
+@pytest.mark.slow
+def test_two_forced_processes_redo_each_cell_once_also_where_one_is_killed(
+    nursery: Nursery, whole: bytes, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    assert nursery.start(tmp_path, *STUDY, "out=out").ended() == 0
+    before = stamps(folder)
+    children = [nursery.start(tmp_path, *STUDY, "out=out", "force=true") for _ in range(2)]
+    while len(announced(folder)) < CELLS + 2:
+        assert all(child.is_there() for child in children)
+        time.sleep(0.001)
+    assert results(folder) == whole  # of before, until the new ones are published
+    children[0].kill()
+    assert children[1].ended() == 0
+    assert max(Counter(announced(folder)[CELLS:]).values()) == 1
+    assert not stamps(folder).items() & before.items()
+    assert results(folder) == whole
+    assert_tidy(folder)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system that is too small for the study, until it is mounted anew."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount(folder, "size=120k")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def mount(folder: Path, options: str) -> None:
+    command = ["mount", "-t", "tmpfs", "-o", options, "study", str(folder)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        pytest.skip(f"nothing can be mounted here: {error}")
+    if done.returncode:
+        pytest.skip(f"nothing can be mounted here: {done.stderr}")
+
+
+@pytest.mark.slow
+def test_a_full_disk_costs_what_does_not_fit(nursery: Nursery, whole: bytes, small_disk: Path) -> None:
+    folder = small_disk / "out"
+    child = nursery.start(small_disk.parent, *STUDY, f"out={folder}")
+    assert child.ended() == 1
+    said = child.said.read_text()
+    assert "Traceback" not in said, said
+    stored = {path.stem for path in (folder / "cells").glob("*.npz")}
+    lost = re.findall(r"^failed: \w+, cell (\w+): it could not be written \(No space left on device\)", said, re.M)
+    assert 0 < len(stored) < CELLS and len(lost) == CELLS - len(stored) and not set(lost) & stored
+    assert_sound(folder)
+    assert_tidy(folder)
+    mount(small_disk, "remount,size=10m")
+    child = nursery.start(small_disk.parent, *STUDY, f"out={folder}")
+    assert child.ended() == 0, child.said.read_text()
+    assert f"{CELLS} cells, {len(stored)} of them done before" in child.said.read_text()
+    assert results(folder) == whole
+
+
+def test_a_report_that_cannot_be_written_leaves_the_cells(call: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "write_summary", full)
+        ran = call("out=out")
+    assert (ran.code, ran.err.count("\n")) == (1, 1)
+    assert ran.err.startswith("error: tables and report could not be written (No space left on device)")
+    assert ran.outcome is not None and not ran.outcome.failed
+    assert call.done("out=out").decisions == 0
+
+
+def full(*_: Any) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_a_clock_that_jumps_back_changes_nothing(call: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ("sweep.horizon=[10,20]", "chunk_rows=2")
+    call.done(*command, "out=usual")
+    jumps = iter(range(10**6))
+
+    class Jumping(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return super().now(tz) - timedelta(days=next(jumps))
+
+    monkeypatch.setattr(trackers, "datetime", Jumping)
+    monkeypatch.setattr(time, "time", lambda: 1e9 - 86400 * next(jumps))
+    folder = "größe, ~ (2) 模型"
+    call.done(*command, f"out={folder}")
+    assert call.done(*command, f"out={folder}").decisions == 0
+    assert results(call.folder / folder) == results(call.folder / "usual")
+    times = [event["time"] for event in events(call.folder / folder)]
+    assert times == sorted(times, reverse=True)
+
+
+def stamps(folder: Path) -> dict[str, str | None]:
+    return {path.stem: store.stamp(folder, path.stem) for path in (folder / "cells").glob("*.npz")}
+
+
+def test_force_makes_every_cell_anew(call: CommandLine) -> None:
+    command = ("sweep.horizon=[10,20]", "out=out")
+    call.done(*command, "force=true")  # where there is nothing, it does nothing else than without
+    first, expected = stamps(call.folder / "out"), results(call.folder / "out")
+    outcome = call.done(*command, "force=true")
+    second = stamps(call.folder / "out")
+    assert outcome.decisions == (10 + 20) * 2
+    assert second.keys() == first.keys() and not second.items() & first.items()
+    assert results(call.folder / "out") == expected
+    assert_tidy(call.folder / "out")
+    assert call.done(*command).decisions == 0
+
+
+def test_a_forced_run_that_was_stopped_goes_on_and_loses_nothing(
+    call: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("sweep.horizon=[10,20,30]", "out=out")
+    call.done(*command)
+    first, expected = stamps(call.folder / "out"), results(call.folder / "out")
+    write, written = store.write_cell, []
+
+    def one(folder: Path, result: store.CellResult) -> None:
+        if written:
+            full()
+        written.append(result.description["cell"])
+        write(folder, result)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "write_cell", one)
+        ran = call(*command, "force=true")
+    assert ran.code == 1 and ran.outcome is not None
+    assert len(ran.outcome.failed) == 2 and ran.err.count("No space left on device") == 2
+    assert results(call.folder / "out") == expected  # the old results are there until the new ones are
+    second = stamps(call.folder / "out")
+    assert {cell for cell in first if first[cell] != second[cell]} == set(written)
+    went_on = call(*command)
+    assert went_on.code == 0 and "3 cells, 1 of them done before" in went_on.out
+    assert "going on with the 2 cells left to replace" in went_on.out
+    third = stamps(call.folder / "out")
+    assert {cell for cell in third if third[cell] != second[cell]} == first.keys() - set(written)
+    assert results(call.folder / "out") == expected
+    assert_tidy(call.folder / "out")
+
+
+def test_a_study_is_added_to_another(call: CommandLine) -> None:
+    first, second = ("sweep.horizon=[10,20]", "out=out"), ("sweep.horizon=[20,30]", "out=out")
+    call.done(*first)
+    before = studies.tree(call.folder / "out")
+    refused = call(*second)
+    assert refused.code == 2
+    studies.one_sentence(refused.err, "sweep.horizon is [10, 20] there and [20, 30] here", "extend=true")
+    assert studies.tree(call.folder / "out") == before
+    assert call.done(*second, "extend=true").decisions == 30 * 2
+    assert [row["horizon"] for row in studies.rows(call.folder / "out")] == [10, 10, 20, 20, 30, 30]
+    (call.folder / "out/results.parquet").unlink()
+    for command in (first, second):
+        assert call.done(*command).decisions == 0
+        assert [row["horizon"] for row in studies.rows(call.folder / "out")] == [10, 10, 20, 20, 30, 30]
+    assert call("sweep.horizon=[20,40]", "out=out").code == 2
+
+
+def test_a_cell_tells_what_is_swept_in_the_study_that_took_it_over(call: CommandLine) -> None:
+    call.done("policies=[copac_primal_dual]", "policy.eta=0.3", "out=out")
+    call.done("policies=[copac_primal_dual]", "sweep.policy.eta=[0.3,0.6]", "policy.eta=0.3", "out=out", "extend=true")
+    assert [row["policy.eta"] for row in studies.rows(call.folder / "out")] == [0.3, 0.3, 0.6, 0.6]
+
+
+@pytest.mark.parametrize("argument", ["force=maybe", "extend=1"])
+def test_what_is_neither_true_nor_false_is_refused(call: CommandLine, argument: str) -> None:
+    ran = call(argument)
+    assert ran.code == 2
+    studies.one_sentence(ran.err, argument.partition("=")[0], "true or false")
+
+
+def test_a_warning_is_told_once_with_its_cell(call: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = store.write_cell
+
+    def warning(folder: Path, result: store.CellResult) -> None:
+        warnings.warn("a matter of taste", stacklevel=1)
+        write(folder, result)
+
+    monkeypatch.setattr(store, "write_cell", warning)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        ran = call("sweep.horizon=[10,20]", "out=out")
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out.count("a matter of taste") == 1
+    (event,) = (event for event in events(call.folder / "out") if event["event"] == "warning")
+    assert event["text"] == "UserWarning: a matter of taste"
+    assert event["cells"][0] in announced(call.folder / "out")
+    assert re.fullmatch(r"test_faults\.py:\d+", event["where"])
+
+
+def test_claims_that_cannot_be_written_stop_nobody(call: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    call.done("out=out", "sweep.horizon=[10,20]")
+    expected = results(call.folder / "out")
+    for path in (call.folder / "out/cells").glob("*.npz"):
+        os.unlink(path)
+    monkeypatch.setattr("experiments.claims.Claims._make", full)
+    assert call.done("out=out", "sweep.horizon=[10,20]").decisions == 60
+    assert results(call.folder / "out") == expected
