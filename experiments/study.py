@@ -128,7 +128,7 @@ def _shape(study: StudyConfig, group: list[Cell]) -> tuple[int, int]:
     rows = study.chunk_rows or _ROWS.get(jax.default_backend(), _ROWS["gpu"])
     seeds = min(study.seeds, rows)
     widest = max(len(same) for same in _by_clock(group))
-    return max(1, min(widest, rows // seeds)), seeds
+    return batch.whole_blocks(max(1, min(widest, rows // seeds)), seeds)
 
 
 def _by_clock(group: list[Cell]) -> list[list[Cell]]:
