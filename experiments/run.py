@@ -126,7 +126,7 @@ def execute(plain: dict[str, Any]) -> int:
     store.open_folder(folder, {"config": plain, "versions": versions()})
     log = trackers.EventLog(folder / "events.jsonl")
     console = display.console()
-    with display.Live(console) as live:
+    with display.Live(console, log) as live:
         outcome = study.run(settings, planned, folder, log, live)
     if outcome.cells:
         publish.publish(outcome, settings, folder, tracker, log, console)

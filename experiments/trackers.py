@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ MOST_ROWS = 10_000  # of a W&B table, which becomes slow to look at beyond
 MOST_MODELS = 20  # whose shares are drawn one by one
 _TRACKERS = {"jsonl": {"name"}, "wandb": {"name", "project", "entity", "mode", "tags"}}
 _PLAIN_FINALS = {name for name in METRICS if "share" in name or "per_task" in name} | {"overspend", "forecast_error"}
+_OWN_FIELDS = ("time", "event", "process", "uptime_s")  # of every line
 _MOST_VALUES = 64  # of an array in a line of JSON
 _LINE_BREAKS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}  # that JSON allows and line readers split at
 
@@ -43,26 +45,30 @@ class EventLog:
         >>> import tempfile
         >>> log = EventLog(Path(tempfile.mkdtemp()) / "events.jsonl")
         >>> log.write("cell", policy="ucb", regret=float("nan"))
-        >>> list(json.loads(log.path.read_text(encoding="utf-8")).items())[1:]
+        >>> list(json.loads(log.path.read_text(encoding="utf-8")).items())[1:4]
         [('event', 'cell'), ('policy', 'ucb'), ('regret', None)]
     """
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
+        self._host, self._began = socket.gethostname(), monotonic()
         self._warned = False
         with suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
         self._torn = _ends_within_a_line(self.path)
 
     def write(self, event: str, /, **fields: Any) -> None:
-        """Append ``{"time": now in UTC, "event": event, ...}``.
+        """Append ``{"time": now in UTC, "event": event, ..., "process": "host:pid", "uptime_s": seconds}``.
 
-        NaN and infinity become null, NumPy and JAX values become numbers and lists (large arrays their shape and type),
-        whatever else JSON lacks its ``str``. A field called "time" or "event" gets an underscore behind its name.
+        Wall clocks jump and differ between machines: ``uptime_s``, since this log was opened, does not. NaN and
+        infinity become null, NumPy and JAX values become numbers and lists (large arrays their shape and type),
+        whatever else JSON lacks its ``str``. A field with one of the four names gets an underscore behind its own.
         """
-        record = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event}
+        record: dict[str, Any] = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event}
         for name, value in fields.items():
-            record[f"{name}_" if name in ("time", "event") else name] = plain(value)
+            record[f"{name}_" if name in _OWN_FIELDS else name] = plain(value)
+        uptime = round(monotonic() - self._began, 3)
+        record |= {"process": f"{self._host}:{os.getpid()}", "uptime_s": uptime}
         line = json.dumps(record, ensure_ascii=False, allow_nan=False).translate(_LINE_BREAKS) + "\n"
         # A torn line before this one, of a full disk or a killed process, costs itself and not this one.
         content = ("\n" * self._torn + line).encode("utf-8", "backslashreplace")
