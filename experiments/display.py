@@ -112,7 +112,7 @@ def console() -> Console:
     return found if found.is_terminal else Console(width=120)
 
 
-def findings(cells: list[CellResult], summary: dict[str, Any]) -> Table:
+def findings(cells: Sequence[CellResult], summary: dict[str, Any]) -> Table:
     """What was found: a row for each policy and budget at the longest horizon."""
     longest = max(cell.description["horizon"] for cell in cells)
     names = ("reward / benchmark", "regret", "violation a task", "spent", "overspend", "declined")

@@ -6,9 +6,11 @@ policies are dashed and grey. Where a study has more policies, models or budgets
 the figure's footnote states it; policies that are not chosen stay visible in light grey.
 """
 
+import io
+import json
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,7 +65,7 @@ from experiments.drawing import (
     tame,
 )
 from experiments.scaling import mean_interval
-from experiments.store import CellResult
+from experiments.store import CellResult, write_atomically
 from experiments.summary import (
     Group,
     Label,
@@ -78,6 +80,7 @@ from experiments.summary import (
     stage_starts,
 )
 
+INDEX = "index.json"
 MAX_PANELS = 4  # budgets or forecasters side by side
 MAX_MODELS = 8  # models with an area of their own
 MAX_BELIEFS = 12  # models whose intervals are drawn
@@ -106,6 +109,16 @@ class Drawing:
     name: str  # the file's stem
     caption: str  # one paragraph; serves as the alternative text
     figure: Figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """A figure on disk."""
+
+    name: str
+    caption: str
+    png: Path
+    svg: Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +184,11 @@ def regret_by_horizon(cells: Sequence[CellResult]) -> Figure:
 def reward_by_budget(cells: Sequence[CellResult]) -> Figure:
     """Reward share of the benchmark and violation per task against the budget; by policy if there is one budget."""
     return _render(_reward_by_budget, cells)
+
+
+def spend(cells: Sequence[CellResult]) -> Figure:
+    """Share of the budget spent, against the budget and against the horizon."""
+    return _render(_spend, cells)
 
 
 def demand_forecast(cells: Sequence[CellResult]) -> Figure:
@@ -249,20 +267,49 @@ def _spell_setting(setting: str, count: int) -> str:
     return where + (f" {count - MAX_SETTINGS} further settings are not drawn." if count > MAX_SETTINGS else "")
 
 
-def write_all(cells: Sequence[CellResult], folder: str | Path) -> list[Path]:
-    """Write every figure that applies as PNG (150 dpi) and SVG; returns the files. Files of equal results are equal."""
-    return [path for drawing in draw_all(cells) for path in save(drawing, folder)]
+def write_all(cells: Sequence[CellResult], folder: str | Path) -> list[Written]:
+    """Write every figure that applies as PNG (150 dpi) and SVG. Files of equal results are equal.
 
-
-def save(drawing: Drawing, folder: str | Path) -> list[Path]:
-    """Write one figure as ``<folder>/<name>.png`` and ``.svg``."""
+    ``index.json`` says which figures these are; those that an earlier one named and this one does not are removed,
+    for example because a label changed.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{drawing.name}.png", folder / f"{drawing.name}.svg"]
+    before = {path for figure in read_index(folder) for path in (figure.png, figure.svg)}
+    written = [save(drawing, folder) for drawing in draw_all(cells)]
+    index = [{"name": figure.name, "caption": figure.caption} for figure in written]
+    write_atomically(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False).encode())
+    for path in before - {path for figure in written for path in (figure.png, figure.svg)}:
+        path.unlink(missing_ok=True)
+    return written
+
+
+def read_index(folder: Path) -> list[Written]:
+    """The figures that were written into a folder; none where it does not say."""
+    try:
+        entries = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        return [_written(folder, Path(entry["name"]).name, entry["caption"]) for entry in entries]
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
+
+
+def save(drawing: Drawing, folder: Path) -> Written:
+    """Write one figure as ``<folder>/<name>.png`` and ``.svg``."""
+    written = _written(folder, drawing.name, drawing.caption)
+    options: tuple[tuple[Path, dict[str, Any]], ...] = (
+        (written.png, {"format": "png", "dpi": 150, "metadata": {"Software": None}}),
+        (written.svg, {"format": "svg", "metadata": {"Date": None}}),
+    )
     with house_style():
-        drawing.figure.savefig(paths[0], format="png", dpi=150, metadata={"Software": None})
-        drawing.figure.savefig(paths[1], format="svg", metadata={"Date": None})
-    return paths
+        for path, how in options:
+            content = io.BytesIO()
+            drawing.figure.savefig(content, **how)
+            write_atomically(path, content.getvalue())
+    return written
+
+
+def _written(folder: Path, name: str, caption: str) -> Written:
+    return Written(name=name, caption=caption, png=folder / f"{name}.png", svg=folder / f"{name}.svg")
 
 
 def _render(draw: Callable[[_View], Figure], cells: Sequence[CellResult]) -> Figure:
@@ -447,12 +494,15 @@ def _growth_panel(axes: Axes, view: _View, budget: float | None, metric: str) ->
     if entries:
         handles, texts = zip(*entries, strict=True)
         place = {
-            "loc": "upper center",
-            "bbox_to_anchor": (0.5, 0.0),
-            "bbox_transform": axes.transAxes + ScaledTranslation(0.0, -0.42, axes.figure.dpi_scale_trans),
+            "loc": "upper left",  # a wide one grows to the right, where there is room, and is never cut at the left
+            "bbox_to_anchor": (0.0, 0.0),
+            "bbox_transform": axes.transAxes + ScaledTranslation(-0.3, -0.42, axes.figure.dpi_scale_trans),
             "fontsize": 6.5,
             "labelspacing": 0.25,
-            "ncols": 2,
+            "handlelength": 1.5,
+            "handletextpad": 0.5,
+            "columnspacing": 1.0,
+            "ncols": 2 if max(map(len, texts)) <= 19 else 1,
         }
         add_legend(axes, handles, texts, **place)
 
@@ -567,8 +617,8 @@ def _by_policy(axes: Axes, row: Sequence[tuple[LineStyle, CellResult]], metric: 
 
 
 def _share_axis(axes: Axes, metric: str, *, vertical: bool) -> None:
-    """Percent for shares; the benchmark's line; violation starts at zero."""
-    if metric == "reward_share":
+    """Percent and a line at the whole for shares; violation starts at zero."""
+    if metric in ("reward_share", "spent_share"):
         line = axes.axhline if vertical else axes.axvline
         line(1.0, color="#888888", linewidth=0.8, zorder=0.5)
         (axes.yaxis if vertical else axes.xaxis).set_major_formatter(PercentFormatter(1.0))
@@ -581,26 +631,66 @@ def _by_budget(axes: Axes, view: _View, metric: str) -> None:
     """A line a policy over the budgets at the longest horizon."""
     budgets = [budget for budget in view.budgets if budget is not None]
     logarithmic = budgets[0] > 0 and budgets[-1] / budgets[0] >= 6
+    ticks = apart(budgets, logarithmic=logarithmic)
+    _lines(axes, view, metric, {budget: (budget, view.horizon) for budget in budgets}, logarithmic=logarithmic)
+    axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
+    axes.set_xlabel("Budget (USD a task)")
+
+
+def _by_horizon(axes: Axes, view: _View, metric: str) -> None:
+    """A line a policy over the horizons at the middle budget."""
+    ticks = apart(view.horizons, logarithmic=True, gap=0.15)
+    _lines(axes, view, metric, {horizon: (view.budget, horizon) for horizon in view.horizons}, logarithmic=True)
+    axes.set_xticks(ticks, [compact_count(round(tick)) for tick in ticks])
+    axes.set_xlabel("Horizon (rounds)")
+
+
+def _lines(
+    axes: Axes,
+    view: _View,
+    metric: str,
+    places: Mapping[float, tuple[float | None, int]],
+    *,
+    logarithmic: bool,
+) -> None:
+    """A line a policy through its means at (budget, horizon) of each place on the horizontal axis."""
     if logarithmic:
         axes.set_xscale("log")
-    ticks = apart(budgets, logarithmic=logarithmic)
-    axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
     for line, style in view.styles.items():
         points = []
-        for budget in budgets:
-            cell = view.table.get((line, budget, view.horizon))
+        for x, (budget, horizon) in places.items():
+            cell = view.table.get((line, budget, horizon))
             values = None if cell is None else metric_values(cell, metric)
             if values is not None and len(values):
-                draw_point(axes, budget, values, style, markersize=4 if len(budgets) <= 8 else 3)
-                points.append((budget, float(values.mean())))
+                draw_point(axes, x, values, style, markersize=4 if len(places) <= 8 else 3)
+                points.append((x, float(values.mean())))
         if points:
             width = 1.3 if style.focus else 0.7
             axes.plot(
                 *zip(*points, strict=True), color=style.colour, linestyle=style.dashes, linewidth=width, zorder=1.5
             )
     _share_axis(axes, metric, vertical=True)
-    axes.set_xlabel("Budget (USD a task)")
+
+
+def _spend(view: _View) -> Figure:
+    limited = [cell for cell in view.table.values() if metric_values(cell, "spent_share") is not None]
+    panels: list[tuple[Callable[[Axes, _View, str], None], str]] = []
+    if len([budget for budget in view.budgets if budget is not None]) > 1:
+        panels.append((_by_budget, f"After {view.horizon:,} rounds"))
+    if len(view.horizons) > 1 and view.budget is not None:
+        panels.append((_by_horizon, _spell_budget(view.budget).capitalize().replace("usd", "USD")))
+    if not limited or not panels:
+        raise NothingToDrawError("spending against budget and horizon needs two budgets or two horizons")
+    styles = list(view.styles.values())
+    legend = legend_width([style.text for style in styles])
+    figure, grid = panel_grid(1, len(panels), width=3.0, height=2.4, legend=legend, sharey=True)
+    for axes, (draw, title) in zip(grid[0], panels, strict=True):
+        draw(axes, view, "spent_share")
+        axes.set_title(title)
+    grid[0, 0].set_ylabel("Spent, share of the budget")
+    add_line_legend(figure, styles)
+    return finish(figure, view.setting, "Money spent", [interval_note(limited), focus_note(styles)])
 
 
 def _demand_forecast(view: _View) -> Figure:
@@ -1172,6 +1262,10 @@ _FIGURES: dict[str, tuple[Callable[[_View], Figure], str]] = {
     "reward_by_budget": (
         _reward_by_budget,
         "Reward as a share of the benchmark and violation per unit of demand, by budget, at the longest horizon.",
+    ),
+    "spend": (
+        _spend,
+        "Share of the money budget that was spent, by budget at the longest horizon and by horizon at one budget.",
     ),
     "decomposition": (
         _decomposition,

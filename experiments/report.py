@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.figures import draw_all, save
-from experiments.store import CellResult
+from experiments.figures import Written, write_all
+from experiments.store import CellResult, write_atomically
 
 MAX_SVG_BYTES = 1_500_000  # a larger picture goes into the page as PNG
 MAX_TABULAR_ROWS = 40  # a longer LaTeX table is a longtable
@@ -56,26 +56,26 @@ DEPLOYMENT_COLUMNS = (
 
 
 def write(
-    cells: Sequence[CellResult], config: Mapping[str, Any], summary: Mapping[str, Any], folder: str | Path
+    cells: Sequence[CellResult], record: Mapping[str, Any], summary: Mapping[str, Any], folder: str | Path
 ) -> Path:
     """Write ``report.html``, ``tables.md``, ``tables.tex`` and ``figures/`` into a folder.
 
     Args:
         cells: all cells of one study, for the figures.
-        config: the resolved configuration, plain nested values.
+        record: what ``config.yaml`` holds: the resolved configuration under "config", versions under "versions".
         summary: what :func:`experiments.summary.summarise` returned for the same cells.
-        folder: made if it does not exist; files of these names are replaced.
+        folder: made if it does not exist; files of these names are replaced, each whole or not at all.
 
     Returns:
         The path of ``report.html``.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tables.md").write_text(markdown_tables(summary), encoding="utf-8")
-    (folder / "tables.tex").write_text(latex_tables(summary), encoding="utf-8")
-    pictures = [_picture(*drawn) for drawn in _draw(cells, folder / "figures")]
+    write_atomically(folder / "tables.md", markdown_tables(summary).encode())
+    write_atomically(folder / "tables.tex", latex_tables(summary).encode())
+    pictures = [_picture(figure) for figure in write_all(cells, folder / "figures")]
     page = folder / "report.html"
-    page.write_text(_page(config, summary, pictures), encoding="utf-8")
+    write_atomically(page, _page(record, summary, pictures).encode())
     return page
 
 
@@ -84,7 +84,14 @@ def headlines(summary: Mapping[str, Any]) -> list[str]:
     cells: list[Mapping[str, Any]] = list(summary["cells"])
     if not cells:
         return ["The study holds no cells."]
-    parts = [_size(cells), *_hard_budget(cells), *_best(cells), *_growth(summary["exponents"]), *_warnings(cells)]
+    parts = [
+        _size(cells),
+        *_unfinished(summary),
+        *_hard_budget(cells),
+        *_best(cells),
+        *_growth(summary["exponents"]),
+        *_warnings(cells),
+    ]
     return [part for part in parts if part]
 
 
@@ -259,6 +266,13 @@ def _size(cells: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+def _unfinished(summary: Mapping[str, Any]) -> Iterator[str]:
+    """Which part of the study this is, where it is not all of it."""
+    there, planned = len(summary["cells"]), summary.get("planned") or 0
+    if there < planned:
+        yield f"The study is not complete: {_count(there)} of {_count(planned)} cells are there."
+
+
 def _rounds(horizon: float) -> str:
     return f"{_count(horizon)} rounds"
 
@@ -365,25 +379,18 @@ def _below_zero(cell: Mapping[str, Any]) -> bool:
     return bool((cell["regret"]["mean"] if high is None else high) < 0)
 
 
-def _draw(cells: Sequence[CellResult], folder: Path) -> Iterator[tuple[str, Path, Path]]:
-    """Caption, PNG and SVG of every figure."""
-    for drawing in draw_all(cells):
-        png, svg = save(drawing, folder)
-        yield drawing.caption, png, svg
-
-
-def _picture(caption: str, png: Path, svg: Path) -> str:
+def _picture(figure: Written) -> str:
     """A figure element with the picture inside. As an image, an SVG's styles and ids cannot meddle with the page's."""
-    kind, path = ("svg+xml", svg) if svg.stat().st_size <= MAX_SVG_BYTES else ("png", png)
+    kind, path = ("svg+xml", figure.svg) if figure.svg.stat().st_size <= MAX_SVG_BYTES else ("png", figure.png)
     data = base64.b64encode(path.read_bytes()).decode("ascii")
-    text = html.escape(caption)
+    text = html.escape(figure.caption)
     image = f'<img loading="lazy" alt="{text}" src="data:image/{kind};base64,{data}">'
     box = f'<div class="paper" tabindex="0" role="region" aria-label="{text}">{image}</div>'
     return f"<figure>{box}<figcaption>{text}</figcaption></figure>"
 
 
-def _page(config: Mapping[str, Any], summary: Mapping[str, Any], pictures: Sequence[str]) -> str:
-    title = html.escape(_title(config))
+def _page(record: Mapping[str, Any], summary: Mapping[str, Any], pictures: Sequence[str]) -> str:
+    title = html.escape(_title(record.get("config") or {}))
     found = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in headlines(summary))
     sections = _deployment_section(summary) + _exponent_section(summary)
     drawn = "".join(pictures) or "<p>Nothing to draw.</p>"
@@ -406,7 +413,7 @@ def _page(config: Mapping[str, Any], summary: Mapping[str, Any], pictures: Seque
 </section>
 {sections}
 <section aria-labelledby="figures"><h2 id="figures">Figures</h2>{drawn}</section>
-<section aria-labelledby="asked"><h2 id="asked">What was asked</h2>{_config_section(config)}</section>
+<section aria-labelledby="asked"><h2 id="asked">What was asked</h2>{_asked(record)}</section>
 </main>
 <script>{_SCRIPT}</script>
 </body>
@@ -603,8 +610,15 @@ def _fit_notes(entry: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name}, {metric}: {fit['note']}"
 
 
+def _asked(record: Mapping[str, Any]) -> str:
+    """The configuration, a folding table a group, and the versions of what computed the results."""
+    versions = record.get("versions") or {}
+    return _config_section(record.get("config") or {}) + _config_section(
+        {"Computed with": versions} if versions else {}
+    )
+
+
 def _config_section(config: Mapping[str, Any]) -> str:
-    """The configuration, a folding table a group."""
     plain = {name: value for name, value in config.items() if not isinstance(value, Mapping)}
     groups: list[tuple[str, Mapping[str, Any]]] = [("General", plain)] if plain else []
     groups += [(str(name), value) for name, value in config.items() if isinstance(value, Mapping)]

@@ -20,7 +20,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from experiments import folder as folders
+from experiments import study_folder
 
 DONE, FAILED, INCOMPLETE = 0, 1, 3  # exit codes; 2 is bad input, as everywhere
 _WINDOW_SECONDS = 60.0  # that a rate is taken over, at least, where there is as much
@@ -105,9 +105,9 @@ def read(folder: Path) -> Status:
     Raises:
         InputError: the folder holds no study.
     """
-    record = folders.read_record(folder)
-    plan, there = folders.read_plan(folder), folders.stored(folder)
-    events = list(folders.read_events(folder))
+    record = study_folder.read_record(folder)
+    plan, there = study_folder.read_plan(folder), study_folder.stored(folder)
+    events = list(study_folder.read_events(folder))
     failures = {cell: found for cell, found in _failures(events, plan).items() if cell not in there}
     processes = _processes(events)
     alive = [process for process in processes if process.alive]
@@ -254,7 +254,7 @@ def show(status: Status) -> RenderableType:
     if status.damaged:
         parts.append(f"{status.damaged} damaged files were found; their cells are computed anew")
     if status.warnings:
-        parts.append(f"{status.warnings} warnings are in {folders.EVENTS}")
+        parts.append(f"{status.warnings} warnings are in {study_folder.EVENTS}")
     return Group(*parts)
 
 

@@ -16,9 +16,9 @@ from experiments import batch, cells, measure, store
 from experiments.batch import Program
 from experiments.cells import Cell
 from experiments.config import StudyConfig
-from experiments.folder import write_plan
 from experiments.rollout import Snapshot
 from experiments.store import CellResult
+from experiments.study_folder import write_plan
 from experiments.trackers import EventLog
 
 

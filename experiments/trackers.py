@@ -143,8 +143,11 @@ def settings_from(tracker_config: Mapping[str, Any], study: str, folder: Path) -
     for key in tracker_config:
         if key not in _TRACKERS[name]:
             raise InputError(f"tracker: unknown key {key!r} for {name}; {nearest(str(key), sorted(_TRACKERS[name]))}")
-    if name != "wandb":
-        return None
+    return wandb_settings(tracker_config, study, folder) if name == "wandb" else None
+
+
+def wandb_settings(tracker_config: Mapping[str, Any], study: str, folder: Path) -> WandbSettings:
+    """Validated settings of W&B; InputError for a value of the wrong kind or a mode that does not exist."""
     mode = tracker_config.get("mode")
     resolve_mode(mode, os.environ)
     return WandbSettings(

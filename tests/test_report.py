@@ -21,6 +21,7 @@ from tests.synthetic import PARTS, make_cell, make_staged_cell, make_study, with
 pytestmark = pytest.mark.slow  # one pass of the suite is enough for these
 
 CONFIG = {"name": "a study", "seeds": 8, "env": {"catalogue": "x", "floors": {"latency": 0.8}}, "policies": ["ucb"]}
+RECORD = {"config": CONFIG, "versions": {"jax": "0.10.2", "git": "0123456789abcdef"}}
 NASTY = "<script>alert(1)</script>|_$&%\"'"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -32,7 +33,7 @@ def study() -> list:
 
 @pytest.fixture(scope="module")
 def page(study: list, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(study, CONFIG, summarise(study, claims={"regret": 0.5}), tmp_path_factory.mktemp("report"))
+    return write(study, RECORD, summarise(study, claims={"regret": 0.5}), tmp_path_factory.mktemp("report"))
 
 
 def change(cell: CellResult, metric: str, values: np.ndarray) -> CellResult:
@@ -280,17 +281,21 @@ def test_page_is_whole_and_needs_no_network(page: Path) -> None:
 def test_files_lie_beside_the_page(page: Path) -> None:
     names = {path.name for path in page.parent.iterdir()}
     assert names == {"report.html", "tables.md", "tables.tex", "figures"}
-    assert len(list((page.parent / "figures").iterdir())) == 12
+    assert len(list((page.parent / "figures").iterdir())) == 1 + 12  # the index, and six figures in two formats
 
 
 def test_every_name_is_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.report.draw_all", lambda cells: [])  # figures have their own test of names
+    monkeypatch.setattr(
+        "experiments.report.write_all", lambda cells, folder: []
+    )  # figures have their own test of names
     cells = make_study(
         policies=(NASTY, "plain"), budgets=(0.002,), horizons=(50, 100, 200), env=NASTY, models=(NASTY, "m"), runs=2
     )
     cells += make_study(policies=(NASTY,), budgets=(0.002,), horizons=(50,), env="other", runs=2)
     summary = summarise(cells)
-    path = write(cells, {"name": NASTY, NASTY: {NASTY: NASTY}}, summary, tmp_path)
+    path = write(
+        cells, {"config": {"name": NASTY, NASTY: {NASTY: NASTY}}, "versions": {NASTY: NASTY}}, summary, tmp_path
+    )
     text = path.read_text(encoding="utf-8")
     assert "<script>alert" not in text
     assert html.escape(NASTY) in text
@@ -330,7 +335,7 @@ def test_deployment_has_a_section_where_it_matters_only(tmp_path: Path, page: Pa
     assert markdown_tables(summarise(older)) == markdown_tables(summarise(study))
     cells = staged_cells()
     summary = summarise(cells)
-    text = write(cells, CONFIG, summary, tmp_path).read_text(encoding="utf-8")
+    text = write(cells, RECORD, summary, tmp_path).read_text(encoding="utf-8")
     checker = Checker()
     checker.feed(text)
     assert checker.open == []
@@ -387,7 +392,7 @@ def test_a_study_of_one_cell_and_none(tmp_path: Path) -> None:
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 def test_a_cell_is_counted_once_although_two_tables_show_it(tmp_path: Path) -> None:
     cells = staged_cells()
-    path = write(cells, CONFIG, summarise(cells), tmp_path)
+    path = write(cells, RECORD, summarise(cells), tmp_path)
     command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'user'}"]
     done = subprocess.run(
         [*command, "--dump-dom", f"{path.as_uri()}#policy=ucb"], capture_output=True, text=True, timeout=60, check=True
