@@ -406,6 +406,7 @@ def _page(record: Mapping[str, Any], summary: Mapping[str, Any], pictures: Seque
 <body>
 <main>
 <h1>{title}</h1>
+<p class="lead">{_lead(record.get("config") or {})}</p>
 <section aria-labelledby="found"><h2 id="found">What was found</h2><ul class="found">{found}</ul></section>
 <section aria-labelledby="results"><h2 id="results">Results</h2>
 {_filters(summary["cells"])}
@@ -425,6 +426,30 @@ def _title(config: Mapping[str, Any]) -> str:
     """The study's name where the configuration gives one."""
     name = config.get("name")
     return f"Study {name}" if isinstance(name, str) and name else "Study report"
+
+
+def _lead(config: Mapping[str, Any]) -> str:
+    """What was asked, in a line, with the way to all of it."""
+    world, demand = config.get("env") or {}, config.get("demand") or {}
+    axes = dict(_axes(config.get("sweep") or {}))
+    parts = [
+        ("models of", ", ".join(config.get("worlds") or ()) or world.get("catalogue")),
+        ("demand", demand.get("process")),
+        ("latency target", None if "target" in axes else world.get("target")),
+        *((axis, ", ".join(str(value) for value in values)) for axis, values in axes.items()),
+        ("runs a cell", config.get("seeds")),
+    ]
+    told = [f"{name} <b>{html.escape(str(value))}</b>" for name, value in parts if value is not None]
+    return f'Asked: {"; ".join(told)}. <a href="#asked">All settings</a>' if told else ""
+
+
+def _axes(sweep: Mapping[str, Any]) -> Iterator[tuple[str, Sequence[Any]]]:
+    """Escaped names and values of the axes that are swept."""
+    for name, value in sweep.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{html.escape(name)}.{axis}", values) for axis, values in _axes(value))
+        elif isinstance(value, (list, tuple)):
+            yield html.escape(name), value
 
 
 def _filters(cells: Sequence[Mapping[str, Any]]) -> str:
@@ -696,6 +721,8 @@ font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
 main{max-width:1180px;margin:0 auto;padding:1rem}
 h1{font-size:1.6rem;margin:.5rem 0 1rem;overflow-wrap:anywhere}
 h2{font-size:1.2rem;margin:2rem 0 .6rem;padding-bottom:.2rem;border-bottom:1px solid var(--line)}
+.lead{color:var(--soft);font-size:.9rem;margin:0 0 1rem;overflow-wrap:anywhere}.lead b{color:var(--ink);font-weight:600}
+a{color:var(--link)}
 .found{padding-left:1.2rem}.found li{margin:.35rem 0;overflow-wrap:anywhere}
 .notes{color:var(--soft);font-size:.85rem;overflow-wrap:anywhere}
 form{display:flex;flex-wrap:wrap;gap:.6rem 1rem;align-items:end;margin:.5rem 0 .8rem}
@@ -712,7 +739,7 @@ th,td{padding:.35rem .6rem;text-align:right;border-bottom:1px solid var(--line);
 td small{display:block;color:var(--soft);font-size:.75rem;white-space:nowrap}
 th[scope=row],thead th:first-child{text-align:left;position:sticky;left:0;background:var(--ground);
 font-weight:600;
-min-width:6rem;max-width:14rem;overflow-wrap:break-word}
+min-width:11rem;max-width:16rem;overflow-wrap:anywhere}
 thead th{background:var(--band);vertical-align:bottom}thead th:first-child{background:var(--band)}
 thead button{font:inherit;font-weight:600;color:inherit;background:none;border:0;padding:0;cursor:pointer;
 text-align:inherit}
@@ -726,12 +753,13 @@ overflow-x:auto}
 .paper img{display:block;max-width:100%;height:auto;margin:0 auto}
 figcaption{color:var(--soft);font-size:.85rem;margin-top:.4rem;overflow-wrap:anywhere}
 details{margin:.4rem 0}summary{cursor:pointer;font-weight:600}
-.config th,.config td{text-align:left;overflow-wrap:anywhere;position:static;max-width:none}
+.config th[scope=row],.config td{text-align:left;overflow-wrap:anywhere;position:static;min-width:0;max-width:none}
 .config th{font-weight:400;
 color:var(--soft);width:40%}
 @media (max-width:640px){main{padding:.75rem}.paper img{max-width:none}
-th[scope=row],thead th:first-child{min-width:5rem;max-width:8rem}}
-@media print{:root{--ink:#000;--soft:#444;--line:#bbb;--ground:#fff;--band:#fff}form{display:none}
+th[scope=row],thead th:first-child{min-width:7rem;max-width:8rem}}
+@media print{:root{--ink:#000;--soft:#444;--line:#bbb;--ground:#fff;--band:#fff;--link:#000}form{display:none!important}
+tbody tr[hidden]{display:table-row}
 body{font-size:10pt}
 main{max-width:none;padding:0}.scroll{overflow:visible;border:0}table{font-size:7pt}
 th,td{padding:.15rem .25rem}
