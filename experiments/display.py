@@ -33,7 +33,7 @@ class Live:
         self.live: Progress | None = None
         self.what = "starting"
         self.lock = Lock()
-        self.cells, self.total, self.decisions, self.played_so_far, self.stored = 0, 0, 0, 0, 0
+        self.cells, self.total, self.decisions, self.played_so_far = 0, 0, 0, 0
         self.began = self.spoke = monotonic()
         self.ended = Event()
         self.heart = Thread(target=self._beat, daemon=True)
@@ -79,7 +79,6 @@ class Live:
         """A cell is stored."""
         with self.lock:
             self.cells += 1
-            self.stored += 1
             self._show()
 
     def _beat(self) -> None:
@@ -91,8 +90,8 @@ class Live:
 
     def _log_progress(self) -> None:
         with self.lock:
-            counts = {"decisions": self.played_so_far, "of": self.decisions, "cells": self.stored}
-        self.log.write("progress", **counts, doing=self.what)
+            played, doing = self.played_so_far, self.what
+        self.log.write("progress", decisions=played, of=self.decisions, doing=doing)
 
     def _show(self) -> None:
         if self.live is not None:

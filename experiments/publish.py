@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +99,16 @@ def _made_again(folder: Path) -> Publication:
 def stored_cells(folder: Path) -> list[CellResult]:
     """All results of a folder that are whole, in the order of the study; stderr names those that are not."""
     cells = []
-    for cell in study_folder.in_order(study_folder.stored(folder), study_folder.read_plan(folder)):
+    plan = study_folder.read_plan(folder)
+    for cell in study_folder.in_order(study_folder.stored(folder), plan):
         try:
-            cells.append(store.read_cell(store.cell_path(folder, cell)))
+            result = store.read_cell(store.cell_path(folder, cell))
         except ValueError as error:
             print(f"warning: {error}; going on without", file=sys.stderr)
+            continue
+        # A cell that an earlier study of the folder stored may be swept over by a later one, too.
+        swept = result.description["swept"] | plan.get(cell, {}).get("swept", {})
+        cells.append(replace(result, description=result.description | {"swept": swept}))
     return cells
 
 

@@ -116,7 +116,7 @@ def execute(plain: dict[str, Any]) -> int:
     """Validate, simulate what is missing, and make everything that is made from results."""
     import jax
 
-    from experiments import cells, config, display, publish, store, study, trackers
+    from experiments import cells, config, display, publish, store, study, study_folder, trackers
 
     jax.config.update("jax_enable_x64", plain.get("precision") == "float64")
     settings = config.study_from(plain)
@@ -124,7 +124,8 @@ def execute(plain: dict[str, Any]) -> int:
     folder = Path(settings.out).expanduser() if settings.out else _default_folder(settings.name, plain)
     tracker = trackers.settings_from(settings.tracker, settings.name, folder)
     store.open_folder(folder, {"config": plain, "versions": versions()})
-    log = trackers.EventLog(folder / "events.jsonl")
+    log = trackers.EventLog(folder / study_folder.EVENTS)
+    study_folder.write_plan(folder, planned, settings.seeds)
     console = display.console()
     with display.Live(console, log) as live:
         outcome = study.run(settings, planned, folder, log, live)

@@ -1,7 +1,7 @@
 """How far a study is, read from its folder while others write there: ``llm-bandits-status DIR``.
 
-Rates come from the ``progress`` lines of ``events.jsonl``, which count seconds since their process began; no two wall
-clocks are compared for them, so a clock that jumps costs nothing.
+Rates come from the lines of ``events.jsonl``, which count seconds since their process began; no two wall clocks are
+compared for them, so a clock that jumps costs nothing.
 """
 
 import json
@@ -68,6 +68,7 @@ class Status:
     folder: str
     cells: int | None  # planned; None where nobody said
     done: int
+    running: int  # cells that somebody alive has claimed
     failed: tuple[Failure, ...]
     damaged: int  # files that were found damaged and are computed anew
     warnings: int
@@ -83,8 +84,8 @@ class Status:
         return None if self.cells is None else max(0, self.cells - self.done - len(self.failed))
 
     @property
-    def running(self) -> bool:
-        """Whether anybody is at work."""
+    def at_work(self) -> bool:
+        """Whether anybody is at work on the study."""
         return any(process.alive for process in self.processes)
 
     @property
@@ -96,7 +97,7 @@ class Status:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for ``--json``."""
-        return asdict(self) | {"missing": self.missing, "running": self.running, "code": self.code}
+        return asdict(self) | {"missing": self.missing, "at_work": self.at_work, "code": self.code}
 
 
 def read(folder: Path) -> Status:
@@ -106,18 +107,20 @@ def read(folder: Path) -> Status:
         InputError: the folder holds no study.
     """
     record = study_folder.read_record(folder)
-    plan, there = study_folder.read_plan(folder), study_folder.stored(folder)
+    plan, there = study_folder.read_plan(folder), study_folder.fresh(folder)
     events = list(study_folder.read_events(folder))
     failures = {cell: found for cell, found in _failures(events, plan).items() if cell not in there}
     processes = _processes(events)
     alive = [process for process in processes if process.alive]
     speed = _total(process.decisions_per_minute for process in alive)
     left = _decisions_left(plan, there | failures.keys(), alive)
+    owners, working = study_folder.claimed(folder), {process.name for process in alive}
     return Status(
         name=str(record["config"].get("name")),
         folder=str(folder),
         cells=len(plan) or _announced(events),
         done=len(there & plan.keys() if plan else there),
+        running=sum(owner in working for cell, owner in owners.items() if cell not in there),
         failed=tuple(failures.values()),
         damaged=sum(event["event"] == "damaged" for event in events),
         warnings=sum(event["event"] == "warning" for event in events),
@@ -181,20 +184,28 @@ def _process(name: str, events: Sequence[Mapping[str, Any]]) -> Process:
         silent_s=silent,
         doing=str(last.get("doing", "")),
         decisions_left=max(0, last["of"] - last["decisions"]) if points else None,
-        decisions_per_minute=_rate(points, "decisions"),
-        cells_per_minute=_rate(points, "cells"),
+        decisions_per_minute=_rate([(point["uptime_s"], point["decisions"]) for point in points]),
+        cells_per_minute=_rate(_stored_so_far(events)),
     )
 
 
-def _rate(points: Sequence[Mapping[str, Any]], count: str) -> float | None:
+def _stored_so_far(events: Sequence[Mapping[str, Any]]) -> list[tuple[float, int]]:
+    """(seconds, cells stored by then) at every sign of life."""
+    cells, points = 0, []
+    for event in events:
+        cells += event["event"] == "cell"
+        if event["event"] == "progress":
+            points.append((event["uptime_s"], cells))
+    return points
+
+
+def _rate(points: Sequence[tuple[float, int]]) -> float | None:
     """Per minute, between the last point and the latest one at least a window before it; None where there is none."""
     if len(points) < 2:
         return None
-    last = points[-1]
-    before = [point for point in points if point["uptime_s"] <= last["uptime_s"] - _WINDOW_SECONDS]
-    first = before[-1] if before else points[0]
-    seconds = last["uptime_s"] - first["uptime_s"]
-    return 60.0 * max(0, last[count] - first[count]) / seconds if seconds > 0 else None
+    end, last = points[-1]
+    start, first = next((point for point in reversed(points) if point[0] <= end - _WINDOW_SECONDS), points[0])
+    return 60.0 * max(0, last - first) / (end - start) if end > start else None
 
 
 def _lives(name: str, silent: float | None) -> bool:
@@ -241,9 +252,9 @@ def show(status: Status) -> RenderableType:
     if len(status.parts) > 1:
         parts.append(_table(status))
     parts += [_sentence(process) for process in status.processes if process.alive]
-    if not status.running and status.code != DONE:
+    if not status.at_work and status.code != DONE:
         parts.append("nobody is at work; the command that began the study goes on with it")
-    if status.running:
+    if status.at_work:
         parts.append(_speed(status))
     parts += [
         f"[red]failed:[/red] {escape(found.policy)}, cell {found.cell}: {escape(found.error)}"
@@ -261,8 +272,10 @@ def show(status: Status) -> RenderableType:
 def _headline(status: Status) -> str:
     of = "" if status.cells is None else f" of {status.cells:,}"
     failed = f", [red]{len(status.failed)} failed[/red]" if status.failed else ""
-    missing = f", {status.missing:,} to do" if status.missing else ""
-    return f"[bold]{escape(status.name)}[/bold]: {status.done:,}{of} cells done{failed}{missing}"
+    running = f", {status.running:,} being simulated" if status.running else ""
+    waiting = max(0, (status.missing or 0) - status.running)
+    missing = f", {waiting:,} to do" if waiting else ""
+    return f"[bold]{escape(status.name)}[/bold]: {status.done:,}{of} cells done{failed}{running}{missing}"
 
 
 def _table(status: Status) -> Table:
@@ -322,11 +335,11 @@ def tell(folder: Path, screen: Console, *, as_json: bool = False) -> Status:
 def watch(folder: Path, screen: Console, seconds: float, *, as_json: bool = False) -> Status:
     """Print the status again and again until nobody is at work."""
     if as_json or not screen.is_terminal:
-        while (status := tell(folder, screen, as_json=as_json)).running:
+        while (status := tell(folder, screen, as_json=as_json)).at_work:
             time.sleep(seconds)
         return status
     with Live(console=screen, auto_refresh=False) as live:
-        while (status := read(folder)).running:
+        while (status := read(folder)).at_work:
             live.update(show(status), refresh=True)
             time.sleep(seconds)
         live.update(show(status), refresh=True)

@@ -18,7 +18,6 @@ from experiments.cells import Cell
 from experiments.config import StudyConfig
 from experiments.rollout import Snapshot
 from experiments.store import CellResult
-from experiments.study_folder import write_plan
 from experiments.trackers import EventLog
 
 
@@ -65,7 +64,6 @@ def run(study: StudyConfig, planned: list[Cell], folder: Path, log: EventLog, pr
     grouped = cells.groups(missing)
     decisions = sum(cell.config.horizon for cell in missing) * study.seeds
     progress.begin(len(finished), len(planned), decisions)
-    write_plan(folder, planned, study.seeds)
     log.write("study", name=study.name, cells=len(planned), done=len(finished), groups=len(grouped))
     began = perf_counter()
     runner = _Runner(study, folder, log, progress)

@@ -42,13 +42,15 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def write_plan(folder: Path, planned: Sequence["Cell"], seeds: int) -> None:
-    """Say which cells the study has, in its order; what was planned there before stays, in front.
+    """Say which cells the study has, in its order; what an earlier study of the folder planned stays, in front.
 
     A full disk costs the plan, which only those who look need, and not the study.
     """
     from experiments.store import write_atomically  # brings NumPy and Arrow with it
 
-    plan = read_plan(folder) | {cell.id: _planned(cell, seeds) for cell in planned}
+    plan = read_plan(folder)
+    for cell in planned:
+        plan[cell.id] = _planned(cell, seeds, plan.get(cell.id, {}).get("swept", {}))
     lines = ",\n".join(json.dumps({"cell": cell} | entry, ensure_ascii=False) for cell, entry in plan.items())
     content = f"[\n{lines}\n]\n".encode()
     path = folder / PLAN
@@ -57,9 +59,10 @@ def write_plan(folder: Path, planned: Sequence["Cell"], seeds: int) -> None:
             write_atomically(path, content)
 
 
-def _planned(cell: "Cell", seeds: int) -> dict[str, Any]:
+def _planned(cell: "Cell", seeds: int, swept_before: Mapping[str, Any]) -> dict[str, Any]:
     config = cell.config
-    return {"policy": config.policy.name, "horizon": config.horizon, "seeds": seeds, "swept": dict(config.swept)}
+    swept = {**swept_before, **config.swept}
+    return {"policy": config.policy.name, "horizon": config.horizon, "seeds": seeds, "swept": swept}
 
 
 def read_plan(folder: Path) -> dict[str, dict[str, Any]]:
@@ -73,7 +76,42 @@ def read_plan(folder: Path) -> dict[str, dict[str, Any]]:
 
 def stored(folder: Path) -> set[str]:
     """The ids of the cells whose results are there."""
-    return {path.stem for path in (folder / "cells").glob("*.npz") if not path.name.startswith(".")}
+    return {path.stem for path in _files(folder)}
+
+
+def fresh(folder: Path) -> set[str]:
+    """The ids of the cells whose results are there and are not to be replaced by a run with force=true."""
+    try:
+        again = (folder / "redo.json").read_text(encoding="utf-8")
+        since = (folder / "redo.json").stat().st_mtime_ns
+        old = set(json.loads(again))
+    except (OSError, ValueError, TypeError):
+        return stored(folder)
+    found = set()
+    for path in _files(folder):
+        with suppress(FileNotFoundError):
+            if path.stem not in old or path.stat().st_mtime_ns > since:
+                found.add(path.stem)
+    return found
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in (folder / "cells").glob("*.npz") if not path.name.startswith(".")]
+
+
+def claimed(folder: Path) -> dict[str, str]:
+    """Cell id -> the process, host:pid, that has claimed it, dead or alive."""
+    newest: dict[str, tuple[int, Path]] = {}
+    for path in (folder / "claims").glob("*.*"):
+        name, _, generation = path.name.rpartition(".")
+        if generation.isdigit() and int(generation) >= newest.get(name, (0, path))[0]:
+            newest[name] = int(generation), path
+    owners: dict[str, str] = {}
+    for _, path in newest.values():
+        with suppress(OSError, ValueError, KeyError, TypeError):  # given back, or not yet whole
+            claim = json.loads(path.read_text(encoding="utf-8"))
+            owners |= dict.fromkeys(claim["cells"], f"{claim['host']}:{claim['pid']}")
+    return owners
 
 
 def in_order(cells: set[str], plan: Mapping[str, Any]) -> list[str]:
