@@ -15,7 +15,7 @@ from experiments.store import CellResult
 from experiments.trackers import EventLog
 
 _PLAIN_SECONDS = 5.0  # between two lines when there is no terminal
-_BEAT_SECONDS = 10.0  # between two signs of life in the log
+_BEAT_SECONDS = 10.0  # between two signs of life in the log, at most
 
 
 class _Rate(ProgressColumn):
@@ -82,10 +82,12 @@ class Live:
             self._show()
 
     def _beat(self) -> None:
-        """Tell the log how far this process is: at once, now and then, and at the end."""
+        """Tell the log how far this process is: at once, ever less often, and at the end."""
         self._log_progress()
-        while not self.ended.wait(_BEAT_SECONDS):
+        pause = 1.0
+        while not self.ended.wait(pause):
             self._log_progress()
+            pause = min(2.0 * pause, _BEAT_SECONDS)
         self._log_progress()
 
     def _log_progress(self) -> None:

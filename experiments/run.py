@@ -124,9 +124,9 @@ def execute(plain: dict[str, Any]) -> int:
     folder = Path(settings.out).expanduser() if settings.out else _default_folder(settings.name, plain)
     tracker = trackers.settings_from(settings.tracker, settings.name, folder)
     store.open_folder(folder, {"config": plain, "versions": versions()})
-    log = trackers.EventLog(folder / study_folder.EVENTS)
-    study_folder.write_plan(folder, planned, settings.seeds)
+    log = trackers.EventLog(folder / "events.jsonl")
     console = display.console()
+    study_folder.write_plan(folder, planned, settings.seeds)
     with display.Live(console, log) as live:
         outcome = study.run(settings, planned, folder, log, live)
     if outcome.cells:
