@@ -163,6 +163,8 @@ def wandb_settings(tracker_config: Mapping[str, Any], study: str, folder: Path) 
 def resolve_mode(configured: str | None, environ: Mapping[str, str]) -> str:
     """The mode: WANDB_MODE, else the configured one, else offline. Never changed later: W&B cannot fall back [1].
 
+    A trial of a W&B sweep is online unless it is told otherwise: the sweep's server waits for it.
+
     [1] https://github.com/wandb/wandb/issues/9865
 
     Raises:
@@ -174,7 +176,8 @@ def resolve_mode(configured: str | None, environ: Mapping[str, str]) -> str:
     """
     if configured is not None and configured not in MODES:
         raise InputError(f"tracker.mode: there is no mode {configured!r}; {nearest(str(configured), list(MODES))}")
-    wanted = environ.get("WANDB_MODE") or configured or "offline"
+    usual = "online" if environ.get("WANDB_SWEEP_ID") else "offline"
+    wanted = environ.get("WANDB_MODE") or configured or usual
     if wanted not in MODES:
         raise InputError(f"WANDB_MODE: there is no mode {wanted!r}; {nearest(wanted, list(MODES))}")
     return wanted
@@ -192,6 +195,9 @@ def sync_wandb(
 
     Runs have the same ids whenever this is called again, and offline the folders of the earlier call are replaced. No
     error of W&B's is raised: the first ends the writing, is logged and returned. KeyboardInterrupt passes through.
+
+    Started by the agent of a W&B sweep, this process is one trial: the run of the whole study is written under the
+    agent's id, and no others, because W&B gives every run of such a process that one id.
 
     Args:
         cells: all cells of the study.
@@ -285,6 +291,7 @@ class _Study:
         self.summary = summary
         self.entries = {entry.get("cell"): entry for entry in summary.get("cells") or ()}
         self.revision = _revision(config.get("versions"))
+        self.trial = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
         self.runs = 0
         self.url: str | None = None
 
@@ -296,7 +303,7 @@ def _write_runs(study: _Study, cells: Sequence[CellResult], mode: str) -> None:
     with _environment(WANDB_SILENT="true", WANDB_CACHE_DIR=study.folder / "cache"):
         import wandb
 
-        for cell in cells:
+        for cell in cells if study.trial is None else ():
             with _open_run(wandb, study, mode, **_cell_identity(study, cell)) as run:
                 run.define_metric("*", step_metric="t")
                 for row in history(cell):
@@ -322,10 +329,12 @@ def _make_writable(folder: Path) -> None:
 @contextmanager
 def _open_run(wandb: Any, study: _Study, mode: str, **identity: Any) -> Iterator[Any]:
     """A run that is finished whatever happens; an earlier offline copy of it is removed once this one is whole."""
-    earlier = _offline_folders(study.folder, identity["id"])
+    earlier = _offline_folders(study.folder, study.trial or identity["id"])
+    if study.trial is None:
+        identity |= {"project": study.settings.project, "entity": study.settings.entity}
+    else:
+        del identity["id"]  # the agent's, as are project and entity
     run = wandb.init(
-        project=study.settings.project,
-        entity=study.settings.entity,
         group=f"{study.settings.group}-{study.digest}",
         dir=str(study.folder.parent),
         mode=mode,
@@ -468,9 +477,13 @@ def finals(cell: CellResult, entry: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _final_values(name: str, interval: Mapping[str, Any]) -> dict[str, Any]:
-    centre = name if name in _PLAIN_FINALS else f"{name}_mean"
-    names = {"mean": centre, "low": f"{name}_low", "high": f"{name}_high"}
+    names = {"mean": _central(name), "low": f"{name}_low", "high": f"{name}_high"}
     return {f"final/{names[end]}": interval.get(end) for end in names}
+
+
+def _central(name: str) -> str:
+    """What the mean of a metric is called: shares are, sums are told to be means."""
+    return name if name in _PLAIN_FINALS else f"{name}_mean"
 
 
 def _bands(cell: CellResult) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -492,18 +505,23 @@ def _finite_band(curve: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 def _write_aggregate(wandb: Any, run: Any, study: _Study, cells: Sequence[CellResult]) -> None:
     """Tables, exponents, figures and files of the whole study."""
+    from experiments.figures import read_index  # brings matplotlib with it
+
     columns, rows = run_table(cells)
-    shown: dict[str, Any] = {"runs": _table(wandb, columns, rows)}
     exponents = _exponents(study.summary)
-    if exponents:
-        names = list(exponents[0])
-        shown["exponents"] = _table(wandb, names, [[fit[name] for name in names] for fit in exponents])
-    for figure in sorted((study.results_folder / "figures").glob("*.png")):
-        shown[f"figures/{figure.stem}"] = wandb.Image(str(figure))
-    run.log(shown)
+    tables = {
+        "runs": (columns, rows),
+        "cells": _as_table(_cell_entries(study.summary)),
+        "exponents": _as_table(exponents),
+    }
+    shown: dict[str, Any] = {name: _table(wandb, *table) for name, table in tables.items() if table[1]}
+    for figure in read_index(study.results_folder / "figures"):
+        if figure.png.is_file():
+            shown[f"figures/{figure.name}"] = wandb.Image(str(figure.png), caption=figure.caption)
+    run.log(shown | study_values(study.summary))
     total = sum(len(cell.seeds) for cell in cells)
     run.summary.update({"table/runs_shown": len(rows), "table/runs_total": total} | _fit_values(exponents))
-    files = [study.results_folder / name for name in ("results.parquet", "summary.json")]
+    files = [study.results_folder / name for name in ("results.parquet", "summary.json", "report.html", "tables.md")]
     if any(file.is_file() for file in files):
         artifact = wandb.Artifact(f"results-{study.digest}", type="results")
         for file in files:
@@ -527,6 +545,45 @@ def _table(wandb: Any, columns: list[str], rows: list[list[Any]]) -> Any:
     table = wandb.Table(columns=columns, data=[typical])
     table.data = rows
     return table
+
+
+def study_values(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """One number a metric for the whole study under stable names, ``study/regret_mean`` and so on.
+
+    Means over the cells of learning policies at the longest horizon; what a W&B sweep may minimise or maximise.
+    """
+    entries = [entry for entry in summary.get("cells") or () if entry.get("horizon")]
+    longest = max((entry["horizon"] for entry in entries), default=0)
+    learning = [entry for entry in entries if entry["horizon"] == longest and not entry.get("clairvoyant")]
+    values: dict[str, Any] = {"study/cells": len(entries), "study/planned": summary.get("planned")}
+    for name in METRICS:
+        found = [entry[name]["mean"] for entry in learning if entry.get(name) and entry[name]["mean"] is not None]
+        if found:
+            values[f"study/{_central(name)}"] = sum(found) / len(found)
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _cell_entries(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One flat entry a cell: what it is, and each metric's mean with its interval."""
+    about = ("cell", "label", "setting", "policy", "budget_per_task", "horizon", "num_models", "target", "runs")
+    flat = []
+    for entry in summary.get("cells") or ():
+        found = {name: entry.get(name) for name in about}
+        for name in METRICS:
+            interval = entry.get(name) or {}
+            found |= {
+                name: interval.get("mean"),
+                f"{name}_low": interval.get("low"),
+                f"{name}_high": interval.get("high"),
+            }
+        flat.append(plain(found))
+    return flat
+
+
+def _as_table(entries: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+    """Columns and rows of entries with equal names, without the columns that hold nothing."""
+    names = [name for name in (entries[0] if entries else ()) if any(entry[name] is not None for entry in entries)]
+    return names, [[entry[name] for name in names] for entry in entries]
 
 
 def run_table(cells: Sequence[CellResult]) -> tuple[list[str], list[list[Any]]]:

@@ -70,6 +70,7 @@ def test_lines_are_strict_json_with_time_and_event(log: EventLog) -> None:
     log.write("cell", time=3, event="inner", seeds=np.arange(3), flag=np.bool_(True), large=np.zeros((100, 2)))
     first, second = lines(log.path)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", first.pop("time"))
+    assert first.pop("process").endswith(f":{os.getpid()}") and first.pop("uptime_s") >= 0
     assert first == {
         "event": "cell",
         "regret": 2.5,
@@ -258,8 +259,8 @@ class FakeWandb(types.ModuleType):
         self.maybe_fail("Table")
         return types.SimpleNamespace(columns=columns, data=data, typical=data[0])
 
-    def Image(self, path):
-        return f"image of {Path(path).name}"
+    def Image(self, path, caption):
+        return f"image of {Path(path).name}: {caption}"
 
     def Artifact(self, name, type):
         artifact = types.SimpleNamespace(name=name, type=type, files=[])
@@ -281,7 +282,9 @@ def sync(cells, folder: Path, log: EventLog, summary=None, **settings) -> WandbO
 def test_a_run_a_cell_and_an_aggregate(tmp_path: Path, log: EventLog, wandb: FakeWandb) -> None:
     cells = make_study(policies=("ucb",), budgets=(0.001, None), horizons=(500, 1000, 2000), runs=4, marks=6)
     (tmp_path / "figures").mkdir()
-    (tmp_path / "figures" / "regret.png").touch()
+    for name in ("regret", "mine"):
+        (tmp_path / "figures" / f"{name}.png").touch()
+    (tmp_path / "figures" / "index.json").write_text('[{"name": "regret", "caption": "Regret."}]')
     (tmp_path / "summary.json").touch()
     outcome = sync(cells, tmp_path, log, summarise(cells), tags=("mine",), entity="team")
     *runs, aggregate = wandb.runs
@@ -299,7 +302,13 @@ def test_a_run_a_cell_and_an_aggregate(tmp_path: Path, log: EventLog, wandb: Fak
     assert runs[0].metrics == [(("*",), {"step_metric": "t"})]
     assert first["settings"]["x_disable_stats"] and first["settings"]["init_timeout"] == 30
     assert aggregate.arguments["job_type"] == "aggregate" and aggregate.arguments["tags"][0] == "edge_cloud"
-    assert aggregate.rows[0]["figures/regret"] == "image of regret.png"
+    assert aggregate.rows[0]["figures/regret"] == "image of regret.png: Regret."
+    assert "figures/mine" not in aggregate.rows[0]
+    table = aggregate.rows[0]["cells"]
+    assert len(table.data) == len(cells) and "overspend" in table.columns and "target" in table.columns
+    means = [row[table.columns.index("regret")] for row in table.data]
+    assert means == pytest.approx([cell.final("regret").mean() for cell in cells])
+    assert aggregate.rows[0]["study/cells"] == aggregate.rows[0]["study/planned"] == 6 * 2
     assert aggregate.artifacts[0].files == ["summary.json"]
     assert len(aggregate.rows[0]["runs"].data) == 4 * len(cells)
     assert aggregate.summary["fit/ucb/0.001/regret/slope"] == pytest.approx(0.5, abs=0.2)
@@ -531,6 +540,7 @@ for _ in range(int(sys.argv[2])):
 def sync_really(folder: Path, times: int, prefix: tuple[str, ...] = (), **variables: str) -> list[list]:
     (folder / "figures").mkdir(parents=True)
     (folder / "figures" / "regret.png").write_bytes(bytes.fromhex(FIGURE))
+    (folder / "figures" / "index.json").write_text('[{"name": "regret", "caption": "Regret."}]')
     for name in ("results.parquet", "summary.json"):
         (folder / name).write_text(name)
     # Our oldest wandb is older than our pydantic, which warns about it.
