@@ -26,6 +26,7 @@ from experiments.store import CellResult, study_digest
 from experiments.summary import METRICS, metric_curve
 
 MODES = ("offline", "online", "disabled")
+PATIENCE_SECONDS = 30  # with a server that does not answer
 MOST_ROWS = 10_000  # of a W&B table, which becomes slow to look at beyond
 MOST_MODELS = 20  # whose shares are drawn one by one
 _TRACKERS = {"jsonl": {"name"}, "wandb": {"name", "project", "entity", "mode", "tags"}}
@@ -125,9 +126,10 @@ class WandbOutcome:
             return f"{self.error} (the results are complete without)"
         if self.mode == "disabled":
             return "switched off"
+        runs = f"{self.runs} run{'s' if self.runs != 1 else ''}"
         if self.sync_command:
-            return f"{self.runs} runs; to upload: {self.sync_command}"
-        return f"{self.runs} runs" + (f": {self.url}" if self.url else "")
+            return f"{runs}; to upload: {self.sync_command}"
+        return runs + (f": {self.url}" if self.url else "")
 
 
 def settings_from(tracker_config: Mapping[str, Any], study: str, folder: Path) -> WandbSettings | None:
@@ -215,7 +217,8 @@ def sync_wandb(
         if mode != "disabled":
             _write_runs(study, cells, mode)
     except Exception as failure:  # whatever W&B does, the results are safe
-        error = _sentence(failure) + ("; WANDB_MODE=offline needs no network" if mode == "online" else "")
+        later = f"; llm-bandits-sync {shlex.quote(str(results_folder))} writes the runs later"
+        error = _sentence(failure) + (f"{later}, with --mode offline also without a network" if mode else "")
     outcome = WandbOutcome(
         mode=mode,
         runs=study.runs,
@@ -369,8 +372,8 @@ def _quiet_settings(wandb: Any) -> Any:
         "disable_code": True,
         "disable_git": True,
         "disable_job_creation": True,
-        "init_timeout": 30,
-        "login_timeout": 30,
+        "init_timeout": PATIENCE_SECONDS,
+        "login_timeout": PATIENCE_SECONDS,
         "save_code": False,
         "silent": True,
         "x_disable_machine_info": True,
@@ -651,7 +654,8 @@ def _sentence(error: Exception) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, InputError):
         return text
-    return f"{type(error).__name__}: {text}"[:300].rstrip(": ")
+    text = text.partition(" Consider increasing the init_timeout")[0]
+    return f"{type(error).__name__}: {text}"[:300].rstrip(": .")
 
 
 def _ends_within_a_line(path: Path) -> bool:

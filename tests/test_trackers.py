@@ -403,7 +403,8 @@ def test_an_error_of_wandb_ends_the_writing_and_nothing_else(
     wandb.fail_at, wandb.patience = fail_at, patience
     cells = [make_cell(name, marks=20) for name in ("ucb", "greedy", "random")]
     outcome = sync(cells, tmp_path, log)
-    assert outcome.error == "RuntimeError: no luck" and outcome.runs == finished
+    assert outcome.error.startswith("RuntimeError: no luck; ") and outcome.runs == finished
+    assert f"llm-bandits-sync {tmp_path} writes the runs later" in outcome.error
     assert len(wandb.runs) == opened and all(run.exits for run in wandb.runs)
     assert [run.exits[0] for run in wandb.runs].count(1) == (fail_at in ("log", "Table"))
     assert (outcome.sync_command is None) == (finished == 0)
@@ -422,11 +423,11 @@ def test_interruption_passes_through_and_leaves_no_open_run(tmp_path: Path, log,
 
 def test_a_missing_or_broken_package_is_told(tmp_path: Path, log: EventLog, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    assert sync([make_cell()], tmp_path, log).error == "wandb is not installed; pip install wandb"
+    assert sync([make_cell()], tmp_path, log).error.startswith("wandb is not installed; pip install wandb")
     monkeypatch.delitem(sys.modules, "wandb")
     (tmp_path / "wandb.py").write_text("raise RuntimeError('broken installation')")
     monkeypatch.syspath_prepend(tmp_path)
-    assert sync([make_cell()], tmp_path, log).error == "RuntimeError: broken installation"
+    assert sync([make_cell()], tmp_path, log).error.startswith("RuntimeError: broken installation")
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_wandb_goes_elsewhere(tmp_path: Path, log, wandb) -> None:
@@ -441,7 +442,7 @@ def test_a_read_only_folder_is_told(tmp_path: Path, log, wandb, monkeypatch) -> 
         raise PermissionError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(trackers.tempfile, "TemporaryFile", refuse)
-    assert sync([make_cell()], tmp_path, log).error.endswith("wandb: Read-only file system")
+    assert "wandb: Read-only file system" in sync([make_cell()], tmp_path, log).error
 
 
 def test_results_may_lie_elsewhere_than_what_wandb_writes(tmp_path: Path, log, wandb: FakeWandb) -> None:
@@ -456,7 +457,7 @@ def test_online_gives_the_projects_address_and_no_command(tmp_path: Path, log, w
     assert outcome.url == "https://wandb.example/team/project" and outcome.sync_command is None
     assert outcome.sentence == "2 runs: https://wandb.example/team/project"
     wandb.fail_at = "init"
-    assert "WANDB_MODE=offline" in sync([make_cell()], tmp_path, log, mode="online").error
+    assert "--mode offline" in sync([make_cell()], tmp_path, log, mode="online").error
 
 
 def test_disabled_does_not_even_import(tmp_path: Path, log: EventLog, monkeypatch) -> None:
@@ -521,12 +522,15 @@ def test_wandb_is_imported_only_when_used() -> None:
 # The real thing, offline
 
 SCRIPT = """
-import json, sys
+import json, os, sys
 from pathlib import Path
+from experiments import trackers
 from experiments.summary import summarise
 from experiments.trackers import EventLog, WandbSettings, sync_wandb
 from tests.synthetic import make_study
 folder = Path(sys.argv[1])
+if os.environ.get("WANDB_MODE") == "online":
+    trackers.PATIENCE_SECONDS = 2
 cells = make_study(policies=("ucb",), budgets=(0.001,), horizons=(500, 1000, 2000), oracle=False, runs=4, marks=6)
 for _ in range(int(sys.argv[2])):
     outcome = sync_wandb(
@@ -651,3 +655,67 @@ def test_neither_network_nor_home_is_needed(tmp_path: Path) -> None:
         pytest.skip("cannot make a network namespace here")
     (tmp_path / "home").touch()
     assert sync_really(tmp_path / "study", 1, isolated, HOME=str(tmp_path / "home"))[0][:2] == [4, None]
+
+
+def event(folder: Path) -> dict:
+    (found,) = lines(folder / "events.jsonl")
+    assert found["event"] == "wandb"
+    return found
+
+
+@pytest.mark.parametrize(
+    ("variables", "wanted"),
+    [
+        ({}, "No API key"),
+        ({"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}, "connection refused"),
+    ],
+    ids=["logged out", "unreachable"],
+)
+def test_a_server_that_cannot_be_had_costs_one_sentence(tmp_path: Path, variables: dict, wanted: str) -> None:
+    folder = tmp_path / "ein Ordner 模型"
+    ((runs, error, command),) = sync_really(folder, 1, WANDB_MODE="online", HOME=str(tmp_path), **variables)
+    assert (runs, command) == (0, None)
+    assert wanted in error and "llm-bandits-sync" in error and "\n" not in error and len(error) < 500
+    assert event(folder)["error"] == error
+
+
+def test_a_folder_that_is_really_read_only_costs_one_sentence(tmp_path: Path) -> None:
+    folder = tmp_path / "a study"
+    mount = 'mkdir -p "$1/wandb" && mount --bind "$1/wandb" "$1/wandb" && mount -o remount,bind,ro "$1/wandb" && shift'
+    isolated = ("unshare", "-rm", "sh", "-c", f'{mount} && exec "$@"', "sh", str(folder))
+    if shutil.which("unshare") is None or subprocess.run([*isolated, "true"], capture_output=True).returncode:
+        pytest.skip("cannot mount here")
+    ((runs, error, _),) = sync_really(folder, 1, isolated)
+    assert runs == 0 and "cannot write to" in error and "Read-only file system" in error
+    assert event(folder)["error"] == error
+    assert list((folder / "wandb").iterdir()) == []
+
+
+def test_a_trial_of_a_sweep_is_the_agents_run_and_no_other(tmp_path: Path) -> None:
+    folder, parameters = tmp_path / "trial", tmp_path / "config-trial001.yaml"
+    parameters.write_text("wandb_version: 1\npolicy.eta:\n  value: 0.3\n")
+    sweep = {"WANDB_SWEEP_ID": "sweep123", "WANDB_RUN_ID": "trial001", "WANDB_SWEEP_PARAM_PATH": str(parameters)}
+    outcomes = sync_really(folder, 2, WANDB_MODE="offline", WANDB_PROJECT="theirs", WANDB_SILENT="true", **sweep)
+    assert [outcome[:2] for outcome in outcomes] == [[1, None], [1, None]]
+    (path,) = (folder / "wandb").glob("offline-run-*")
+    found = records(path)
+    run = found["run"][0]
+    assert (run["run_id"], run["sweep_id"], run["project"]) == ("trial001", "sweep123", "theirs")
+    assert run["job_type"] == "aggregate" and run["config"]["update"]["policy.eta"] == 0.3
+    longest = make_cell("ucb", budget_per_task=0.001, horizon=2000, runs=4, marks=6)
+    (row,) = [entry["item"] for entry in found["history"]]
+    assert row["study/regret_mean"] == pytest.approx(longest.final("regret").mean())
+    assert resolve_mode(None, sweep) == "online" and resolve_mode("offline", sweep) == "offline"
+
+
+def test_numbers_of_a_whole_study_are_those_of_learners_at_the_longest_horizon() -> None:
+    cells = make_study(policies=("ucb", "greedy"), budgets=(0.001, None), horizons=(100, 1000), runs=4)
+    values = trackers.study_values(summarise(cells, planned=20))
+    chosen = [cell for cell in cells if cell.description["horizon"] == 1000 and not cell.description["clairvoyant"]]
+    assert len(chosen) == 4
+    assert values["study/regret_mean"] == pytest.approx(np.mean([cell.final("regret").mean() for cell in chosen]))
+    limited = [cell for cell in chosen if cell.description["budget"]]
+    shares = [cell.final("spent_money").mean() / cell.description["budget"] for cell in limited]
+    assert values["study/spent_share"] == pytest.approx(np.mean(shares))
+    assert (values["study/cells"], values["study/planned"]) == (12, 20)
+    assert trackers.study_values({}) == {"study/cells": 0}
