@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from envs.errors import InputError
-from experiments import trackers
+from experiments import config, trackers
 from experiments.store import study_digest
 from experiments.summary import summarise
 from experiments.trackers import (
@@ -33,6 +33,7 @@ from experiments.trackers import (
     sync_command,
     sync_wandb,
 )
+from tests import studies
 from tests.synthetic import make_cell, make_study
 
 pytestmark = pytest.mark.slow  # one pass of the suite is enough for these
@@ -624,6 +625,9 @@ def test_the_aggregates_file_holds_tables_figures_and_files(written) -> None:
     content = json.loads(table.read_text())
     assert len(content["data"]) == 12 and "regret" in content["columns"]
     assert list(path.glob("files/media/table/exponents_*.json"))
+    (table,) = path.glob("files/media/table/cells_*.json")
+    content = json.loads(table.read_text())
+    assert len(content["data"]) == 3 and {"regret", "regret_low", "regret_high"} <= set(content["columns"])
     assert list(path.glob("files/media/images/figures/regret_*.png"))
     staged = [file.read_text() for file in path.glob("artifacts/staging/*") if file.stat().st_size < 100]
     assert {"results.parquet", "summary.json"} <= set(staged)
@@ -719,3 +723,16 @@ def test_numbers_of_a_whole_study_are_those_of_learners_at_the_longest_horizon()
     assert values["study/spent_share"] == pytest.approx(np.mean(shares))
     assert (values["study/cells"], values["study/planned"]) == (12, 20)
     assert trackers.study_values({}) == {"study/cells": 0}
+
+
+def test_the_example_of_a_sweep_asks_for_what_there_is() -> None:
+    example = yaml.safe_load((ROOT / "docs" / "wandb_sweep.yaml").read_text(encoding="utf-8"))
+    asked = example["metric"]["name"]
+    assert asked in trackers.study_values(summarise([make_cell()]))
+    assert f"`{asked}`" in (ROOT / "docs" / "dashboards.md").read_text(encoding="utf-8")
+    tried = [f"{name}={values['min']}" for name, values in example["parameters"].items()]
+    program, *arguments = [word for word in example["command"] if word != "${args_no_hyphens}"]
+    assert program == "llm-bandits" and len(example["command"]) == len(arguments) + 2
+    (cell,) = config.study_from(studies.plain(*arguments, *tried)).cells
+    values = cell.policy.parameters | cell.policy.confidence
+    assert {f"policy.{name}" for name, value in values.items() if value in (0.01, 0.02)} == set(example["parameters"])
