@@ -21,6 +21,7 @@ from experiments.drawing import NothingToDrawError, apart, line_styles, log_spac
 from experiments.scaling import mean_interval
 from experiments.store import CellResult
 from experiments.summary import label_cells, stage_starts
+from experiments.views import interval_share
 from tests.synthetic import PARTS, make_cell, make_staged_cell, make_study, without_stages
 
 pytestmark = pytest.mark.slow  # one pass of the suite is enough for these
@@ -157,7 +158,7 @@ def test_interval_shares_recover_each_interval() -> None:
     demand = cell.curve("demand").mean(axis=0)
     served = np.random.default_rng(0).dirichlet(np.ones(5), len(demand))[:, :4]
     so_far = np.cumsum(served * np.diff(demand, prepend=0.0)[:, None], axis=0) / demand[:, None]
-    np.testing.assert_allclose(figures._interval_share(cell, so_far), served, atol=1e-9)
+    np.testing.assert_allclose(interval_share(cell, so_far), served, atol=1e-9)
 
 
 def staged_study(policies: tuple[str, ...] = ("ucb", "greedy", "oracle"), **options: object) -> list[CellResult]:
@@ -197,7 +198,7 @@ def test_traffic_of_a_changing_inventory_is_a_map_beside_the_benchmarks(linear: 
     np.testing.assert_allclose(panels[2][1].get_array(), served[:, order].T, atol=1e-9)
     live = cells[0].extras["live"]
     ideal = (live / live.sum(axis=1, keepdims=True))[:, order].T
-    own = figures._interval_share(cells[0], cells[0].extras["oracle_share"])
+    own = interval_share(cells[0], cells[0].extras["oracle_share"])
     np.testing.assert_allclose(panels[0][1].get_array(), own[:, order].T)
     np.testing.assert_allclose(own[:, order].T, ideal, atol=1e-9)
     names = [tick.get_text() for tick in panels[0][0].get_yticklabels()]
