@@ -82,8 +82,7 @@ class Live:
             self._show()
 
     def _beat(self) -> None:
-        """Tell the log how far this process is: at once, ever less often, and at the end."""
-        self._log_progress()
+        """Tell the log how far this process is: soon, then ever less often, and at the end."""
         pause = 1.0
         while not self.ended.wait(pause):
             self._log_progress()

@@ -175,16 +175,17 @@ def _processes(events: Sequence[Mapping[str, Any]]) -> list[Process]:
 
 
 def _process(name: str, events: Sequence[Mapping[str, Any]]) -> Process:
-    points = [event for event in events if event["event"] == "progress"]
-    last = points[-1] if points else {}
+    beats = [event for event in events if event["event"] == "progress"]
+    last = beats[-1] if beats else {}
+    played = [(event["uptime_s"], event.get("decisions", 0)) for event in (events[0], *beats)]  # none when it began
     silent = _age(events[-1])
     return Process(
         name=name,
         alive=events[-1]["event"] != "finished" and _lives(name, silent),
         silent_s=silent,
         doing=str(last.get("doing", "")),
-        decisions_left=max(0, last["of"] - last["decisions"]) if points else None,
-        decisions_per_minute=_rate([(point["uptime_s"], point["decisions"]) for point in points]),
+        decisions_left=max(0, last["of"] - last["decisions"]) if beats else None,
+        decisions_per_minute=_rate(played),
         cells_per_minute=_rate(_stored_so_far(events)),
     )
 
@@ -194,7 +195,7 @@ def _stored_so_far(events: Sequence[Mapping[str, Any]]) -> list[tuple[float, int
     cells, points = 0, []
     for event in events:
         cells += event["event"] == "cell"
-        if event["event"] == "progress":
+        if event["event"] in ("study", "progress"):
             points.append((event["uptime_s"], cells))
     return points
 

@@ -145,15 +145,15 @@ def test_failures_are_forgotten_when_the_study_is_begun_again_or_the_cell_is_the
 def test_clocks_that_jump_give_no_nonsense(tmp_path: Path, call: Callable) -> None:
     folder = make_folder(tmp_path / "out", cells()[:1], cells())
     ahead = {"ago": -7200.0}  # the clock stood two hours ahead, and was then put back
-    write_events(folder, begin() | ahead, beat(HERE, 1.0, 10) | ahead, beat(HERE, 31.0, 40, ago=5.0))
+    write_events(folder, begin() | ahead, beat(HERE, 1.0, 10) | ahead, beat(HERE, 31.0, 31, ago=5.0))
     found = status.read(folder)
     assert found.decisions_per_minute == pytest.approx(60)
-    write_events(folder, beat(HERE, 41.0, 50) | ahead)
+    write_events(folder, beat(HERE, 41.0, 41) | ahead)
     found = status.read(folder)
     assert found.decisions_per_minute == pytest.approx(60)
     assert found.processes[0].silent_s is None and found.at_work
     assert found.seconds_left is not None and found.seconds_left > 0
-    write_events(folder, begin(), beat(HERE, 1.0, 5), beat(HERE, 1.0, 5))  # no time has passed, as far as anybody knows
+    write_events(folder, begin(), beat(HERE, 0.0, 5))  # no time has passed, as far as anybody knows
     found = status.read(folder)
     assert found.decisions_per_minute is None and found.seconds_left is None
     assert "unknown" in call("status", folder)[1]
