@@ -41,7 +41,9 @@ class Live:
     def __enter__(self) -> "Live":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.what = "making tables, figures and report"
         self.ended.set()
         if self.heart.is_alive():
             self.heart.join()

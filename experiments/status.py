@@ -255,7 +255,7 @@ def show(status: Status) -> RenderableType:
     parts += [_sentence(process) for process in status.processes if process.alive]
     if not status.at_work and status.code != DONE:
         parts.append("nobody is at work; the command that began the study goes on with it")
-    if status.at_work:
+    if status.at_work and status.missing != 0:
         parts.append(_speed(status))
     parts += [
         f"[red]failed:[/red] {escape(found.policy)}, cell {found.cell}: {escape(found.error)}"
@@ -295,7 +295,7 @@ def _table(status: Status) -> Table:
 def _sentence(process: Process) -> str:
     silent = "" if process.silent_s is None or process.silent_s < 30 else f", silent for {_duration(process.silent_s)}"
     speed = process.decisions_per_minute
-    rate = "" if speed is None else f", {short(speed)} decisions a minute"
+    rate = "" if not speed or not process.decisions_left else f", {short(speed)} decisions a minute"
     return f"at work: {escape(process.name)}, {escape(process.doing)}{rate}{silent}"
 
 

@@ -131,6 +131,13 @@ def test_a_study_under_way(tmp_path: Path, call: Callable) -> None:
     assert code == told["code"] == 1 and told["failed"][0]["policy"] == "greedy" and told["at_work"]
 
 
+def test_a_study_of_which_only_the_report_is_missing(tmp_path: Path, call: Callable) -> None:
+    folder = make_folder(tmp_path / "out", cells())
+    write_events(folder, begin(), beat(HERE, 9.0, 10_000, doing="making tables, figures and report"))
+    code, out, _ = call("status", folder)
+    assert code == status.DONE and "making tables" in out and "rate" not in out and "a minute" not in out
+
+
 def test_failures_are_forgotten_when_the_study_is_begun_again_or_the_cell_is_there(tmp_path: Path) -> None:
     members = cells()
     folder = make_folder(tmp_path / "out", members[:1], members)
@@ -357,8 +364,11 @@ def test_a_study_is_followed_while_it_runs_and_made_again_after_it(tmp_path: Pat
     code, _, err = call("report", out)
     assert (code, err) == (0, "")
     assert files(out) == before
-    events = [event["event"] for event in study_folder.read_events(out)]
-    assert events[-1] == "finished" and {"study", "progress", "compiled", "cell"} <= set(events)
+    events = list(study_folder.read_events(out))
+    kinds = [event["event"] for event in events]
+    assert kinds[-1] == "finished" and {"study", "progress", "compiled", "cell"} <= set(kinds)
+    last = [event for event in events if event["event"] == "progress"][-1]
+    assert last["decisions"] == last["of"] == 2 * (20 + 40) and last["doing"].startswith("making tables")
 
 
 def test_the_scripts_name_commands_that_exist() -> None:
