@@ -762,8 +762,8 @@ th[scope=row],thead th:first-child{min-width:7rem;max-width:8rem}}
 tbody tr[hidden]{display:table-row}
 body{font-size:10pt}
 main{max-width:none;padding:0}.scroll{overflow:visible;border:0}table{font-size:7pt}
-th,td{padding:.15rem .25rem}
-th[scope=row],thead th:first-child{position:static;min-width:0}tr,figure{break-inside:avoid}
+th,td{padding:.15rem .25rem}td small{white-space:normal;font-size:6pt}
+th[scope=row],thead th:first-child{position:static;min-width:11em;max-width:none}tr,figure{break-inside:avoid}
 thead{display:table-header-group}}
 """
 

@@ -100,6 +100,14 @@ def test_the_page_never_scrolls_sideways(window: Browser, drawn: Path, size: dic
     assert window.run("return document.images[0].decode().then(() => document.images[0].naturalWidth)") > 300
 
 
+def test_tables_fit_on_paper(window: Browser, page: Path) -> None:
+    window.resize(720, 1000)  # A4 between its margins
+    window.developer("Emulation.setEmulatedMedia", media="print")
+    window.open(page)
+    assert window.run("return document.documentElement.scrollWidth") <= 720
+    window.developer("Emulation.setEmulatedMedia", media="")
+
+
 def test_filters_are_kept_in_the_address(window: Browser, page: Path) -> None:
     window.resize(**DESK)
     for fragment, shown in (("", 10), ("#all", 40), ("#policy=ucb&horizon=4000", 2), ("#policy=nobody", 40)):
