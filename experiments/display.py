@@ -1,7 +1,7 @@
 """What a person sees while a study runs, and after it: rich on a terminal, plain lines elsewhere."""
 
 from collections.abc import Sequence
-from threading import Lock
+from threading import Event, Lock, Thread
 from time import monotonic
 from typing import Any
 
@@ -10,33 +10,43 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Table
 from rich.text import Text
 
+from experiments.status import short
 from experiments.store import CellResult
+from experiments.trackers import EventLog
 
 _PLAIN_SECONDS = 5.0  # between two lines when there is no terminal
+_BEAT_SECONDS = 10.0  # between two signs of life in the log, at most
 
 
 class _Rate(ProgressColumn):
     """Decisions per second, short."""
 
     def render(self, task: Task) -> Text:
-        return Text(f"{_short(task.speed or 0.0)} decisions/s")
+        return Text(f"{short(task.speed or 0.0)} decisions/s")
 
 
 class Live:
-    """A live display on a terminal; plain lines, a few a minute, elsewhere."""
+    """A live display on a terminal; plain lines, a few a minute, elsewhere; signs of life in the log for others."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self, console: Console, log: EventLog) -> None:
+        self.console, self.log = console, log
         self.live: Progress | None = None
         self.what = "starting"
         self.lock = Lock()
         self.cells, self.total, self.decisions, self.played_so_far = 0, 0, 0, 0
         self.began = self.spoke = monotonic()
+        self.ended = Event()
+        self.heart = Thread(target=self._beat, daemon=True)
 
     def __enter__(self) -> "Live":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.what = "making tables, figures and report"
+        self.ended.set()
+        if self.heart.is_alive():
+            self.heart.join()
         if self.live is not None:
             self.live.stop()
 
@@ -44,13 +54,14 @@ class Live:
         """The study is known."""
         self.cells, self.total, self.decisions = cells_done, cells_total, decisions
         self.console.print(
-            f"{cells_total} cells, {cells_done} of them done before; {_short(decisions)} decisions to simulate"
+            f"{cells_total} cells, {cells_done} of them done before; {short(decisions)} decisions to simulate"
         )
         if self.console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[cells]}"), _Rate())
             self.live = Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True)
             self.task = self.live.add_task("starting", total=max(decisions, 1), cells="")
             self.live.start()
+        self.heart.start()
 
     def note(self, text: str) -> None:
         """What is being done now."""
@@ -76,6 +87,19 @@ class Live:
             self.cells += 1
             self._show()
 
+    def _beat(self) -> None:
+        """Tell the log how far this process is: soon, then ever less often, and at the end."""
+        pause = 1.0
+        while not self.ended.wait(pause):
+            self._log_progress()
+            pause = min(2.0 * pause, _BEAT_SECONDS)
+        self._log_progress()
+
+    def _log_progress(self) -> None:
+        with self.lock:
+            played, doing = self.played_so_far, self.what
+        self.log.write("progress", decisions=played, of=self.decisions, doing=doing)
+
     def _show(self) -> None:
         if self.live is not None:
             self.live.update(self.task, description=self.what, cells=f"{self.cells}/{self.total} cells")
@@ -84,15 +108,8 @@ class Live:
             speed = self.played_so_far / max(self.spoke - self.began, 1e-9)
             left = f", {(self.decisions - self.played_so_far) / speed:.0f} s left" if speed else ""
             self.console.print(
-                f"{self.cells}/{self.total} cells, {_short(speed)} decisions/s{left}; {self.what}", soft_wrap=True
+                f"{self.cells}/{self.total} cells, {short(speed)} decisions/s{left}; {self.what}", soft_wrap=True
             )
-
-
-def _short(number: float) -> str:
-    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= limit:
-            return f"{number / limit:.1f} {suffix}"
-    return f"{number:.0f}"
 
 
 def console() -> Console:
@@ -101,7 +118,7 @@ def console() -> Console:
     return found if found.is_terminal else Console(width=120)
 
 
-def findings(cells: list[CellResult], summary: dict[str, Any]) -> Table:
+def findings(cells: Sequence[CellResult], summary: dict[str, Any]) -> Table:
     """What was found: a row for each policy and budget at the longest horizon."""
     longest = max(cell.description["horizon"] for cell in cells)
     names = ("reward / benchmark", "regret", "violation a task", "spent", "overspend", "declined")

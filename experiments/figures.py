@@ -6,31 +6,28 @@ policies are dashed and grey. Where a study has more policies, models or budgets
 the figure's footnote states it; policies that are not chosen stay visible in light grey.
 """
 
+import io
+import json
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Patch
 from matplotlib.ticker import (
-    FixedLocator,
-    FuncFormatter,
     LogLocator,
     MaxNLocator,
-    NullFormatter,
     NullLocator,
     PercentFormatter,
     StrMethodFormatter,
 )
-from matplotlib.transforms import ScaledTranslation
 
 from experiments.drawing import (
     DASHES,
@@ -38,7 +35,6 @@ from experiments.drawing import (
     POLICY_COLOURS,
     LineStyle,
     NothingToDrawError,
-    _mean,
     add_legend,
     add_line_legend,
     apart,
@@ -52,7 +48,6 @@ from experiments.drawing import (
     house_style,
     interval_note,
     legend_width,
-    line_handle,
     line_styles,
     log_spaced,
     panel_grid,
@@ -62,41 +57,35 @@ from experiments.drawing import (
     spread,
     tame,
 )
+from experiments.growth_figures import StageView, draw_regret_by_horizon, draw_stage_count, stage_views
 from experiments.scaling import mean_interval
-from experiments.store import CellResult
+from experiments.staged_figures import draw_decomposition, draw_deployment, draw_traffic_maps
+from experiments.store import CellResult, write_atomically
 from experiments.summary import (
-    Group,
-    Label,
-    budget_of,
-    fit_group,
     has_violation,
-    is_staged,
     label_cells,
     metric_curve,
     metric_values,
     money_metric,
-    stage_starts,
+)
+from experiments.views import (
+    MAX_PANELS,
+    View,
+    at_budget,
+    budget_note,
+    interval_share,
+    make_view,
+    spell_budget,
+    styles_of,
+    violates,
 )
 
-MAX_PANELS = 4  # budgets or forecasters side by side
+INDEX = "index.json"
 MAX_MODELS = 8  # models with an area of their own
 MAX_BELIEFS = 12  # models whose intervals are drawn
 MAX_LEARNERS = 4  # policies whose beliefs are drawn
 MAX_SETTINGS = 6  # worlds drawn by write_all
-MAX_ROWS = 24  # models with a row in a map
-MAX_STAGE_TICKS = 60  # beyond it the starts of stages are not drawn
-
 _MODEL_COLOURS = ("#77AADD", "#EE8866", "#44BB99", "#EEDD88", "#FFAABB", "#99DDFF", "#BBCC33", "#AA99CC")
-_PARTS = (  # of regret, with looks
-    ("regret_waiting", "waiting", "#BBBBBB"),
-    ("regret_deployment", "deployment", "#EE8866"),
-    ("regret_routing", "routing", "#77AADD"),
-)
-_SHADES = "Blues"
-_AWAY: dict[str, Any] = {"facecolor": "#EDEDED", "edgecolor": "#C4C4C4", "hatch": "/////", "linewidth": 0.0}
-_ARRIVES: dict[str, Any] = {"color": "#D55E00", "linewidth": 1.8, "solid_capstyle": "butt"}
-_RETIRES: dict[str, Any] = {"color": "#111111", "linewidth": 1.8, "linestyle": (0, (1.2, 0.7)), "dash_capstyle": "butt"}
-_THEORY: tuple[tuple[float, str, Any], ...] = ((0.5, "$T^{1/2}$", ":"), (2 / 3, "$T^{2/3}$", "-."), (1.0, "$T$", "--"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,53 +98,13 @@ class Drawing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Map:
-    """One panel of a map of models over rounds."""
+class Written:
+    """A figure on disk."""
 
-    title: str
-    cell: CellResult
-    shade: np.ndarray  # [E, M] from 0 to 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class _StageView:
-    """Cells of one setting and horizon that differ in the number of stages, by line and budget."""
-
-    table: dict[tuple[str, float | None], tuple[CellResult, ...]]  # in increasing order of stages
-    styles: dict[str, LineStyle]
-    horizon: int
-    setting: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class _View:
-    """The cells of one setting, looked up by line, budget and horizon."""
-
-    table: dict[tuple[str, float | None, int], CellResult]
-    styles: dict[str, LineStyle]  # in drawing order
-    budgets: tuple[float | None, ...]
-    horizons: tuple[int, ...]
-    setting: str
-
-    @property
-    def horizon(self) -> int:
-        """The longest."""
-        return self.horizons[-1]
-
-    @property
-    def budget(self) -> float | None:
-        """The middle one."""
-        return self.budgets[len(self.budgets) // 2]
-
-    def staged(self, budget: float | None, horizon: int, *extras: str) -> list[tuple[LineStyle, CellResult]]:
-        """The row's lines in focus where deployment matters and the cell holds these extras."""
-        row = [(style, cell) for style, cell in self.row(budget, horizon) if style.focus and is_staged(cell)]
-        return [(style, cell) for style, cell in row if all(name in cell.extras for name in extras)]
-
-    def row(self, budget: float | None, horizon: int) -> list[tuple[LineStyle, CellResult]]:
-        """Each line's cell at one budget and horizon, in drawing order."""
-        found = [(style, self.table.get((line, budget, horizon))) for line, style in self.styles.items()]
-        return [(style, cell) for style, cell in found if cell is not None]
+    name: str
+    caption: str
+    png: Path
+    svg: Path
 
 
 def regret_by_round(cells: Sequence[CellResult]) -> Figure:
@@ -165,12 +114,17 @@ def regret_by_round(cells: Sequence[CellResult]) -> Figure:
 
 def regret_by_horizon(cells: Sequence[CellResult]) -> Figure:
     """Regret and violation against the horizon on logarithmic axes, with fitted slopes."""
-    return _render(_regret_by_horizon, cells)
+    return _render(draw_regret_by_horizon, cells)
 
 
 def reward_by_budget(cells: Sequence[CellResult]) -> Figure:
     """Reward share of the benchmark and violation per task against the budget; by policy if there is one budget."""
     return _render(_reward_by_budget, cells)
+
+
+def spend(cells: Sequence[CellResult]) -> Figure:
+    """Share of the budget spent, against the budget and against the horizon."""
+    return _render(_spend, cells)
 
 
 def demand_forecast(cells: Sequence[CellResult]) -> Figure:
@@ -188,20 +142,20 @@ def traffic(cells: Sequence[CellResult]) -> Figure:
 
 def deployment(cells: Sequence[CellResult]) -> Figure:
     """Which model is live when, with arrivals, retirements and the starts of stages."""
-    return _render(_deployment, cells)
+    return _render(draw_deployment, cells)
 
 
 def decomposition(cells: Sequence[CellResult]) -> Figure:
     """Regret at the horizon in its parts: waiting for a stage, deployment, routing."""
-    return _render(_decomposition, cells)
+    return _render(draw_decomposition, cells)
 
 
 def stage_count(cells: Sequence[CellResult]) -> Figure:
     """Regret at the horizon against the number of stages on logarithmic axes, of the setting with most cells."""
-    views = _stage_views(cells)
+    views = stage_views(cells)
     if not views:
         raise NothingToDrawError("no cells differ in the number of stages alone, at three numbers or more")
-    return _draw(_stage_count, max(views, key=lambda view: sum(map(len, view.table.values()))))
+    return _draw(draw_stage_count, max(views, key=lambda view: sum(map(len, view.table.values()))))
 
 
 def beliefs(cells: Sequence[CellResult]) -> Figure:
@@ -220,7 +174,7 @@ def draw_all(cells: Sequence[CellResult]) -> Iterator[Drawing]:
     yield from _draw_stage_counts(cells)
     slugs = _slugs(settings)
     for setting in settings[:MAX_SETTINGS]:
-        view = _make_view(cells, labels, styles, setting)
+        view = make_view(cells, labels, styles, setting)
         for name, (draw, caption) in _FIGURES.items():
             try:
                 figure = _draw(draw, view)
@@ -233,10 +187,10 @@ def draw_all(cells: Sequence[CellResult]) -> Iterator[Drawing]:
 
 def _draw_stage_counts(cells: Sequence[CellResult]) -> Iterator[Drawing]:
     """Regret by number of stages: the one figure that looks across settings."""
-    views = _stage_views(cells)
+    views = stage_views(cells)
     slugs = _slugs([view.setting for view in views])
     for view in views[:MAX_SETTINGS]:
-        figure = _draw(_stage_count, view)
+        figure = _draw(draw_stage_count, view)
         caption = "Regret at the horizon against the number of stages, on logarithmic axes, a line a policy."
         where = _spell_setting(view.setting, len(views))
         yield Drawing(name="stage_count" + slugs[view.setting], caption=caption + where, figure=figure)
@@ -249,55 +203,66 @@ def _spell_setting(setting: str, count: int) -> str:
     return where + (f" {count - MAX_SETTINGS} further settings are not drawn." if count > MAX_SETTINGS else "")
 
 
-def write_all(cells: Sequence[CellResult], folder: str | Path) -> list[Path]:
-    """Write every figure that applies as PNG (150 dpi) and SVG; returns the files. Files of equal results are equal."""
-    return [path for drawing in draw_all(cells) for path in save(drawing, folder)]
+def write_all(cells: Sequence[CellResult], folder: str | Path) -> list[Written]:
+    """Write every figure that applies as PNG (150 dpi) and SVG. Files of equal results are equal.
 
-
-def save(drawing: Drawing, folder: str | Path) -> list[Path]:
-    """Write one figure as ``<folder>/<name>.png`` and ``.svg``."""
+    ``index.json`` says which figures these are; those that an earlier one named and this one does not are removed,
+    for example because a label changed.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{drawing.name}.png", folder / f"{drawing.name}.svg"]
+    before = {path for figure in read_index(folder) for path in (figure.png, figure.svg)}
+    written = [save(drawing, folder) for drawing in draw_all(cells)]
+    index = [{"name": figure.name, "caption": figure.caption} for figure in written]
+    write_atomically(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False).encode())
+    for path in before - {path for figure in written for path in (figure.png, figure.svg)}:
+        path.unlink(missing_ok=True)
+    return written
+
+
+def read_index(folder: Path) -> list[Written]:
+    """The figures that were written into a folder; none where it does not say."""
+    try:
+        entries = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        return [_written(folder, Path(entry["name"]).name, entry["caption"]) for entry in entries]
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
+
+
+def save(drawing: Drawing, folder: Path) -> Written:
+    """Write one figure as ``<folder>/<name>.png`` and ``.svg``."""
+    written = _written(folder, drawing.name, drawing.caption)
+    options: tuple[tuple[Path, dict[str, Any]], ...] = (
+        (written.png, {"format": "png", "dpi": 150, "metadata": {"Software": None}}),
+        (written.svg, {"format": "svg", "metadata": {"Date": None}}),
+    )
     with house_style():
-        drawing.figure.savefig(paths[0], format="png", dpi=150, metadata={"Software": None})
-        drawing.figure.savefig(paths[1], format="svg", metadata={"Date": None})
-    return paths
+        for path, how in options:
+            content = io.BytesIO()
+            drawing.figure.savefig(content, **how)
+            write_atomically(path, content.getvalue())
+    return written
 
 
-def _render(draw: Callable[[_View], Figure], cells: Sequence[CellResult]) -> Figure:
+def _written(folder: Path, name: str, caption: str) -> Written:
+    return Written(name=name, caption=caption, png=folder / f"{name}.png", svg=folder / f"{name}.svg")
+
+
+def _render(draw: Callable[[View], Figure], cells: Sequence[CellResult]) -> Figure:
     """One figure of the setting that has most cells."""
     if not cells:
         raise NothingToDrawError("there are no cells")
     labels = label_cells(cells)
     settings = [label.setting for label in labels]
-    return _draw(draw, _make_view(cells, labels, line_styles(cells, labels), max(settings, key=settings.count)))
+    return _draw(draw, make_view(cells, labels, line_styles(cells, labels), max(settings, key=settings.count)))
 
 
-def _draw(draw: Callable[[Any], Figure], view: _View | _StageView) -> Figure:
+def _draw(draw: Callable[[Any], Figure], view: View | StageView) -> Figure:
     with house_style():
         figure = draw(view)
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # the layout is settled: saving twice need not search for it again
         return figure
-
-
-def _make_view(
-    cells: Sequence[CellResult], labels: Sequence[Label], styles: dict[str, LineStyle], setting: str
-) -> _View:
-    chosen = [(cell, label.line) for cell, label in zip(cells, labels, strict=True) if label.setting == setting]
-    table: dict[tuple[str, float | None, int], CellResult] = {}
-    for cell, line in chosen:
-        table.setdefault((line, budget_of(cell), int(cell.description["horizon"])), cell)
-    budgets = {budget for _, budget, _ in table}
-    present = {line for line, _, _ in table}
-    return _View(
-        table=table,
-        styles={line: style for line, style in styles.items() if line in present},
-        budgets=tuple(sorted(budgets, key=lambda budget: (budget is None, budget or 0.0))),
-        horizons=tuple(sorted({horizon for _, _, horizon in table})),
-        setting=setting,
-    )
 
 
 def _slugs(settings: Sequence[str]) -> dict[str, str]:
@@ -311,46 +276,26 @@ def _slugs(settings: Sequence[str]) -> dict[str, str]:
     return slugs
 
 
-def _spell_budget(budget: float | None) -> str:
-    return "no budget" if budget is None else f"budget {budget:.3g} USD a task"
-
-
-def _at_budget(budget: float | None) -> str:
-    return "without a budget" if budget is None else f"at {_spell_budget(budget)}"
-
-
 def _headline(metrics: Sequence[tuple[str, str]]) -> str:
     """What the rows or panels show: "Regret and violation"."""
     first = "Regret" if metrics[0][0] == "regret" else "Reward"
     return f"{first} and violation" if len(metrics) > 1 else first
 
 
-def _budget_note(view: _View, shown: Sequence[float | None]) -> str:
-    if len(shown) == len(view.budgets):
-        return ""
-    return f"{len(shown)} of {len(view.budgets)} budgets, evenly spaced from the smallest to the largest."
-
-
-def _violates(cell: CellResult) -> bool:
-    """Whether any run ever fell short of its service target."""
-    curve = metric_curve(cell, "violation")
-    return curve is not None and bool((curve > 0).any())
-
-
 def _violation_note(cells: Sequence[CellResult]) -> str:
-    if any(_violates(cell) for cell in cells):
+    if any(violates(cell) for cell in cells):
         return ""
     return "No run violated the target." if any(has_violation(cell) for cell in cells) else ""
 
 
-def _regret_by_round(view: _View) -> Figure:
+def _regret_by_round(view: View) -> Figure:
     budgets = spread(view.budgets, MAX_PANELS)
     shown = [view.row(budget, view.horizon) for budget in budgets]
     drawn = [cell for row in shown for _, cell in row]
     metrics = [("regret", "Regret (tasks)")]
-    if any(_violates(cell) for cell in drawn):
+    if any(violates(cell) for cell in drawn):
         metrics.append(("violation", "Violation (tasks)"))
-    styles = _styles_of(shown)
+    styles = styles_of(shown)
     legend = legend_width([style.text for style in styles])
     figure, grid = panel_grid(len(metrics), len(budgets), legend=legend, sharex="col", sharey="row")
     for row, (metric, text) in enumerate(metrics):
@@ -362,178 +307,30 @@ def _regret_by_round(view: _View) -> Figure:
                     draw_band(axes, cell.checkpoints, curves, style, floor=0.0 if metric == "violation" else -math.inf)
                     scale_rounds(axes, cell.checkpoints)
             if row == 0:
-                axes.set_title(_spell_budget(budget))
+                axes.set_title(spell_budget(budget))
         grid[row, 0].set_ylabel(text)
         tame(list(grid[row]))
     for axes in grid[-1]:
         axes.set_xlabel("Rounds")
     add_line_legend(figure, styles)
     scale = "Vertical axes with powers of ten are linear between -1 and 1 task; violation's intervals are cut at zero."
-    notes = [interval_note(drawn), scale, _violation_note(drawn), _budget_note(view, budgets), focus_note(styles)]
+    notes = [interval_note(drawn), scale, _violation_note(drawn), budget_note(view, budgets), focus_note(styles)]
     return finish(figure, view.setting, f"{_headline(metrics)} over {view.horizon:,} rounds", notes)
 
 
-def _styles_of(rows: Sequence[Sequence[tuple[LineStyle, CellResult]]]) -> list[LineStyle]:
-    """Styles that occur, in drawing order."""
-    return list({style.text: style for row in rows for style, _ in row}.values())
-
-
-def _regret_by_horizon(view: _View) -> Figure:
-    if len(view.horizons) < 2:
-        raise NothingToDrawError("growth with the horizon needs at least two horizons")
-    budgets = spread(view.budgets, MAX_PANELS)
-    metrics = [("regret", "Regret (tasks)")]
-    if any(_violates(cell) for cell in view.table.values()):
-        metrics.append(("violation", "Violation (tasks)"))
-    names = [style.text for style in view.styles.values() if style.focus]
-    height = 2.1 + 0.14 * math.ceil(len(names) / 2)
-    figure, grid = panel_grid(len(metrics), len(budgets), height=height, legend=legend_width(names), sharex="col")
-    for row, (metric, text) in enumerate(metrics):
-        for column, budget in enumerate(budgets):
-            _growth_panel(grid[row, column], view, budget, metric)
-            grid[row, column].set_title(_spell_budget(budget) if row == 0 else "")
-            grid[row, column].tick_params(labelbottom=True)
-            grid[row, column].set_xlabel("Horizon (rounds)")
-        grid[row, 0].set_ylabel(text)
-    theory = [(Line2D([], [], color="#999999", linestyle=dash, linewidth=1.0), name) for _, name, dash in _THEORY]
-    below = Line2D([], [], color="#555555", marker=r"$\downarrow$", linestyle="", markersize=6)
-    add_line_legend(figure, list(view.styles.values()), [*theory, (below, "mean ≤ 0")])
-    notes = [
-        interval_note(list(view.table.values())),
-        f"Below each panel: slope of log(mean) on log(horizon) with its {LEVEL:.0%} bootstrap interval; "
-        "lower-order terms bias it.",
-        "Grey theory lines all pass through one point: the geometric mean of the coloured learning policies at the "
-        "shortest horizon.",
-        "Means that are zero or negative have no logarithm: arrows at the bottom, outside the fit.",
-        _budget_note(view, budgets),
-        focus_note(list(view.styles.values())),
-    ]
-    return finish(figure, view.setting, "Growth with the horizon", notes)
-
-
-def _growth_panel(axes: Axes, view: _View, budget: float | None, metric: str) -> None:
-    """One budget: points, fits, theory lines, and the slopes beneath."""
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    ticks = apart(view.horizons, logarithmic=True, gap=0.15)
-    axes.set_xticks(ticks, [compact_count(round(tick)) for tick in ticks])
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_minor_locator(NullLocator())
-    groups = [(style, _group(view, line, budget)) for line, style in view.styles.items()]
-    groups = [(style, group) for style, group in groups if group.cells]
-    floor = _growth_limits(axes, groups, metric)
-    _theory_lines(axes, groups, metric)
-    entries = []
-    for position, (style, group) in enumerate(groups):
-        shift = 1.03 ** (position - len(groups) / 2)
-        for cell in group.cells:
-            values = metric_values(cell, metric)
-            if values is not None and len(values):
-                _growth_point(axes, float(cell.description["horizon"]) * shift, values, style, floor)
-        fit = fit_group(group, metric, level=LEVEL)
-        if fit is not None and fit["slope"] is not None:
-            ends = np.array([fit["horizons"][0], fit["horizons"][-1]])
-            width = 1.2 if style.focus else 0.7
-            axes.plot(
-                ends,
-                np.exp(fit["intercept"]) * ends ** fit["slope"],
-                color=style.colour,
-                linestyle=style.dashes,
-                linewidth=width,
-                zorder=1.5,
-            )
-        if style.focus:
-            entries.append((line_handle(style), _slope_text(fit)))
-    if entries:
-        handles, texts = zip(*entries, strict=True)
-        place = {
-            "loc": "upper center",
-            "bbox_to_anchor": (0.5, 0.0),
-            "bbox_transform": axes.transAxes + ScaledTranslation(0.0, -0.42, axes.figure.dpi_scale_trans),
-            "fontsize": 6.5,
-            "labelspacing": 0.25,
-            "ncols": 2,
-        }
-        add_legend(axes, handles, texts, **place)
-
-
-def _group(view: _View, line: str, budget: float | None) -> Group:
-    found = [view.table.get((line, budget, horizon)) for horizon in view.horizons]
-    cells = tuple(cell for cell in found if cell is not None)
-    return Group(label=Label(line=line, setting=view.setting), budget_per_task=budget, cells=cells)
-
-
-def _slope_text(fit: dict[str, Any] | None) -> str:
-    """The slope with its interval, in words where there is none."""
-    if fit is None or fit["slope"] is None:
-        return "no slope"
-    low, high = fit["interval"]
-    interval = "" if low is None else f" [{low:.2f}, {high:.2f}]"
-    return f"{fit['slope']:.2f}{interval}".replace("-", "−")
-
-
-def _growth_means(groups: Sequence[tuple[LineStyle, Group]], metric: str) -> list[tuple[LineStyle, float, float]]:
-    """(style, horizon, mean) of every point above zero."""
-    points = []
-    for style, group in groups:
-        for cell in group.cells:
-            values = metric_values(cell, metric)
-            if values is not None and len(values) and values.mean() > 0:
-                points.append((style, float(cell.description["horizon"]), float(values.mean())))
-    return points
-
-
-def _growth_limits(axes: Axes, groups: Sequence[tuple[LineStyle, Group]], metric: str) -> float:
-    """Set the vertical range from the means, so that no interval that reaches zero stretches it; returns its foot."""
-    means = [mean for _, _, mean in _growth_means(groups, metric)] or [1.0]
-    low, high = min(means) / 4.0, max(means) * 2.5
-    axes.set_ylim(low, high)
-    return low
-
-
-def _growth_point(axes: Axes, horizon: float, values: np.ndarray, style: LineStyle, floor: float) -> None:
-    """A mean with its interval, or an arrow at the bottom where the mean has no logarithm."""
-    mean, low, high = mean_interval(values, LEVEL)
-    if mean <= 0:
-        place = axes.get_xaxis_transform()
-        axes.plot(
-            [horizon], [0.05], transform=place, marker=r"$\downarrow$", color=style.colour, markersize=7, zorder=3
-        )
-        return
-    if style.focus and math.isfinite(low):
-        axes.plot([horizon, horizon], [max(low, floor / 10), high], color=style.colour, linewidth=0.9, zorder=2)
-    face = "white" if style.clairvoyant else style.colour
-    marker = style.marker or "o"
-    axes.plot([horizon], [mean], marker=marker, color=style.colour, markerfacecolor=face, markersize=3.5, zorder=3)
-
-
-def _theory_lines(axes: Axes, groups: Sequence[tuple[LineStyle, Group]], metric: str) -> None:
-    """Faint T^(1/2), T^(2/3) and T through one common point."""
-    points = _growth_means(groups, metric)
-    learning = [point for point in points if point[0].focus and not point[0].clairvoyant] or points
-    if not learning:
-        return
-    start, end = min(horizon for _, horizon, _ in points), max(horizon for _, horizon, _ in points)
-    first = min(horizon for _, horizon, _ in learning)
-    anchor = math.exp(_mean([math.log(mean) for _, horizon, mean in learning if horizon == first]))
-    ends = np.array([start, end])
-    for power, _, dash in _THEORY:
-        axes.plot(ends, anchor * (ends / first) ** power, color="#999999", linestyle=dash, linewidth=0.9, zorder=1)
-
-
-def _reward_by_budget(view: _View) -> Figure:
+def _reward_by_budget(view: View) -> Figure:
     rows = [view.row(budget, view.horizon) for budget in view.budgets]
     cells = [cell for row in rows for _, cell in row]
     metrics = [("reward_share", "Reward, share of the benchmark")]
-    if any(_violates(cell) for cell in cells):
+    if any(violates(cell) for cell in cells):
         metrics.append(("violation_per_task", "Violation per unit of demand"))
-    styles = _styles_of(rows)
+    styles = styles_of(rows)
     notes = [interval_note(cells), _violation_note(cells)]
     if len(view.budgets) == 1:
         figure, grid = panel_grid(1, len(metrics), width=2.8, height=0.6 + 0.18 * len(styles), legend=1.6, sharey=True)
         for axes, (metric, text) in zip(grid[0], metrics, strict=True):
             _by_policy(axes, rows[0], metric, text)
-        title = f"{_headline(metrics)} {_at_budget(view.budget)}, {view.horizon:,} rounds"
+        title = f"{_headline(metrics)} {at_budget(view.budget)}, {view.horizon:,} rounds"
         return finish(figure, view.setting, title, notes)
     legend = legend_width([style.text for style in styles])
     figure, grid = panel_grid(1, len(metrics), width=3.0, height=2.4, legend=legend)
@@ -567,8 +364,8 @@ def _by_policy(axes: Axes, row: Sequence[tuple[LineStyle, CellResult]], metric: 
 
 
 def _share_axis(axes: Axes, metric: str, *, vertical: bool) -> None:
-    """Percent for shares; the benchmark's line; violation starts at zero."""
-    if metric == "reward_share":
+    """Percent and a line at the whole for shares; violation starts at zero."""
+    if metric in ("reward_share", "spent_share"):
         line = axes.axhline if vertical else axes.axvline
         line(1.0, color="#888888", linewidth=0.8, zorder=0.5)
         (axes.yaxis if vertical else axes.xaxis).set_major_formatter(PercentFormatter(1.0))
@@ -577,33 +374,73 @@ def _share_axis(axes: Axes, metric: str, *, vertical: bool) -> None:
     (axes.set_ylim if vertical else axes.set_xlim)(min(0.0, low + 0.05 * (high - low)) - 0.02 * high, high)
 
 
-def _by_budget(axes: Axes, view: _View, metric: str) -> None:
+def _by_budget(axes: Axes, view: View, metric: str) -> None:
     """A line a policy over the budgets at the longest horizon."""
     budgets = [budget for budget in view.budgets if budget is not None]
     logarithmic = budgets[0] > 0 and budgets[-1] / budgets[0] >= 6
+    ticks = apart(budgets, logarithmic=logarithmic)
+    _lines(axes, view, metric, {budget: (budget, view.horizon) for budget in budgets}, logarithmic=logarithmic)
+    axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
+    axes.set_xlabel("Budget (USD a task)")
+
+
+def _by_horizon(axes: Axes, view: View, metric: str) -> None:
+    """A line a policy over the horizons at the middle budget."""
+    ticks = apart(view.horizons, logarithmic=True, gap=0.15)
+    _lines(axes, view, metric, {horizon: (view.budget, horizon) for horizon in view.horizons}, logarithmic=True)
+    axes.set_xticks(ticks, [compact_count(round(tick)) for tick in ticks])
+    axes.set_xlabel("Horizon (rounds)")
+
+
+def _lines(
+    axes: Axes,
+    view: View,
+    metric: str,
+    places: Mapping[float, tuple[float | None, int]],
+    *,
+    logarithmic: bool,
+) -> None:
+    """A line a policy through its means at (budget, horizon) of each place on the horizontal axis."""
     if logarithmic:
         axes.set_xscale("log")
-    ticks = apart(budgets, logarithmic=logarithmic)
-    axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
     for line, style in view.styles.items():
         points = []
-        for budget in budgets:
-            cell = view.table.get((line, budget, view.horizon))
+        for x, (budget, horizon) in places.items():
+            cell = view.table.get((line, budget, horizon))
             values = None if cell is None else metric_values(cell, metric)
             if values is not None and len(values):
-                draw_point(axes, budget, values, style, markersize=4 if len(budgets) <= 8 else 3)
-                points.append((budget, float(values.mean())))
+                draw_point(axes, x, values, style, markersize=4 if len(places) <= 8 else 3)
+                points.append((x, float(values.mean())))
         if points:
             width = 1.3 if style.focus else 0.7
             axes.plot(
                 *zip(*points, strict=True), color=style.colour, linestyle=style.dashes, linewidth=width, zorder=1.5
             )
     _share_axis(axes, metric, vertical=True)
-    axes.set_xlabel("Budget (USD a task)")
 
 
-def _demand_forecast(view: _View) -> Figure:
+def _spend(view: View) -> Figure:
+    limited = [cell for cell in view.table.values() if metric_values(cell, "spent_share") is not None]
+    panels: list[tuple[Callable[[Axes, View, str], None], str]] = []
+    if len([budget for budget in view.budgets if budget is not None]) > 1:
+        panels.append((_by_budget, f"After {view.horizon:,} rounds"))
+    if len(view.horizons) > 1 and view.budget is not None:
+        panels.append((_by_horizon, spell_budget(view.budget).capitalize().replace("usd", "USD")))
+    if not limited or not panels:
+        raise NothingToDrawError("spending against budget and horizon needs two budgets or two horizons")
+    styles = list(view.styles.values())
+    legend = legend_width([style.text for style in styles])
+    figure, grid = panel_grid(1, len(panels), width=3.0, height=2.4, legend=legend, sharey=True)
+    for axes, (draw, title) in zip(grid[0], panels, strict=True):
+        draw(axes, view, "spent_share")
+        axes.set_title(title)
+    grid[0, 0].set_ylabel("Spent, share of the budget")
+    add_line_legend(figure, styles)
+    return finish(figure, view.setting, "Money spent", [interval_note(limited), focus_note(styles)])
+
+
+def _demand_forecast(view: View) -> Figure:
     chosen = _one_a_forecaster(view)
     if not chosen:
         raise NothingToDrawError("no cell holds a forecast")
@@ -627,13 +464,13 @@ def _demand_forecast(view: _View) -> Figure:
     dropped = f"{len(shown)} of {len(chosen)} forecasters." if len(shown) < len(chosen) else ""
     notes = [
         "Lines: mean over runs; bands: from the 5 % to the 95 % quantile of the runs.",
-        f"First policy of the study with each forecaster, {_at_budget(view.budget)}.",
+        f"First policy of the study with each forecaster, {at_budget(view.budget)}.",
         dropped,
     ]
     return finish(figure, view.setting, f"Demand and its forecast over {view.horizon:,} rounds", notes)
 
 
-def _one_a_forecaster(view: _View) -> dict[str, CellResult]:
+def _one_a_forecaster(view: View) -> dict[str, CellResult]:
     """For each forecaster the first cell of the longest horizon that holds a forecast."""
     chosen: dict[str, CellResult] = {}
     for budget in (view.budget, *view.budgets):
@@ -672,142 +509,16 @@ def _error_panel(axes: Axes, cell: CellResult) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
 
 
-def _traffic(view: _View) -> Figure:
+def _traffic(view: View) -> Figure:
     staged = view.staged(view.budget, view.horizon, "oracle_share")
-    return _traffic_maps(view, staged) if staged else _traffic_areas(view)
+    return draw_traffic_maps(view, staged) if staged else _traffic_areas(view)
 
 
-def _traffic_maps(view: _View, row: Sequence[tuple[LineStyle, CellResult]]) -> Figure:
-    """A map a policy, after the benchmark's."""
-    first = row[0][1]
-    maps = [_Map(title="Benchmark", cell=first, shade=_interval_share(first, first.extras["oracle_share"]))]
-    maps += [_Map(title=style.text, cell=cell, shade=_interval_share(cell, cell.share)) for style, cell in row]
-    figure, rows = _draw_maps(maps, "Share of demand")
-    notes = [
-        f"Share of the demand of each checkpoint interval, mean over runs, {_at_budget(view.budget)}.",
-        "Benchmark: the best deployment at every instant, all means known.",
-        "Models in order of arrival.",
-        f"{len(rows)} of {len(first.models)} models: the largest shares." if len(rows) < len(first.models) else "",
-        focus_note(list(view.styles.values()), "Shown"),
-    ]
-    return finish(figure, view.setting, f"Which model served when, {view.horizon:,} rounds", notes)
-
-
-def _deployment(view: _View) -> Figure:
-    row = view.staged(view.budget, view.horizon, "live")
-    if not row:
-        raise NothingToDrawError("no policy chooses which models are live")
-    first = row[0][1]
-    maps = [_Map(title=style.text, cell=cell, shade=np.nan_to_num(cell.extras["live"])) for style, cell in row]
-    figure, rows = _draw_maps(maps, "Share of runs in\nwhich it is live", ticks=True)
-    counts = sorted({len(stage_starts(cell)) for _, cell in row})
-    drawn = counts[-1] and counts[0] <= MAX_STAGE_TICKS
-    stages = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
-    notes = [
-        f"A column shows the state at the checkpoint where it ends, {_at_budget(view.budget)}.",
-        f"Ticks above a panel: starts of its {stages} stages." if drawn else "",
-        "Models in order of arrival.",
-        f"{len(rows)} of {len(first.models)} models: those live most." if len(rows) < len(first.models) else "",
-        focus_note(list(view.styles.values()), "Shown"),
-    ]
-    return finish(figure, view.setting, f"Which model is live when, {view.horizon:,} rounds", notes)
-
-
-def _draw_maps(maps: Sequence[_Map], text: str, *, ticks: bool = False) -> tuple[Figure, list[int]]:
-    """A panel a map with one scale of shades, and the models drawn, in order of arrival."""
-    first = maps[0].cell
-    weight = np.mean([entry.shade.mean(axis=0) for entry in maps], axis=0)
-    arrival = first.extras.get("arrival", np.zeros(len(weight)))
-    rows = sorted(np.argsort(-weight, kind="stable")[:MAX_ROWS].tolist(), key=lambda model: (arrival[model], model))
-    names = list(short_names([first.models[model] for model in rows], 24).values())
-    top = min(1.0, max(1, math.ceil(5 * max(float(entry.shade.max()) for entry in maps) - 1e-9)) / 5)
-    lines = math.ceil(len(maps) / 4)
-    columns = math.ceil(len(maps) / lines)
-    size = (2.05 * columns + 0.055 * max(map(len, names)) + 2.0, (0.75 + 0.135 * len(rows)) * lines + 0.75)
-    figure = Figure(figsize=(max(5.0, size[0]), max(3.2, size[1])), layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(lines, columns, squeeze=False)
-    for position, axes in enumerate(grid.flat):
-        if position >= len(maps):
-            axes.set_axis_off()
-            continue
-        _map_panel(axes, maps[position], rows, top)
-        axes.set_title(maps[position].title, loc="left", fontsize=7.5, pad=6 if ticks else 4)
-        axes.set_yticks(range(len(rows)), names if position % columns == 0 else [], fontsize=6)
-        if position + columns >= len(maps):
-            axes.set_xlabel("Rounds")
-        if ticks:
-            _stage_ticks(axes, maps[position].cell)
-    _map_legend(figure, [_presence(entry.cell, model) for entry in maps for model in rows], text, top)
-    return figure, rows
-
-
-def _map_panel(axes: Axes, entry: _Map, rows: Sequence[int], top: float) -> None:
-    """Shades up to ``top``, a row a model and a column a checkpoint interval; hatched while the model is not there."""
-    cell = entry.cell
-    edges = np.concatenate([[0], cell.checkpoints])  # stages are equally long, so rounds are never on logs here
-    lines = np.arange(len(rows) + 1) - 0.5
-    axes.pcolormesh(edges, lines, entry.shade[:, rows].T, cmap=_SHADES, vmin=0.0, vmax=top, rasterized=True)
-    end = float(edges[-1])
-    for place, model in enumerate(rows):
-        arrival, retirement = _presence(cell, model)
-        for left, right in ((0.0, min(arrival, end)), (retirement, end)):
-            if right > left:
-                axes.add_patch(Rectangle((left, place - 0.5), right - left, 1.0, zorder=1.5, **_AWAY))
-        for when, look in ((arrival, _ARRIVES), (retirement, _RETIRES)):
-            if 0 < when < end:
-                axes.plot([when, when], [place - 0.5, place + 0.5], zorder=3, **look)
-    axes.hlines(lines[1:-1], 0, end, color="white", linewidth=0.6, zorder=2)
-    axes.set_xlim(0, end)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.xaxis.set_major_locator(MaxNLocator(4))
-    axes.xaxis.set_major_formatter(FuncFormatter(_short_number))
-    axes.grid(visible=False)
-    axes.tick_params(axis="y", length=0)
-    axes.spines[:].set_visible(False)
-
-
-def _presence(cell: CellResult, model: int) -> tuple[float, float]:
-    """The rounds from which a model is there and is gone; infinity where that is not within the run."""
-    arrival, retirement = cell.extras.get("arrival"), cell.extras.get("retirement")
-    comes = 0.0 if arrival is None else float(arrival[model])
-    goes = math.inf if retirement is None else float(retirement[model])
-    end = cell.checkpoints[-1]
-    return comes if comes < end else math.inf, goes if goes < end else math.inf
-
-
-def _stage_ticks(axes: Axes, cell: CellResult) -> None:
-    """Where stages start, along the top."""
-    starts = stage_starts(cell)
-    if 0 < len(starts) <= MAX_STAGE_TICKS:
-        axes.xaxis.remove_overlapping_locs = False  # a stage may start at a labelled round
-        axes.xaxis.set_minor_locator(FixedLocator(starts.tolist()))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.tick_params(axis="x", which="minor", top=True, bottom=False, length=3, width=0.6, color="#555555")
-
-
-def _map_legend(figure: Figure, presence: Sequence[tuple[float, float]], text: str, top: float) -> None:
-    """Samples of the shades, and what the marks in the maps mean: those that occur."""
-    step = 0.05 if top <= 0.2 else 0.1 if top <= 0.4 else 0.2
-    shades = [(share, colormaps[_SHADES](share / top)) for share in np.arange(round(top / step), -1, -1) * step]
-    entries: list[tuple[Any, str]] = [
-        (Patch(facecolor=colour, edgecolor="#BBBBBB", linewidth=0.4), f"{share:.0%}") for share, colour in shades
-    ]
-    if any(0 < arrival < math.inf for arrival, _ in presence):
-        entries.append((Line2D([], [], **_ARRIVES), "arrives"))
-    if any(retirement < math.inf for _, retirement in presence):
-        entries.append((Line2D([], [], **_RETIRES), "retires"))
-    if any(arrival > 0 or retirement < math.inf for arrival, retirement in presence):
-        entries.append((Patch(**_AWAY), "not available"))
-    handles, texts = zip(*entries, strict=True)
-    add_legend(figure, handles, texts, loc="outside right center", title=text, title_fontsize=7.5, alignment="left")
-
-
-def _traffic_areas(view: _View) -> Figure:
+def _traffic_areas(view: View) -> Figure:
     row = [(style, cell) for style, cell in view.row(view.budget, view.horizon) if style.focus]
     if not row:
         raise NothingToDrawError("no policy has a cell at the middle budget and the longest horizon")
-    models, areas = row[0][1].models, [_interval_share(cell, cell.share) for _, cell in row]
+    models, areas = row[0][1].models, [interval_share(cell, cell.share) for _, cell in row]
     weight = np.mean([area.mean(axis=0) for area in areas] + [cell.benchmark_share for _, cell in row], axis=0)
     chosen = sorted(np.argsort(-weight, kind="stable")[:MAX_MODELS].tolist())
     names = list(short_names([models[i] for i in chosen], 28).values())
@@ -824,7 +535,7 @@ def _traffic_areas(view: _View) -> Figure:
         axes.set_xlabel("Rounds")
     _model_legend(figure, names, len(models) - len(chosen))
     notes = [
-        f"Share of the demand of each checkpoint interval, mean over runs, {_at_budget(view.budget)}.",
+        f"Share of the demand of each checkpoint interval, mean over runs, {at_budget(view.budget)}.",
         "Narrow bar: the benchmark's mix over the whole run.",
         f"Own area: the {MAX_MODELS} models that serve most." if len(models) > len(chosen) else "",
         focus_note(list(view.styles.values()), "Shown"),
@@ -845,20 +556,6 @@ def _traffic_grid(count: int, legend: float) -> tuple[Figure, list[tuple[Axes, A
         (figure.add_subplot(grid[row, 2 * column]), figure.add_subplot(grid[row, 2 * column + 1]))
         for row, column in places
     ]
-
-
-def _interval_share(cell: CellResult, so_far: np.ndarray) -> np.ndarray:
-    """[E, M] share of the demand within each checkpoint interval, from shares [E, M] of all demand so far.
-
-    Uses the runs' mean demand, so it is exact when demand is equal over runs and close otherwise.
-    """
-    known = np.isfinite(cell.curve("demand"))
-    demand = np.where(known, cell.curve("demand"), 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
-    served = np.diff(np.nan_to_num(so_far) * demand[:, None], axis=0, prepend=0.0)
-    arrived = np.diff(demand, prepend=0.0)[:, None]
-    share = np.where(arrived > 0, served / np.where(arrived > 0, arrived, 1.0), 0.0)
-    share = np.clip(share, 0.0, 1.0)
-    return np.asarray(share / np.maximum(share.sum(axis=1, keepdims=True), 1.0))
 
 
 def _fold(share: np.ndarray, chosen: Sequence[int]) -> np.ndarray:
@@ -920,171 +617,7 @@ def _model_legend(figure: Figure, names: Sequence[str], others: int) -> None:
     add_legend(figure, handles, texts, loc="outside right center")
 
 
-def _decomposition(view: _View) -> Figure:
-    panels, rule = _decomposition_panels(view)
-    panels = [(title, row) for title, row in panels if row]
-    if not panels:
-        raise NothingToDrawError("no cell holds the parts of regret")
-    styles = [style for style in view.styles.values() if style in _styles_of([row for _, row in panels])]
-    wide = max(len(style.text) for style in styles)
-    figure, grid = panel_grid(
-        1, len(panels), width=2.4, height=max(1.5, 0.75 + 0.24 * len(styles)), legend=1.3 + 0.06 * wide, sharey=True
-    )
-    for axes, (title, row) in zip(grid[0], panels, strict=True):
-        for style, cell in row:
-            _stack(axes, styles.index(style), cell)
-        axes.axvline(0.0, color="#444444", linewidth=0.8, zorder=2.5)
-        axes.set_title(title)
-        axes.set_xlabel("Regret (tasks)")
-        axes.xaxis.set_major_locator(MaxNLocator(4))
-        axes.xaxis.set_major_formatter(FuncFormatter(_short_number))
-        axes.grid(visible=False, axis="y")
-    grid[0, 0].set_yticks(range(len(styles)), [style.text for style in styles])
-    grid[0, 0].set_ylim(len(styles) - 0.4, -0.6)
-    entries: list[tuple[Any, str]] = [(Patch(facecolor=colour), name) for _, name, colour in _PARTS]
-    total = Line2D([], [], color="black", linewidth=1.0, marker="D", markersize=3.5, markerfacecolor="white")
-    handles, texts = zip(*entries, (total, "total"), strict=True)
-    add_legend(figure, handles, texts, loc="outside right center")
-    notes = [
-        "Bars: means of the parts; diamonds: the total with its interval.",
-        interval_note([cell for _, row in panels for _, cell in row]),
-        "Waiting: arrivals until the next stage; deployment: which models are live; routing: which of them serve.",
-        "Parts below zero lie left of the line and count against the others.",
-        rule,
-        focus_note(list(view.styles.values()), "Shown"),
-    ]
-    return finish(figure, view.setting, "Where regret comes from", notes)
-
-
-def _decomposition_panels(view: _View) -> tuple[list[tuple[str, list[tuple[LineStyle, CellResult]]]], str]:
-    """Titles and rows of the panels: budgets at the longest horizon, or horizons where there is one budget."""
-    if len(view.budgets) > 1:
-        budgets = spread(view.budgets, MAX_PANELS)
-        rule = f"After {view.horizon:,} rounds. {_budget_note(view, budgets)}"
-        return [(_spell_budget(budget), _with_parts(view, budget, view.horizon)) for budget in budgets], rule.strip()
-    horizons = spread(view.horizons, MAX_PANELS)
-    few = f" {len(horizons)} of {len(view.horizons)} horizons." if len(horizons) < len(view.horizons) else ""
-    panels = [(f"{horizon:,} rounds", _with_parts(view, view.budget, horizon)) for horizon in horizons]
-    return panels, f"{_at_budget(view.budget)}.{few}".capitalize().replace("usd", "USD")
-
-
-def _with_parts(view: _View, budget: float | None, horizon: int) -> list[tuple[LineStyle, CellResult]]:
-    row = view.staged(budget, horizon)
-    return [(style, cell) for style, cell in row if all(_final_mean(cell, name) is not None for name, _, _ in _PARTS)]
-
-
-def _final_mean(cell: CellResult, metric: str) -> float | None:
-    values = metric_values(cell, metric)
-    return None if values is None or len(values) == 0 else float(values.mean())
-
-
-def _stack(axes: Axes, place: int, cell: CellResult) -> None:
-    """Parts above zero to the right of it, those below to the left, and the total with its interval."""
-    ends = {True: 0.0, False: 0.0}
-    for metric, _, colour in _PARTS:
-        part = _final_mean(cell, metric) or 0.0
-        axes.barh([place], [part], left=ends[part > 0], height=0.62, color=colour, edgecolor="white", linewidth=0.4)
-        ends[part > 0] += part
-    values = metric_values(cell, "regret")
-    if values is not None and len(values):
-        mean, low, high = mean_interval(values, LEVEL)
-        axes.plot([low, high], [place, place], color="black", linewidth=1.0, zorder=3)
-        axes.plot([mean], [place], color="black", marker="D", markersize=3.5, markerfacecolor="white", zorder=3.5)
-
-
-def _short_number(value: float, _position: int | None = None) -> str:
-    """12k, 0.5, -3M with a true minus sign."""
-    size = compact_count(round(abs(value))) if abs(value) >= 1000 else f"{abs(value):.3g}"
-    return f"−{size}" if value < 0 else size
-
-
-def _stage_views(cells: Sequence[CellResult]) -> list[_StageView]:
-    """A setting's cells that differ in the number of stages alone, three or more, at the longest such horizon."""
-    labels = label_cells(cells, stages=False)
-    styles = line_styles(cells, labels)
-    found: dict[str, dict[int, dict[tuple[str, float | None], dict[int, CellResult]]]] = {}
-    for cell, label in zip(cells, labels, strict=True):
-        stages, horizon = cell.description.get("stages"), int(cell.description["horizon"])
-        if stages:
-            members = found.setdefault(label.setting, {}).setdefault(horizon, {})
-            members.setdefault((label.line, budget_of(cell)), {}).setdefault(int(stages), cell)
-    views = []
-    for setting, horizons in found.items():
-        for horizon in sorted(horizons, reverse=True):
-            table = {
-                key: tuple(members[stages] for stages in sorted(members))
-                for key, members in horizons[horizon].items()
-                if len(members) >= 3
-            }
-            if table:
-                lines = {line: style for line, style in styles.items() if any(line == key[0] for key in table)}
-                views.append(_StageView(table=table, styles=lines, horizon=horizon, setting=setting))
-                break
-    return views
-
-
-def _stage_count(view: _StageView) -> Figure:
-    known = sorted({budget for _, budget in view.table}, key=lambda budget: (budget is None, budget or 0.0))
-    budgets = spread(known, MAX_PANELS)
-    names = [style.text for style in view.styles.values() if style.focus]
-    figure, grid = panel_grid(1, len(budgets), width=2.7, height=2.3, legend=legend_width([*names, "K = T^1/3 = 00"]))
-    for axes, budget in zip(grid[0], budgets, strict=True):
-        _stage_panel(axes, view, budget)
-        axes.set_title(_spell_budget(budget))
-        axes.set_xlabel("Stages K")
-    grid[0, 0].set_ylabel(f"Regret after {view.horizon:,} rounds (tasks)")
-    rule = Line2D([], [], color="#555555", linestyle=DASHES[1], linewidth=1.0)
-    extra: list[tuple[Any, str]] = [(rule, f"$K = T^{{1/3}}$ = {view.horizon ** (1 / 3):.3g}")]
-    drawn = [cell for (_, budget), members in view.table.items() if budget in budgets for cell in members]
-    below = any((_final_mean(cell, "regret") or 0.0) <= 0 for cell in drawn)
-    if below:
-        extra.append((Line2D([], [], color="#555555", marker=r"$\downarrow$", linestyle="", markersize=6), "mean ≤ 0"))
-    styles = list(view.styles.values())
-    add_line_legend(figure, styles, extra)
-    notes = [
-        interval_note(drawn),
-        "Cells that differ in the number of stages alone, at the longest horizon that has three such cells.",
-        "Means that are zero or negative have no logarithm: arrows at the bottom." if below else "",
-        f"{len(budgets)} of {len(known)} budgets." if len(budgets) < len(known) else "",
-        focus_note(styles),
-    ]
-    return finish(figure, view.setting, "Regret by number of stages", notes)
-
-
-def _stage_panel(axes: Axes, view: _StageView, budget: float | None) -> None:
-    """One budget: a line a policy over the number of stages."""
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    groups = [
-        (style, Group(label=Label(line=line, setting=view.setting), budget_per_task=budget, cells=cells))
-        for line, style in view.styles.items()
-        if (cells := view.table.get((line, budget), ()))
-    ]
-    counts = sorted({int(cell.description["stages"]) for _, group in groups for cell in group.cells})
-    ticks = apart(counts, logarithmic=True, gap=0.12)
-    axes.set_xticks(ticks, [compact_count(round(tick)) for tick in ticks])
-    axes.xaxis.set_minor_locator(NullLocator())
-    floor = _growth_limits(axes, groups, "regret")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if axes.get_ylim()[1] / floor < 100 else (1.0,)))
-    axes.yaxis.set_major_formatter(FuncFormatter(_short_number))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.axvline(view.horizon ** (1 / 3), color="#555555", linestyle=DASHES[1], linewidth=1.0, zorder=1)
-    for position, (style, group) in enumerate(groups):
-        shift = 1.015 ** (position - (len(groups) - 1) / 2)
-        points = []
-        for cell in group.cells:
-            values = metric_values(cell, "regret")
-            if values is not None and len(values):
-                _growth_point(axes, cell.description["stages"] * shift, values, style, floor)
-                points += [(cell.description["stages"] * shift, float(values.mean()))] * bool(values.mean() > 0)
-        if points:
-            width = 1.2 if style.focus else 0.7
-            axes.plot(
-                *zip(*points, strict=True), color=style.colour, linestyle=style.dashes, linewidth=width, zorder=1.5
-            )
-
-
-def _beliefs(view: _View) -> Figure:
+def _beliefs(view: View) -> Figure:
     learners = [
         (style, cell)
         for style, cell in view.row(view.budget, view.horizon)
@@ -1114,7 +647,7 @@ def _beliefs(view: _View) -> Figure:
     )
     few = f"{len(models)} of {len(first.models)} models: those served most." if len(first.models) > len(models) else ""
     notes = [
-        f"Ends of the confidence intervals, mean over runs, {_at_budget(view.budget)}.",
+        f"Ends of the confidence intervals, mean over runs, {at_budget(view.budget)}.",
         "Below: share of (run, model) pairs whose interval holds the true mean, over all models.",
         few,
         best,
@@ -1160,21 +693,25 @@ def _belief_panel(
     add_legend(axes, handles, texts, **place)
 
 
-_FIGURES: dict[str, tuple[Callable[[_View], Figure], str]] = {
+_FIGURES: dict[str, tuple[Callable[[View], Figure], str]] = {
     "regret_by_round": (
         _regret_by_round,
         "Regret against the benchmark and violation of the service target as rounds go by, at the longest horizon.",
     ),
     "regret_by_horizon": (
-        _regret_by_horizon,
+        draw_regret_by_horizon,
         "Regret and violation against the horizon on logarithmic axes, with fitted slopes.",
     ),
     "reward_by_budget": (
         _reward_by_budget,
         "Reward as a share of the benchmark and violation per unit of demand, by budget, at the longest horizon.",
     ),
+    "spend": (
+        _spend,
+        "Share of the money budget that was spent, by budget at the longest horizon and by horizon at one budget.",
+    ),
     "decomposition": (
-        _decomposition,
+        draw_decomposition,
         "Regret at the horizon in its parts, a bar a policy: waiting for a stage to start, deployment and routing.",
     ),
     "traffic": (
@@ -1182,7 +719,7 @@ _FIGURES: dict[str, tuple[Callable[[_View], Figure], str]] = {
         "Share of demand that each model served over time, one panel a policy, beside the benchmark's mix.",
     ),
     "deployment": (
-        _deployment,
+        draw_deployment,
         "Which model is live when, one panel a policy, with arrivals, retirements and the starts of stages.",
     ),
     "demand_forecast": (

@@ -1,15 +1,29 @@
 """What is made from stored results: tables, summary, figures, report, dashboards, and the words on the terminal."""
 
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 
-from experiments import display, report, store, summary, trackers
+from envs.errors import InputError
+from experiments import display, report, store, study_folder, summary, trackers
 from experiments.config import StudyConfig
+from experiments.store import CellResult
 from experiments.study import Outcome
-from experiments.trackers import EventLog, WandbSettings
+from experiments.trackers import EventLog, WandbOutcome, WandbSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Publication:
+    """What was made of a study's results."""
+
+    cells: Sequence[CellResult]
+    record: Mapping[str, Any]  # of config.yaml
+    found: dict[str, Any]  # the summary
+    page: Path
 
 
 def publish(
@@ -21,20 +35,99 @@ def publish(
     console: Console,
 ) -> None:
     """Everything below the simulation. Reads results and nothing else, so that it can be done again at any time."""
-    found = summary.summarise(outcome.cells, claims=study.claims)
-    store.write_results(folder, outcome.cells)
-    store.write_summary(folder, found)
-    for table in (display.findings(outcome.cells, found), display.exponents(found)):
+    plan = study_folder.read_plan(folder)
+    made = make([_as_planned(cell, plan) for cell in outcome.cells], folder)
+    for table in (display.findings(made.cells, made.found), display.exponents(made.found)):
         if table is not None:
             console.print(table)
     _say_speed(outcome, console)
-    record: dict[str, Any] = yaml.safe_load((folder / store.CONFIG).read_text(encoding="utf-8"))
-    page = report.write(outcome.cells, record, found, folder)
-    console.print(f"results, figures and report: {folder}/  (open {page})", soft_wrap=True)
+    _say_page(made, console)
     if tracker is not None:
-        sent = trackers.sync_wandb(outcome.cells, record, found, folder, tracker, log)
-        console.print(f"Weights & Biases: {sent.sentence}", soft_wrap=True)
+        _say_wandb(_send(made, folder, tracker, log), console)
     log.write("finished", cells=len(outcome.cells), failed=len(outcome.failed))
+
+
+def rebuild(folder: Path) -> int:
+    """Make everything but the dashboards again, from the folder alone; returns the exit code."""
+    _say_page(_made_again(folder), display.console())
+    return 0
+
+
+def sync(folder: Path, options: Mapping[str, str]) -> int:
+    """Write the W&B runs of a study again, from the folder alone; returns the exit code.
+
+    Args:
+        folder: holds the study.
+        options: of the tracker, in place of the study's own.
+
+    Raises:
+        InputError: no study, nothing finished in it, or options that do not exist.
+    """
+    config = study_folder.read_record(folder)["config"]
+    own = config.get("tracker") or {}
+    chosen = {**(own if own.get("name") == "wandb" else {"name": "wandb"}), **options}
+    tracker = trackers.wandb_settings(chosen, str(config.get("name")), folder)
+    made = _made_again(folder)  # so that what is sent belongs together
+    sent = _send(made, folder, tracker, EventLog(folder / study_folder.EVENTS))
+    _say_wandb(sent, display.console())
+    return 1 if sent.error else 0
+
+
+def make(cells: Sequence[CellResult], folder: Path) -> Publication:
+    """Write tables, summary, figures and report. Equal results make equal files."""
+    record = study_folder.read_record(folder)
+    planned = len(study_folder.read_plan(folder)) or None
+    found = summary.summarise(cells, claims=record["config"].get("claims"), planned=planned)
+    store.write_results(folder, cells)
+    store.write_summary(folder, found)
+    page = report.write(cells, record, found, folder)
+    return Publication(cells=cells, record=record, found=found, page=page)
+
+
+def _made_again(folder: Path) -> Publication:
+    study_folder.read_record(folder)
+    cells = stored_cells(folder)
+    if not cells:
+        raise InputError(f"{folder} holds no finished cell yet; llm-bandits-status tells how far the study is")
+    try:
+        return make(cells, folder)
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be written ({error.strerror or error}); its results are untouched"
+        ) from error
+
+
+def stored_cells(folder: Path) -> list[CellResult]:
+    """All results of a folder that are whole, in the order of the study; stderr names those that are not."""
+    cells = []
+    plan = study_folder.read_plan(folder)
+    for cell in study_folder.in_order(study_folder.stored(folder), plan):
+        try:
+            result = store.read_cell(store.cell_path(folder, cell))
+        except ValueError as error:
+            print(f"warning: {error}; going on without", file=sys.stderr)
+            continue
+        cells.append(_as_planned(result, plan))
+    return cells
+
+
+def _as_planned(cell: CellResult, plan: Mapping[str, Mapping[str, Any]]) -> CellResult:
+    """A cell that one study of the folder stored may be swept over by another one, too."""
+    swept = cell.description["swept"] | plan.get(cell.description["cell"], {}).get("swept", {})
+    return replace(cell, description=cell.description | {"swept": swept})
+
+
+def _send(made: Publication, folder: Path, tracker: WandbSettings, log: EventLog) -> WandbOutcome:
+    return trackers.sync_wandb(made.cells, made.record, made.found, folder, tracker, log)
+
+
+def _say_page(made: Publication, console: Console) -> None:
+    folder = made.page.parent
+    console.print(f"results, figures and report: {folder}/  (open {made.page})", soft_wrap=True, markup=False)
+
+
+def _say_wandb(sent: WandbOutcome, console: Console) -> None:
+    console.print(f"Weights & Biases: {sent.sentence}", soft_wrap=True, markup=False)
 
 
 def _say_speed(outcome: Outcome, console: Console) -> None:

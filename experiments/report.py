@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.figures import draw_all, save
-from experiments.store import CellResult
+from experiments.figures import Written, write_all
+from experiments.store import CellResult, write_atomically
 
 MAX_SVG_BYTES = 1_500_000  # a larger picture goes into the page as PNG
 MAX_TABULAR_ROWS = 40  # a longer LaTeX table is a longtable
@@ -56,26 +56,26 @@ DEPLOYMENT_COLUMNS = (
 
 
 def write(
-    cells: Sequence[CellResult], config: Mapping[str, Any], summary: Mapping[str, Any], folder: str | Path
+    cells: Sequence[CellResult], record: Mapping[str, Any], summary: Mapping[str, Any], folder: str | Path
 ) -> Path:
     """Write ``report.html``, ``tables.md``, ``tables.tex`` and ``figures/`` into a folder.
 
     Args:
         cells: all cells of one study, for the figures.
-        config: the resolved configuration, plain nested values.
+        record: what ``config.yaml`` holds: the resolved configuration under "config", versions under "versions".
         summary: what :func:`experiments.summary.summarise` returned for the same cells.
-        folder: made if it does not exist; files of these names are replaced.
+        folder: made if it does not exist; files of these names are replaced, each whole or not at all.
 
     Returns:
         The path of ``report.html``.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tables.md").write_text(markdown_tables(summary), encoding="utf-8")
-    (folder / "tables.tex").write_text(latex_tables(summary), encoding="utf-8")
-    pictures = [_picture(*drawn) for drawn in _draw(cells, folder / "figures")]
+    write_atomically(folder / "tables.md", markdown_tables(summary).encode())
+    write_atomically(folder / "tables.tex", latex_tables(summary).encode())
+    pictures = [_picture(figure) for figure in write_all(cells, folder / "figures")]
     page = folder / "report.html"
-    page.write_text(_page(config, summary, pictures), encoding="utf-8")
+    write_atomically(page, _page(record, summary, pictures).encode())
     return page
 
 
@@ -84,7 +84,14 @@ def headlines(summary: Mapping[str, Any]) -> list[str]:
     cells: list[Mapping[str, Any]] = list(summary["cells"])
     if not cells:
         return ["The study holds no cells."]
-    parts = [_size(cells), *_hard_budget(cells), *_best(cells), *_growth(summary["exponents"]), *_warnings(cells)]
+    parts = [
+        _size(cells),
+        *_unfinished(summary),
+        *_hard_budget(cells),
+        *_best(cells),
+        *_growth(summary["exponents"]),
+        *_warnings(cells),
+    ]
     return [part for part in parts if part]
 
 
@@ -259,6 +266,13 @@ def _size(cells: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+def _unfinished(summary: Mapping[str, Any]) -> Iterator[str]:
+    """Which part of the study this is, where it is not all of it."""
+    there, planned = len(summary["cells"]), summary.get("planned") or 0
+    if there < planned:
+        yield f"The study is not complete: {_count(there)} of {_count(planned)} cells are there."
+
+
 def _rounds(horizon: float) -> str:
     return f"{_count(horizon)} rounds"
 
@@ -365,25 +379,18 @@ def _below_zero(cell: Mapping[str, Any]) -> bool:
     return bool((cell["regret"]["mean"] if high is None else high) < 0)
 
 
-def _draw(cells: Sequence[CellResult], folder: Path) -> Iterator[tuple[str, Path, Path]]:
-    """Caption, PNG and SVG of every figure."""
-    for drawing in draw_all(cells):
-        png, svg = save(drawing, folder)
-        yield drawing.caption, png, svg
-
-
-def _picture(caption: str, png: Path, svg: Path) -> str:
+def _picture(figure: Written) -> str:
     """A figure element with the picture inside. As an image, an SVG's styles and ids cannot meddle with the page's."""
-    kind, path = ("svg+xml", svg) if svg.stat().st_size <= MAX_SVG_BYTES else ("png", png)
+    kind, path = ("svg+xml", figure.svg) if figure.svg.stat().st_size <= MAX_SVG_BYTES else ("png", figure.png)
     data = base64.b64encode(path.read_bytes()).decode("ascii")
-    text = html.escape(caption)
+    text = html.escape(figure.caption)
     image = f'<img loading="lazy" alt="{text}" src="data:image/{kind};base64,{data}">'
     box = f'<div class="paper" tabindex="0" role="region" aria-label="{text}">{image}</div>'
     return f"<figure>{box}<figcaption>{text}</figcaption></figure>"
 
 
-def _page(config: Mapping[str, Any], summary: Mapping[str, Any], pictures: Sequence[str]) -> str:
-    title = html.escape(_title(config))
+def _page(record: Mapping[str, Any], summary: Mapping[str, Any], pictures: Sequence[str]) -> str:
+    title = html.escape(_title(record.get("config") or {}))
     found = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in headlines(summary))
     sections = _deployment_section(summary) + _exponent_section(summary)
     drawn = "".join(pictures) or "<p>Nothing to draw.</p>"
@@ -399,6 +406,7 @@ def _page(config: Mapping[str, Any], summary: Mapping[str, Any], pictures: Seque
 <body>
 <main>
 <h1>{title}</h1>
+<p class="lead">{_lead(record.get("config") or {})}</p>
 <section aria-labelledby="found"><h2 id="found">What was found</h2><ul class="found">{found}</ul></section>
 <section aria-labelledby="results"><h2 id="results">Results</h2>
 {_filters(summary["cells"])}
@@ -406,7 +414,7 @@ def _page(config: Mapping[str, Any], summary: Mapping[str, Any], pictures: Seque
 </section>
 {sections}
 <section aria-labelledby="figures"><h2 id="figures">Figures</h2>{drawn}</section>
-<section aria-labelledby="asked"><h2 id="asked">What was asked</h2>{_config_section(config)}</section>
+<section aria-labelledby="asked"><h2 id="asked">What was asked</h2>{_asked(record)}</section>
 </main>
 <script>{_SCRIPT}</script>
 </body>
@@ -418,6 +426,30 @@ def _title(config: Mapping[str, Any]) -> str:
     """The study's name where the configuration gives one."""
     name = config.get("name")
     return f"Study {name}" if isinstance(name, str) and name else "Study report"
+
+
+def _lead(config: Mapping[str, Any]) -> str:
+    """What was asked, in a line, with the way to all of it."""
+    world, demand = config.get("env") or {}, config.get("demand") or {}
+    axes = dict(_axes(config.get("sweep") or {}))
+    parts = [
+        ("models of", ", ".join(config.get("worlds") or ()) or world.get("catalogue")),
+        ("demand", demand.get("process")),
+        ("latency target", None if "target" in axes else world.get("target")),
+        *((axis, ", ".join(str(value) for value in values)) for axis, values in axes.items()),
+        ("runs a cell", config.get("seeds")),
+    ]
+    told = [f"{name} <b>{html.escape(str(value))}</b>" for name, value in parts if value is not None]
+    return f'Asked: {"; ".join(told)}. <a href="#asked">All settings</a>' if told else ""
+
+
+def _axes(sweep: Mapping[str, Any]) -> Iterator[tuple[str, Sequence[Any]]]:
+    """Escaped names and values of the axes that are swept."""
+    for name, value in sweep.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{html.escape(name)}.{axis}", values) for axis, values in _axes(value))
+        elif isinstance(value, (list, tuple)):
+            yield html.escape(name), value
 
 
 def _filters(cells: Sequence[Mapping[str, Any]]) -> str:
@@ -603,8 +635,15 @@ def _fit_notes(entry: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name}, {metric}: {fit['note']}"
 
 
+def _asked(record: Mapping[str, Any]) -> str:
+    """The configuration, a folding table a group, and the versions of what computed the results."""
+    versions = record.get("versions") or {}
+    return _config_section(record.get("config") or {}) + _config_section(
+        {"Computed with": versions} if versions else {}
+    )
+
+
 def _config_section(config: Mapping[str, Any]) -> str:
-    """The configuration, a folding table a group."""
     plain = {name: value for name, value in config.items() if not isinstance(value, Mapping)}
     groups: list[tuple[str, Mapping[str, Any]]] = [("General", plain)] if plain else []
     groups += [(str(name), value) for name, value in config.items() if isinstance(value, Mapping)]
@@ -682,6 +721,8 @@ font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
 main{max-width:1180px;margin:0 auto;padding:1rem}
 h1{font-size:1.6rem;margin:.5rem 0 1rem;overflow-wrap:anywhere}
 h2{font-size:1.2rem;margin:2rem 0 .6rem;padding-bottom:.2rem;border-bottom:1px solid var(--line)}
+.lead{color:var(--soft);font-size:.9rem;margin:0 0 1rem;overflow-wrap:anywhere}.lead b{color:var(--ink);font-weight:600}
+a{color:var(--link)}
 .found{padding-left:1.2rem}.found li{margin:.35rem 0;overflow-wrap:anywhere}
 .notes{color:var(--soft);font-size:.85rem;overflow-wrap:anywhere}
 form{display:flex;flex-wrap:wrap;gap:.6rem 1rem;align-items:end;margin:.5rem 0 .8rem}
@@ -698,7 +739,7 @@ th,td{padding:.35rem .6rem;text-align:right;border-bottom:1px solid var(--line);
 td small{display:block;color:var(--soft);font-size:.75rem;white-space:nowrap}
 th[scope=row],thead th:first-child{text-align:left;position:sticky;left:0;background:var(--ground);
 font-weight:600;
-min-width:6rem;max-width:14rem;overflow-wrap:break-word}
+min-width:11rem;max-width:16rem;overflow-wrap:anywhere}
 thead th{background:var(--band);vertical-align:bottom}thead th:first-child{background:var(--band)}
 thead button{font:inherit;font-weight:600;color:inherit;background:none;border:0;padding:0;cursor:pointer;
 text-align:inherit}
@@ -712,16 +753,17 @@ overflow-x:auto}
 .paper img{display:block;max-width:100%;height:auto;margin:0 auto}
 figcaption{color:var(--soft);font-size:.85rem;margin-top:.4rem;overflow-wrap:anywhere}
 details{margin:.4rem 0}summary{cursor:pointer;font-weight:600}
-.config th,.config td{text-align:left;overflow-wrap:anywhere;position:static;max-width:none}
+.config th[scope=row],.config td{text-align:left;overflow-wrap:anywhere;position:static;min-width:0;max-width:none}
 .config th{font-weight:400;
 color:var(--soft);width:40%}
 @media (max-width:640px){main{padding:.75rem}.paper img{max-width:none}
-th[scope=row],thead th:first-child{min-width:5rem;max-width:8rem}}
-@media print{:root{--ink:#000;--soft:#444;--line:#bbb;--ground:#fff;--band:#fff}form{display:none}
+th[scope=row],thead th:first-child{min-width:7rem;max-width:8rem}}
+@media print{:root{--ink:#000;--soft:#444;--line:#bbb;--ground:#fff;--band:#fff;--link:#000}form{display:none!important}
+tbody tr[hidden]{display:table-row}
 body{font-size:10pt}
 main{max-width:none;padding:0}.scroll{overflow:visible;border:0}table{font-size:7pt}
-th,td{padding:.15rem .25rem}
-th[scope=row],thead th:first-child{position:static;min-width:0}tr,figure{break-inside:avoid}
+th,td{padding:.15rem .25rem}td small{white-space:normal;font-size:6pt}
+th[scope=row],thead th:first-child{position:static;min-width:11em;max-width:none}tr,figure{break-inside:avoid}
 thead{display:table-header-group}}
 """
 

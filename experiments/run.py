@@ -118,7 +118,7 @@ def execute(plain: dict[str, Any]) -> int:
     """Validate, simulate what is missing, and make everything that is made from results."""
     import jax
 
-    from experiments import cells, config, display, publish, store, study, trackers, warned
+    from experiments import cells, config, display, publish, store, study, study_folder, trackers, warned
 
     jax.config.update("jax_enable_x64", plain.get("precision") == "float64")
     settings = config.study_from(plain)
@@ -131,7 +131,8 @@ def execute(plain: dict[str, Any]) -> int:
     store.open_folder(folder, record, extend=settings.extend)
     log = trackers.EventLog(folder / "events.jsonl")
     console = display.console()
-    live = display.Live(console)
+    study_folder.write_plan(folder, planned, settings.seeds)
+    live = display.Live(console, log)
     published = True
     with warned.logged(log, live.warn):
         with live:

@@ -96,24 +96,17 @@ def _run(
     runner.run()
     store.end_redo(folder)
     claims.tidy()
-    swept = {cell.id: cell.config.swept for cell in planned}
-    results = {cell: kept.get(cell) or shelf.read(cell) for cell in [*store.recorded_cells(folder), *swept]}
-    lost = {cell: "its file was lost or damaged; the same command makes it anew" for cell in swept if not results[cell]}
+    mine = [cell.id for cell in planned]
+    results = {cell: kept.get(cell) or shelf.read(cell) for cell in [*store.recorded_cells(folder), *mine]}
+    lost = {cell: "its file was lost or damaged; the same command makes it anew" for cell in mine if not results[cell]}
     return Outcome(
-        cells=[_swept(result, swept) for result in results.values() if result is not None],
+        cells=[result for result in results.values() if result is not None],
         failed=lost | {cell: error for cell, error in runner.failed.items() if not shelf.has(cell)},
         compilations=runner.compilations,
         compile_seconds=runner.compile_seconds,
         run_seconds=perf_counter() - began,
         decisions=runner.decisions,
     )
-
-
-def _swept(result: CellResult, swept: dict[str, dict[str, Any]]) -> CellResult:
-    """A cell that an earlier study stored tells what is swept in this one, too."""
-    told = result.description["swept"]
-    more = told | swept.get(result.description["cell"], {})
-    return result if more == told else replace(result, description=result.description | {"swept": more})
 
 
 def cores() -> int:

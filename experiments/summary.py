@@ -81,19 +81,25 @@ class Group:
 
 
 def summarise(
-    cells: Sequence[CellResult], *, claims: Mapping[str, float] | None = None, level: float = 0.95, seed: int = 0
+    cells: Sequence[CellResult],
+    *,
+    claims: Mapping[str, float] | None = None,
+    planned: int | None = None,
+    level: float = 0.95,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """What ``summary.json`` holds.
 
     Args:
         cells: all cells of one study, in the order of the study.
         claims: claimed exponents to check: keys "regret" and "violation". Clairvoyant policies are not held to them.
+        planned: how many cells the study has, of which these may be a part; None where nobody knows.
         level: confidence level of all intervals.
         seed: of the bootstrap of the exponents.
 
     Returns:
-        ``{"level", "cells", "exponents"}`` of plain JSON values. A cell holds its description, ``label``, ``setting``,
-        ``runs``, ``runs_failed`` (runs without a finite regret, left out), ``staged`` (:func:`is_staged`),
+        ``{"level", "planned", "cells", "exponents"}`` of plain JSON values. A cell holds its description, ``label``,
+        ``setting``, ``runs``, ``runs_failed`` (runs without a finite regret, left out), ``staged`` (:func:`is_staged`),
         ``violation_positive_share`` (share of runs with any violation) and for each name in :data:`METRICS`
         ``{"mean", "low", "high"}`` or None where it does not apply. Exponents exist for groups of at least three
         horizons; each holds the fields of the group and, under "regret" and "violation",
@@ -103,6 +109,7 @@ def summarise(
     labelled = label_cells(cells)
     return {
         "level": level,
+        "planned": len(cells) if planned is None else planned,
         "cells": [_cell_entry(cell, label, level) for cell, label in zip(cells, labelled, strict=True)],
         "exponents": [
             _exponent_entry(group, claims or {}, level, seed) for group in horizon_groups(cells) if len(group.cells) > 2

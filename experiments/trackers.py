@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any
 
 import numpy as np
@@ -25,10 +26,12 @@ from experiments.store import CellResult, study_digest
 from experiments.summary import METRICS, metric_curve
 
 MODES = ("offline", "online", "disabled")
+PATIENCE_SECONDS = 30  # with a server that does not answer
 MOST_ROWS = 10_000  # of a W&B table, which becomes slow to look at beyond
 MOST_MODELS = 20  # whose shares are drawn one by one
 _TRACKERS = {"jsonl": {"name"}, "wandb": {"name", "project", "entity", "mode", "tags"}}
 _PLAIN_FINALS = {name for name in METRICS if "share" in name or "per_task" in name} | {"overspend", "forecast_error"}
+_OWN_FIELDS = ("time", "event", "process", "uptime_s")  # of every line
 _MOST_VALUES = 64  # of an array in a line of JSON
 _LINE_BREAKS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}  # that JSON allows and line readers split at
 
@@ -43,26 +46,30 @@ class EventLog:
         >>> import tempfile
         >>> log = EventLog(Path(tempfile.mkdtemp()) / "events.jsonl")
         >>> log.write("cell", policy="ucb", regret=float("nan"))
-        >>> list(json.loads(log.path.read_text(encoding="utf-8")).items())[1:]
+        >>> list(json.loads(log.path.read_text(encoding="utf-8")).items())[1:4]
         [('event', 'cell'), ('policy', 'ucb'), ('regret', None)]
     """
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
+        self._host, self._began = socket.gethostname(), monotonic()
         self._warned = False
         with suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
         self._torn = _ends_within_a_line(self.path)
 
     def write(self, event: str, /, **fields: Any) -> None:
-        """Append ``{"time": now in UTC, "event": event, ...}``.
+        """Append ``{"time": now in UTC, "event": event, ..., "process": "host:pid", "uptime_s": seconds}``.
 
-        NaN and infinity become null, NumPy and JAX values become numbers and lists (large arrays their shape and type),
-        whatever else JSON lacks its ``str``. A field called "time" or "event" gets an underscore behind its name.
+        Wall clocks jump and differ between machines: ``uptime_s``, since this log was opened, does not. NaN and
+        infinity become null, NumPy and JAX values become numbers and lists (large arrays their shape and type),
+        whatever else JSON lacks its ``str``. A field with one of the four names gets an underscore behind its own.
         """
-        record = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event}
+        record: dict[str, Any] = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event}
         for name, value in fields.items():
-            record[f"{name}_" if name in ("time", "event") else name] = plain(value)
+            record[f"{name}_" if name in _OWN_FIELDS else name] = plain(value)
+        uptime = round(monotonic() - self._began, 3)
+        record |= {"process": f"{self._host}:{os.getpid()}", "uptime_s": uptime}
         line = json.dumps(record, ensure_ascii=False, allow_nan=False).translate(_LINE_BREAKS) + "\n"
         # A torn line before this one, of a full disk or a killed process, costs itself and not this one.
         content = ("\n" * self._torn + line).encode("utf-8", "backslashreplace")
@@ -119,9 +126,10 @@ class WandbOutcome:
             return f"{self.error} (the results are complete without)"
         if self.mode == "disabled":
             return "switched off"
+        runs = f"{self.runs} run{'s' if self.runs != 1 else ''}"
         if self.sync_command:
-            return f"{self.runs} runs; to upload: {self.sync_command}"
-        return f"{self.runs} runs" + (f": {self.url}" if self.url else "")
+            return f"{runs}; to upload: {self.sync_command}"
+        return runs + (f": {self.url}" if self.url else "")
 
 
 def settings_from(tracker_config: Mapping[str, Any], study: str, folder: Path) -> WandbSettings | None:
@@ -137,8 +145,11 @@ def settings_from(tracker_config: Mapping[str, Any], study: str, folder: Path) -
     for key in tracker_config:
         if key not in _TRACKERS[name]:
             raise InputError(f"tracker: unknown key {key!r} for {name}; {nearest(str(key), sorted(_TRACKERS[name]))}")
-    if name != "wandb":
-        return None
+    return wandb_settings(tracker_config, study, folder) if name == "wandb" else None
+
+
+def wandb_settings(tracker_config: Mapping[str, Any], study: str, folder: Path) -> WandbSettings:
+    """Validated settings of W&B; InputError for a value of the wrong kind or a mode that does not exist."""
     mode = tracker_config.get("mode")
     resolve_mode(mode, os.environ)
     return WandbSettings(
@@ -154,6 +165,8 @@ def settings_from(tracker_config: Mapping[str, Any], study: str, folder: Path) -
 def resolve_mode(configured: str | None, environ: Mapping[str, str]) -> str:
     """The mode: WANDB_MODE, else the configured one, else offline. Never changed later: W&B cannot fall back [1].
 
+    A trial of a W&B sweep is online unless it is told otherwise: the sweep's server waits for it.
+
     [1] https://github.com/wandb/wandb/issues/9865
 
     Raises:
@@ -165,7 +178,8 @@ def resolve_mode(configured: str | None, environ: Mapping[str, str]) -> str:
     """
     if configured is not None and configured not in MODES:
         raise InputError(f"tracker.mode: there is no mode {configured!r}; {nearest(str(configured), list(MODES))}")
-    wanted = environ.get("WANDB_MODE") or configured or "offline"
+    usual = "online" if environ.get("WANDB_SWEEP_ID") else "offline"
+    wanted = environ.get("WANDB_MODE") or configured or usual
     if wanted not in MODES:
         raise InputError(f"WANDB_MODE: there is no mode {wanted!r}; {nearest(wanted, list(MODES))}")
     return wanted
@@ -184,6 +198,9 @@ def sync_wandb(
     Runs have the same ids whenever this is called again, and offline the folders of the earlier call are replaced. No
     error of W&B's is raised: the first ends the writing, is logged and returned. KeyboardInterrupt passes through.
 
+    Started by the agent of a W&B sweep, this process is one trial: the run of the whole study is written under the
+    agent's id, and no others, because W&B gives every run of such a process that one id.
+
     Args:
         cells: all cells of the study.
         config: the resolved configuration; git revision under "versions", if known.
@@ -200,7 +217,8 @@ def sync_wandb(
         if mode != "disabled":
             _write_runs(study, cells, mode)
     except Exception as failure:  # whatever W&B does, the results are safe
-        error = _sentence(failure) + ("; WANDB_MODE=offline needs no network" if mode == "online" else "")
+        later = f"; llm-bandits-sync {shlex.quote(str(results_folder))} writes the runs later"
+        error = _sentence(failure) + (f"{later}, with --mode offline also without a network" if mode else "")
     outcome = WandbOutcome(
         mode=mode,
         runs=study.runs,
@@ -276,6 +294,7 @@ class _Study:
         self.summary = summary
         self.entries = {entry.get("cell"): entry for entry in summary.get("cells") or ()}
         self.revision = _revision(config.get("versions"))
+        self.trial = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
         self.runs = 0
         self.url: str | None = None
 
@@ -287,7 +306,7 @@ def _write_runs(study: _Study, cells: Sequence[CellResult], mode: str) -> None:
     with _environment(WANDB_SILENT="true", WANDB_CACHE_DIR=study.folder / "cache"):
         import wandb
 
-        for cell in cells:
+        for cell in cells if study.trial is None else ():
             with _open_run(wandb, study, mode, **_cell_identity(study, cell)) as run:
                 run.define_metric("*", step_metric="t")
                 for row in history(cell):
@@ -313,10 +332,12 @@ def _make_writable(folder: Path) -> None:
 @contextmanager
 def _open_run(wandb: Any, study: _Study, mode: str, **identity: Any) -> Iterator[Any]:
     """A run that is finished whatever happens; an earlier offline copy of it is removed once this one is whole."""
-    earlier = _offline_folders(study.folder, identity["id"])
+    earlier = _offline_folders(study.folder, study.trial or identity["id"])
+    if study.trial is None:
+        identity |= {"project": study.settings.project, "entity": study.settings.entity}
+    else:
+        del identity["id"]  # the agent's, as are project and entity
     run = wandb.init(
-        project=study.settings.project,
-        entity=study.settings.entity,
         group=f"{study.settings.group}-{study.digest}",
         dir=str(study.folder.parent),
         mode=mode,
@@ -351,8 +372,8 @@ def _quiet_settings(wandb: Any) -> Any:
         "disable_code": True,
         "disable_git": True,
         "disable_job_creation": True,
-        "init_timeout": 30,
-        "login_timeout": 30,
+        "init_timeout": PATIENCE_SECONDS,
+        "login_timeout": PATIENCE_SECONDS,
         "save_code": False,
         "silent": True,
         "x_disable_machine_info": True,
@@ -459,9 +480,13 @@ def finals(cell: CellResult, entry: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _final_values(name: str, interval: Mapping[str, Any]) -> dict[str, Any]:
-    centre = name if name in _PLAIN_FINALS else f"{name}_mean"
-    names = {"mean": centre, "low": f"{name}_low", "high": f"{name}_high"}
+    names = {"mean": _central(name), "low": f"{name}_low", "high": f"{name}_high"}
     return {f"final/{names[end]}": interval.get(end) for end in names}
+
+
+def _central(name: str) -> str:
+    """What the mean of a metric is called: shares are, sums are told to be means."""
+    return name if name in _PLAIN_FINALS else f"{name}_mean"
 
 
 def _bands(cell: CellResult) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -483,18 +508,23 @@ def _finite_band(curve: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 def _write_aggregate(wandb: Any, run: Any, study: _Study, cells: Sequence[CellResult]) -> None:
     """Tables, exponents, figures and files of the whole study."""
+    from experiments.figures import read_index  # brings matplotlib with it
+
     columns, rows = run_table(cells)
-    shown: dict[str, Any] = {"runs": _table(wandb, columns, rows)}
     exponents = _exponents(study.summary)
-    if exponents:
-        names = list(exponents[0])
-        shown["exponents"] = _table(wandb, names, [[fit[name] for name in names] for fit in exponents])
-    for figure in sorted((study.results_folder / "figures").glob("*.png")):
-        shown[f"figures/{figure.stem}"] = wandb.Image(str(figure))
-    run.log(shown)
+    tables = {
+        "runs": (columns, rows),
+        "cells": _as_table(_cell_entries(study.summary)),
+        "exponents": _as_table(exponents),
+    }
+    shown: dict[str, Any] = {name: _table(wandb, *table) for name, table in tables.items() if table[1]}
+    for figure in read_index(study.results_folder / "figures"):
+        if figure.png.is_file():
+            shown[f"figures/{figure.name}"] = wandb.Image(str(figure.png), caption=figure.caption)
+    run.log(shown | study_values(study.summary))
     total = sum(len(cell.seeds) for cell in cells)
     run.summary.update({"table/runs_shown": len(rows), "table/runs_total": total} | _fit_values(exponents))
-    files = [study.results_folder / name for name in ("results.parquet", "summary.json")]
+    files = [study.results_folder / name for name in ("results.parquet", "summary.json", "report.html", "tables.md")]
     if any(file.is_file() for file in files):
         artifact = wandb.Artifact(f"results-{study.digest}", type="results")
         for file in files:
@@ -518,6 +548,45 @@ def _table(wandb: Any, columns: list[str], rows: list[list[Any]]) -> Any:
     table = wandb.Table(columns=columns, data=[typical])
     table.data = rows
     return table
+
+
+def study_values(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """One number a metric for the whole study under stable names, ``study/regret_mean`` and so on.
+
+    Means over the cells of learning policies at the longest horizon; what a W&B sweep may minimise or maximise.
+    """
+    entries = [entry for entry in summary.get("cells") or () if entry.get("horizon")]
+    longest = max((entry["horizon"] for entry in entries), default=0)
+    learning = [entry for entry in entries if entry["horizon"] == longest and not entry.get("clairvoyant")]
+    values: dict[str, Any] = {"study/cells": len(entries), "study/planned": summary.get("planned")}
+    for name in METRICS:
+        found = [entry[name]["mean"] for entry in learning if entry.get(name) and entry[name]["mean"] is not None]
+        if found:
+            values[f"study/{_central(name)}"] = sum(found) / len(found)
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _cell_entries(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One flat entry a cell: what it is, and each metric's mean with its interval."""
+    about = ("cell", "label", "setting", "policy", "budget_per_task", "horizon", "num_models", "target", "runs")
+    flat = []
+    for entry in summary.get("cells") or ():
+        found = {name: entry.get(name) for name in about}
+        for name in METRICS:
+            interval = entry.get(name) or {}
+            found |= {
+                name: interval.get("mean"),
+                f"{name}_low": interval.get("low"),
+                f"{name}_high": interval.get("high"),
+            }
+        flat.append(plain(found))
+    return flat
+
+
+def _as_table(entries: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+    """Columns and rows of entries with equal names, without the columns that hold nothing."""
+    names = [name for name in (entries[0] if entries else ()) if any(entry[name] is not None for entry in entries)]
+    return names, [[entry[name] for name in names] for entry in entries]
 
 
 def run_table(cells: Sequence[CellResult]) -> tuple[list[str], list[list[Any]]]:
@@ -585,7 +654,8 @@ def _sentence(error: Exception) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, InputError):
         return text
-    return f"{type(error).__name__}: {text}"[:300].rstrip(": ")
+    text = text.partition(" Consider increasing the init_timeout")[0]
+    return f"{type(error).__name__}: {text}"[:300].rstrip(": .")
 
 
 def _ends_within_a_line(path: Path) -> bool:

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +21,12 @@ from experiments.drawing import NothingToDrawError, apart, line_styles, log_spac
 from experiments.scaling import mean_interval
 from experiments.store import CellResult
 from experiments.summary import label_cells, stage_starts
+from experiments.views import interval_share
 from tests.synthetic import PARTS, make_cell, make_staged_cell, make_study, without_stages
 
 pytestmark = pytest.mark.slow  # one pass of the suite is enough for these
 
-NAMES = {"regret_by_round", "regret_by_horizon", "reward_by_budget", "traffic", "demand_forecast", "beliefs"}
+NAMES = {"regret_by_round", "regret_by_horizon", "reward_by_budget", "spend", "traffic", "demand_forecast", "beliefs"}
 ARRIVES, RETIRES = "#d55e00", "#111111"
 AWKWARD = ("_hidden", "$a_b$ % <&> {x}^2", "模型 café", "back\\slash $", "new\nline", "x" * 80)
 
@@ -42,14 +43,59 @@ def study() -> list:
 
 def test_all_figures_are_written_and_equal_on_rewriting(study: list, tmp_path: Path) -> None:
     first = figures.write_all(study, tmp_path / "one")
-    assert {path.name for path in first} == {f"{name}.{kind}" for name in NAMES for kind in ("png", "svg")}
-    for path in first:
-        assert path.stat().st_size > 5000
+    assert {figure.name for figure in first} == NAMES
+    for figure in first:
+        assert figure.png.stat().st_size > 5000 and figure.svg.stat().st_size > 5000
     picture = imread(tmp_path / "one" / "traffic.png")
     assert picture.shape[1] > 600
     drawn = next(iter(figures.draw_all(study)))
-    for path in figures.save(drawn, tmp_path / "two"):
+    again = figures.save(drawn, tmp_path)
+    for path in (again.png, again.svg):
         assert path.read_bytes() == (tmp_path / "one" / path.name).read_bytes()
+
+
+def test_figures_of_an_earlier_publication_go_and_others_stay(study: list, tmp_path: Path) -> None:
+    (tmp_path / "mine.png").touch()
+    settings = [make_cell(policy, demand=demand, horizon=100) for policy in ("ucb",) for demand in ("a", "b")]
+    earlier = figures.write_all(settings, tmp_path)
+    assert {"traffic--1-a", "traffic--2-b"} <= {figure.name for figure in earlier}
+    (tmp_path / "traffic--1-a.svg").unlink()  # somebody tidied up
+    kept = figures.write_all(settings[:1], tmp_path)
+    assert figures.read_index(tmp_path) == kept
+    files = {path.name for figure in kept for path in (figure.png, figure.svg)}
+    assert {path.name for path in tmp_path.iterdir()} == files | {"mine.png", figures.INDEX}
+    (tmp_path / figures.INDEX).write_text("[{]")
+    assert figures.read_index(tmp_path) == []
+
+
+def test_slopes_beneath_the_panels_are_neither_cut_nor_on_top_of_each_other(study: list) -> None:
+    wild = [replace(cell, curves=cell.curves * np.random.default_rng(3).normal(1, 3, (6, 1, 1))) for cell in study]
+    for cells in (study, wild):
+        figure = figures.regret_by_horizon(cells)
+        width = figure.get_size_inches()[0] * figure.dpi
+        boxes = [axes.get_legend().get_window_extent() for axes in figure.axes if axes.get_legend()]
+        assert len(boxes) == 4
+        assert all(box.x0 >= 0 and box.x1 <= width for box in boxes)
+        assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+
+
+def test_spending_is_drawn_against_budget_and_horizon(study: list) -> None:
+    by_budget, by_horizon = figures.spend(study).axes
+    ucb = {
+        (cell.description["budget_per_task"], cell.description["horizon"]): cell.final("spent_money").mean()
+        / cell.description["budget"]
+        for cell in study
+        if cell.description["policy"] == "ucb"
+    }
+    for axes, places in (
+        (by_budget, [(0.001, 16000), (0.002, 16000)]),
+        (by_horizon, [(0.002, 1000), (0.002, 4000), (0.002, 16000)]),
+    ):
+        blue = [np.asarray(line.get_ydata()) for line in axes.lines if to_hex(line.get_color()) == "#0072b2"]
+        wanted = [ucb[place] for place in places]
+        assert any(len(values) == len(wanted) and np.allclose(values, wanted) for values in blue)
+    with pytest.raises(NothingToDrawError, match="two budgets"):
+        figures.spend([make_cell(budget_per_task=None)])
 
 
 def test_pyplot_is_never_imported() -> None:
@@ -112,7 +158,7 @@ def test_interval_shares_recover_each_interval() -> None:
     demand = cell.curve("demand").mean(axis=0)
     served = np.random.default_rng(0).dirichlet(np.ones(5), len(demand))[:, :4]
     so_far = np.cumsum(served * np.diff(demand, prepend=0.0)[:, None], axis=0) / demand[:, None]
-    np.testing.assert_allclose(figures._interval_share(cell, so_far), served, atol=1e-9)
+    np.testing.assert_allclose(interval_share(cell, so_far), served, atol=1e-9)
 
 
 def staged_study(policies: tuple[str, ...] = ("ucb", "greedy", "oracle"), **options: object) -> list[CellResult]:
@@ -152,7 +198,7 @@ def test_traffic_of_a_changing_inventory_is_a_map_beside_the_benchmarks(linear: 
     np.testing.assert_allclose(panels[2][1].get_array(), served[:, order].T, atol=1e-9)
     live = cells[0].extras["live"]
     ideal = (live / live.sum(axis=1, keepdims=True))[:, order].T
-    own = figures._interval_share(cells[0], cells[0].extras["oracle_share"])
+    own = interval_share(cells[0], cells[0].extras["oracle_share"])
     np.testing.assert_allclose(panels[0][1].get_array(), own[:, order].T)
     np.testing.assert_allclose(own[:, order].T, ideal, atol=1e-9)
     names = [tick.get_text() for tick in panels[0][0].get_yticklabels()]
@@ -182,7 +228,7 @@ def test_traffic_stays_in_areas_where_all_are_always_live() -> None:
     loose = [make_staged_cell(max_deployed=4, models=4, horizon=400)]  # a cap that all pass, and nothing moves
     loose[0].extras["arrival"][:] = 0
     loose[0].extras["retirement"][:] = 400
-    assert {drawn.name for drawn in figures.draw_all(loose)} == NAMES - {"regret_by_horizon"}
+    assert {drawn.name for drawn in figures.draw_all(loose)} == NAMES - {"regret_by_horizon", "spend"}
 
 
 @pytest.mark.parametrize(("stages", "ticks"), [(33, 33), (60, 60), (61, 0)])
@@ -303,7 +349,7 @@ def test_staged_figures_survive_what_cells_lack(tmp_path: Path) -> None:
     one[0].extras["arrival"][:] = 150
     for number, members in enumerate((cells, [*broken, *cells[1:]], one)):
         drawn = figures.write_all(members, tmp_path / str(number))
-        assert {"traffic.png", "deployment.png", "decomposition.png"} <= {path.name for path in drawn}
+        assert {"traffic", "deployment", "decomposition"} <= {figure.name for figure in drawn}
     assert "_hidden" in texts(figures.deployment(cells))
 
 
@@ -370,7 +416,7 @@ def test_large_studies_choose_by_a_stated_rule() -> None:
 def test_names_of_users_are_drawn_as_they_are(tmp_path: Path) -> None:
     cells = make_study(policies=AWKWARD, budgets=(0.002,), horizons=(100, 1000), models=AWKWARD, runs=3, env="$e_1$ 世")
     for drawn in figures.draw_all(cells):
-        assert len(figures.save(drawn, tmp_path)) == 2
+        assert figures.save(drawn, tmp_path).svg.is_file()
     names = short_names(AWKWARD)
     assert names["_hidden"] == "_hidden"
     assert names["$a_b$ % <&> {x}^2"] == r"\$a_b\$ % <&> {x}^2"

@@ -93,9 +93,9 @@ def test_the_default_study_leaves_every_file_of_the_architecture(
 def assert_complete(out: Path, cells: int) -> None:
     names = {path.name for path in out.iterdir()}
     files = {"config.yaml", "results.parquet", "results.csv", "summary.json", "report.html", "tables.md", "tables.tex"}
-    assert names == {*files, "events.jsonl", "cells", "figures"}
+    assert names == {*files, "plan.json", "events.jsonl", "cells", "figures"}
     assert len(list((out / "cells").glob("*.npz"))) == len(list((out / "cells").iterdir())) == cells
-    drawn = sorted(path.name for path in (out / "figures").iterdir())
+    drawn = sorted(path.name for path in (out / "figures").iterdir() if path.name != "index.json")
     assert {Path(name).suffix for name in drawn} == {".png", ".svg"}
     assert len({Path(name).stem for name in drawn}) * 2 == len(drawn) >= 10
     record = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from envs.errors import InputError
-from experiments import trackers
+from experiments import config, trackers
 from experiments.store import study_digest
 from experiments.summary import summarise
 from experiments.trackers import (
@@ -33,6 +33,7 @@ from experiments.trackers import (
     sync_command,
     sync_wandb,
 )
+from tests import studies
 from tests.synthetic import make_cell, make_study
 
 pytestmark = pytest.mark.slow  # one pass of the suite is enough for these
@@ -70,6 +71,7 @@ def test_lines_are_strict_json_with_time_and_event(log: EventLog) -> None:
     log.write("cell", time=3, event="inner", seeds=np.arange(3), flag=np.bool_(True), large=np.zeros((100, 2)))
     first, second = lines(log.path)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", first.pop("time"))
+    assert first.pop("process").endswith(f":{os.getpid()}") and first.pop("uptime_s") >= 0
     assert first == {
         "event": "cell",
         "regret": 2.5,
@@ -258,8 +260,8 @@ class FakeWandb(types.ModuleType):
         self.maybe_fail("Table")
         return types.SimpleNamespace(columns=columns, data=data, typical=data[0])
 
-    def Image(self, path):
-        return f"image of {Path(path).name}"
+    def Image(self, path, caption):
+        return f"image of {Path(path).name}: {caption}"
 
     def Artifact(self, name, type):
         artifact = types.SimpleNamespace(name=name, type=type, files=[])
@@ -281,7 +283,9 @@ def sync(cells, folder: Path, log: EventLog, summary=None, **settings) -> WandbO
 def test_a_run_a_cell_and_an_aggregate(tmp_path: Path, log: EventLog, wandb: FakeWandb) -> None:
     cells = make_study(policies=("ucb",), budgets=(0.001, None), horizons=(500, 1000, 2000), runs=4, marks=6)
     (tmp_path / "figures").mkdir()
-    (tmp_path / "figures" / "regret.png").touch()
+    for name in ("regret", "mine"):
+        (tmp_path / "figures" / f"{name}.png").touch()
+    (tmp_path / "figures" / "index.json").write_text('[{"name": "regret", "caption": "Regret."}]')
     (tmp_path / "summary.json").touch()
     outcome = sync(cells, tmp_path, log, summarise(cells), tags=("mine",), entity="team")
     *runs, aggregate = wandb.runs
@@ -299,7 +303,13 @@ def test_a_run_a_cell_and_an_aggregate(tmp_path: Path, log: EventLog, wandb: Fak
     assert runs[0].metrics == [(("*",), {"step_metric": "t"})]
     assert first["settings"]["x_disable_stats"] and first["settings"]["init_timeout"] == 30
     assert aggregate.arguments["job_type"] == "aggregate" and aggregate.arguments["tags"][0] == "edge_cloud"
-    assert aggregate.rows[0]["figures/regret"] == "image of regret.png"
+    assert aggregate.rows[0]["figures/regret"] == "image of regret.png: Regret."
+    assert "figures/mine" not in aggregate.rows[0]
+    table = aggregate.rows[0]["cells"]
+    assert len(table.data) == len(cells) and "overspend" in table.columns and "target" in table.columns
+    means = [row[table.columns.index("regret")] for row in table.data]
+    assert means == pytest.approx([cell.final("regret").mean() for cell in cells])
+    assert aggregate.rows[0]["study/cells"] == aggregate.rows[0]["study/planned"] == 6 * 2
     assert aggregate.artifacts[0].files == ["summary.json"]
     assert len(aggregate.rows[0]["runs"].data) == 4 * len(cells)
     assert aggregate.summary["fit/ucb/0.001/regret/slope"] == pytest.approx(0.5, abs=0.2)
@@ -394,7 +404,8 @@ def test_an_error_of_wandb_ends_the_writing_and_nothing_else(
     wandb.fail_at, wandb.patience = fail_at, patience
     cells = [make_cell(name, marks=20) for name in ("ucb", "greedy", "random")]
     outcome = sync(cells, tmp_path, log)
-    assert outcome.error == "RuntimeError: no luck" and outcome.runs == finished
+    assert outcome.error.startswith("RuntimeError: no luck; ") and outcome.runs == finished
+    assert f"llm-bandits-sync {tmp_path} writes the runs later" in outcome.error
     assert len(wandb.runs) == opened and all(run.exits for run in wandb.runs)
     assert [run.exits[0] for run in wandb.runs].count(1) == (fail_at in ("log", "Table"))
     assert (outcome.sync_command is None) == (finished == 0)
@@ -413,11 +424,11 @@ def test_interruption_passes_through_and_leaves_no_open_run(tmp_path: Path, log,
 
 def test_a_missing_or_broken_package_is_told(tmp_path: Path, log: EventLog, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    assert sync([make_cell()], tmp_path, log).error == "wandb is not installed; pip install wandb"
+    assert sync([make_cell()], tmp_path, log).error.startswith("wandb is not installed; pip install wandb")
     monkeypatch.delitem(sys.modules, "wandb")
     (tmp_path / "wandb.py").write_text("raise RuntimeError('broken installation')")
     monkeypatch.syspath_prepend(tmp_path)
-    assert sync([make_cell()], tmp_path, log).error == "RuntimeError: broken installation"
+    assert sync([make_cell()], tmp_path, log).error.startswith("RuntimeError: broken installation")
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_wandb_goes_elsewhere(tmp_path: Path, log, wandb) -> None:
@@ -432,7 +443,7 @@ def test_a_read_only_folder_is_told(tmp_path: Path, log, wandb, monkeypatch) -> 
         raise PermissionError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(trackers.tempfile, "TemporaryFile", refuse)
-    assert sync([make_cell()], tmp_path, log).error.endswith("wandb: Read-only file system")
+    assert "wandb: Read-only file system" in sync([make_cell()], tmp_path, log).error
 
 
 def test_results_may_lie_elsewhere_than_what_wandb_writes(tmp_path: Path, log, wandb: FakeWandb) -> None:
@@ -447,7 +458,7 @@ def test_online_gives_the_projects_address_and_no_command(tmp_path: Path, log, w
     assert outcome.url == "https://wandb.example/team/project" and outcome.sync_command is None
     assert outcome.sentence == "2 runs: https://wandb.example/team/project"
     wandb.fail_at = "init"
-    assert "WANDB_MODE=offline" in sync([make_cell()], tmp_path, log, mode="online").error
+    assert "--mode offline" in sync([make_cell()], tmp_path, log, mode="online").error
 
 
 def test_disabled_does_not_even_import(tmp_path: Path, log: EventLog, monkeypatch) -> None:
@@ -512,12 +523,15 @@ def test_wandb_is_imported_only_when_used() -> None:
 # The real thing, offline
 
 SCRIPT = """
-import json, sys
+import json, os, sys
 from pathlib import Path
+from experiments import trackers
 from experiments.summary import summarise
 from experiments.trackers import EventLog, WandbSettings, sync_wandb
 from tests.synthetic import make_study
 folder = Path(sys.argv[1])
+if os.environ.get("WANDB_MODE") == "online":
+    trackers.PATIENCE_SECONDS = 2
 cells = make_study(policies=("ucb",), budgets=(0.001,), horizons=(500, 1000, 2000), oracle=False, runs=4, marks=6)
 for _ in range(int(sys.argv[2])):
     outcome = sync_wandb(
@@ -531,6 +545,7 @@ for _ in range(int(sys.argv[2])):
 def sync_really(folder: Path, times: int, prefix: tuple[str, ...] = (), **variables: str) -> list[list]:
     (folder / "figures").mkdir(parents=True)
     (folder / "figures" / "regret.png").write_bytes(bytes.fromhex(FIGURE))
+    (folder / "figures" / "index.json").write_text('[{"name": "regret", "caption": "Regret."}]')
     for name in ("results.parquet", "summary.json"):
         (folder / name).write_text(name)
     # Our oldest wandb is older than our pydantic, which warns about it.
@@ -610,6 +625,9 @@ def test_the_aggregates_file_holds_tables_figures_and_files(written) -> None:
     content = json.loads(table.read_text())
     assert len(content["data"]) == 12 and "regret" in content["columns"]
     assert list(path.glob("files/media/table/exponents_*.json"))
+    (table,) = path.glob("files/media/table/cells_*.json")
+    content = json.loads(table.read_text())
+    assert len(content["data"]) == 3 and {"regret", "regret_low", "regret_high"} <= set(content["columns"])
     assert list(path.glob("files/media/images/figures/regret_*.png"))
     staged = [file.read_text() for file in path.glob("artifacts/staging/*") if file.stat().st_size < 100]
     assert {"results.parquet", "summary.json"} <= set(staged)
@@ -641,3 +659,80 @@ def test_neither_network_nor_home_is_needed(tmp_path: Path) -> None:
         pytest.skip("cannot make a network namespace here")
     (tmp_path / "home").touch()
     assert sync_really(tmp_path / "study", 1, isolated, HOME=str(tmp_path / "home"))[0][:2] == [4, None]
+
+
+def event(folder: Path) -> dict:
+    (found,) = lines(folder / "events.jsonl")
+    assert found["event"] == "wandb"
+    return found
+
+
+@pytest.mark.parametrize(
+    ("variables", "wanted"),
+    [
+        ({}, "No API key"),
+        ({"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}, "connection refused"),
+    ],
+    ids=["logged out", "unreachable"],
+)
+def test_a_server_that_cannot_be_had_costs_one_sentence(tmp_path: Path, variables: dict, wanted: str) -> None:
+    folder = tmp_path / "ein Ordner 模型"
+    ((runs, error, command),) = sync_really(folder, 1, WANDB_MODE="online", HOME=str(tmp_path), **variables)
+    assert (runs, command) == (0, None)
+    assert wanted in error and "llm-bandits-sync" in error and "\n" not in error and len(error) < 500
+    assert event(folder)["error"] == error
+
+
+def test_a_folder_that_is_really_read_only_costs_one_sentence(tmp_path: Path) -> None:
+    folder = tmp_path / "a study"
+    mount = 'mkdir -p "$1/wandb" && mount --bind "$1/wandb" "$1/wandb" && mount -o remount,bind,ro "$1/wandb" && shift'
+    isolated = ("unshare", "-rm", "sh", "-c", f'{mount} && exec "$@"', "sh", str(folder))
+    if shutil.which("unshare") is None or subprocess.run([*isolated, "true"], capture_output=True).returncode:
+        pytest.skip("cannot mount here")
+    ((runs, error, _),) = sync_really(folder, 1, isolated)
+    assert runs == 0 and "cannot write to" in error and "Read-only file system" in error
+    assert event(folder)["error"] == error
+    assert list((folder / "wandb").iterdir()) == []
+
+
+def test_a_trial_of_a_sweep_is_the_agents_run_and_no_other(tmp_path: Path) -> None:
+    folder, parameters = tmp_path / "trial", tmp_path / "config-trial001.yaml"
+    parameters.write_text("wandb_version: 1\npolicy.eta:\n  value: 0.3\n")
+    sweep = {"WANDB_SWEEP_ID": "sweep123", "WANDB_RUN_ID": "trial001", "WANDB_SWEEP_PARAM_PATH": str(parameters)}
+    outcomes = sync_really(folder, 2, WANDB_MODE="offline", WANDB_PROJECT="theirs", WANDB_SILENT="true", **sweep)
+    assert [outcome[:2] for outcome in outcomes] == [[1, None], [1, None]]
+    (path,) = (folder / "wandb").glob("offline-run-*")
+    found = records(path)
+    run = found["run"][0]
+    assert (run["run_id"], run["sweep_id"], run["project"]) == ("trial001", "sweep123", "theirs")
+    assert run["job_type"] == "aggregate" and run["config"]["update"]["policy.eta"] == 0.3
+    longest = make_cell("ucb", budget_per_task=0.001, horizon=2000, runs=4, marks=6)
+    (row,) = [entry["item"] for entry in found["history"]]
+    assert row["study/regret_mean"] == pytest.approx(longest.final("regret").mean())
+    assert resolve_mode(None, sweep) == "online" and resolve_mode("offline", sweep) == "offline"
+
+
+def test_numbers_of_a_whole_study_are_those_of_learners_at_the_longest_horizon() -> None:
+    cells = make_study(policies=("ucb", "greedy"), budgets=(0.001, None), horizons=(100, 1000), runs=4)
+    values = trackers.study_values(summarise(cells, planned=20))
+    chosen = [cell for cell in cells if cell.description["horizon"] == 1000 and not cell.description["clairvoyant"]]
+    assert len(chosen) == 4
+    assert values["study/regret_mean"] == pytest.approx(np.mean([cell.final("regret").mean() for cell in chosen]))
+    limited = [cell for cell in chosen if cell.description["budget"]]
+    shares = [cell.final("spent_money").mean() / cell.description["budget"] for cell in limited]
+    assert values["study/spent_share"] == pytest.approx(np.mean(shares))
+    assert (values["study/cells"], values["study/planned"]) == (12, 20)
+    assert trackers.study_values({}) == {"study/cells": 0}
+
+
+def test_the_example_of_a_sweep_asks_for_what_there_is() -> None:
+    example = yaml.safe_load((ROOT / "docs" / "wandb_sweep.yaml").read_text(encoding="utf-8"))
+    asked = example["metric"]["name"]
+    assert asked in trackers.study_values(summarise([make_cell()]))
+    assert f"`{asked}`" in (ROOT / "docs" / "dashboards.md").read_text(encoding="utf-8")
+    tried = [f"{name}={values['min']}" for name, values in example["parameters"].items()]
+    program, *arguments = [word for word in example["command"] if word != "${args_no_hyphens}"]
+    assert program == "llm-bandits" and len(example["command"]) == len(arguments) + 2
+    (cell,) = config.study_from(studies.plain(*arguments, *tried)).cells
+    values = cell.policy.parameters | cell.policy.confidence
+    assert {f"policy.{name}" for name, value in values.items() if value in (0.01, 0.02)} == set(example["parameters"])

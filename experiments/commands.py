@@ -1,0 +1,114 @@
+"""The commands about a study's folder: ``llm-bandits-status``, ``-report`` and ``-sync``."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from envs.errors import InputError
+
+STATUS_CODES = "exit codes: 0 all done, 1 something failed, 2 bad input, 3 not all done yet"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Refuses in one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; --help shows what there is")
+
+
+def status() -> NoReturn:
+    """Entry point of ``llm-bandits-status``."""
+    _leave(_status)
+
+
+def report() -> NoReturn:
+    """Entry point of ``llm-bandits-report``."""
+    _leave(_report)
+
+
+def sync() -> NoReturn:
+    """Entry point of ``llm-bandits-sync``."""
+    _leave(_sync)
+
+
+def _leave(command: Callable[[Sequence[str]], int]) -> NoReturn:
+    """Run a command and leave with its exit code: 2 for bad input, 130 interrupted."""
+    try:
+        code = command(sys.argv[1:])
+        sys.stdout.flush()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:  # whoever read has read enough
+        sys.stderr.close()
+        code = 0
+    raise SystemExit(code)
+
+
+def _parser(name: str, description: str, epilog: str) -> _Parser:
+    parser = _Parser(prog=f"llm-bandits-{name}", description=description, epilog=epilog, allow_abbrev=False)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the results folder of a study")
+    return parser
+
+
+def _status(arguments: Sequence[str]) -> int:
+    from experiments import status as states
+
+    parser = _parser("status", "How far a study is, also while it runs, here or on another machine.", STATUS_CODES)
+    parser.add_argument("--json", action="store_true", help="one JSON object, for scripts")
+    parser.add_argument(
+        *("--watch", "-w"), nargs="?", type=_seconds, const=2.0, metavar="SECONDS", help="again until nobody is at work"
+    )
+    given = parser.parse_args(arguments)
+    folder, screen = given.folder.expanduser(), states.console()
+    if given.watch is None:
+        return states.tell(folder, screen, as_json=given.json).code
+    return states.watch(folder, screen, given.watch, as_json=given.json).code
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0.1 <= seconds <= 86400:
+        raise argparse.ArgumentTypeError("seconds must lie between 0.1 and 86400")
+    return seconds
+
+
+def _report(arguments: Sequence[str]) -> int:
+    parser = _parser(
+        "report",
+        "Makes tables, summary, figures and report.html again from the stored results. No simulation, no network.",
+        "exit codes: 0 done, 2 bad input; running it twice gives the same files",
+    )
+    folder = parser.parse_args(arguments).folder.expanduser()
+    from experiments import publish
+
+    return publish.rebuild(folder)
+
+
+def _sync(arguments: Sequence[str]) -> int:
+    parser = _parser(
+        "sync",
+        "Writes a study's Weights & Biases runs from the stored results; their ids never change.",
+        "exit codes: 0 done, 1 Weights & Biases failed, 2 bad input; what is not given is taken from the study",
+    )
+    parser.add_argument("--mode", help="offline, online or disabled; the environment variable WANDB_MODE wins")
+    parser.add_argument("--project", help="the W&B project")
+    parser.add_argument("--entity", help="W&B user or team")
+    given = parser.parse_args(arguments)
+    from experiments import publish
+
+    wanted = {name: getattr(given, name) for name in ("mode", "project", "entity")}
+    return publish.sync(given.folder.expanduser(), {name: value for name, value in wanted.items() if value is not None})
+
+
+COMMANDS = {"status": status, "report": report, "sync": sync}
+
+if __name__ == "__main__":  # scripts/status, scripts/report and scripts/sync
+    name = sys.argv.pop(1) if len(sys.argv) > 1 else ""
+    if name not in COMMANDS:
+        sys.exit(f"error: the first argument must be one of {', '.join(COMMANDS)}")
+    COMMANDS[name]()

@@ -1,0 +1,140 @@
+"""What a study's folder says about itself: its record, its plan, its events, and which cells are done.
+
+For those who only look, also while others write. Neither JAX nor NumPy is imported here, so that looking is quick.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from envs.errors import InputError
+
+if TYPE_CHECKING:
+    from experiments.cells import Cell
+
+PLAN = "plan.json"
+EVENTS = "events.jsonl"
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What ``config.yaml`` records: the resolved configuration under "config", versions under "versions".
+
+    Raises:
+        InputError: the folder holds no study.
+    """
+    path = folder / "config.yaml"
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; give the results folder of a study")
+    try:
+        record = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
+    except FileNotFoundError:
+        raise InputError(f"{folder} holds no study (no config.yaml); give the results folder of a study") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path} cannot be read ({type(error).__name__}); it should be a study's record") from error
+    if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
+        raise InputError(f"{path} is no study's record; give the results folder of a study")
+    return record
+
+
+def write_plan(folder: Path, planned: Sequence["Cell"], seeds: int) -> None:
+    """Say which cells the study has, in its order; what an earlier study of the folder planned stays, in front.
+
+    A full disk costs the plan, which only those who look need, and not the study.
+    """
+    from experiments.store import recorded_cells, write_atomically  # brings NumPy and Arrow with it
+
+    before = read_plan(folder)
+    mine = {cell.id: _planned(cell, seeds, before.get(cell.id, {}).get("swept", {})) for cell in planned}
+    known = before | mine
+    plan = {cell: known[cell] for cell in recorded_cells(folder) if cell in known} | mine
+    lines = ",\n".join(json.dumps({"cell": cell} | entry, ensure_ascii=False) for cell, entry in plan.items())
+    content = f"[\n{lines}\n]\n".encode()
+    path = folder / PLAN
+    with suppress(OSError):
+        if not path.is_file() or path.read_bytes() != content:
+            write_atomically(path, content)
+
+
+def _planned(cell: "Cell", seeds: int, swept_before: Mapping[str, Any]) -> dict[str, Any]:
+    config = cell.config
+    swept = {**swept_before, **config.swept}
+    return {"policy": config.policy.name, "horizon": config.horizon, "seeds": seeds, "swept": swept}
+
+
+def read_plan(folder: Path) -> dict[str, dict[str, Any]]:
+    """Cell id -> policy, horizon, seeds and swept values, in the order of the study; empty where there is no plan."""
+    try:
+        entries = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+        return {entry.pop("cell"): entry for entry in entries}
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
+        return {}
+
+
+def stored(folder: Path) -> set[str]:
+    """The ids of the cells whose results are there."""
+    return {path.stem for path in _files(folder)}
+
+
+def fresh(folder: Path) -> set[str]:
+    """The ids of the cells whose results are there and are not to be replaced by a run with force=true."""
+    try:
+        old = dict(json.loads((folder / "redo.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return stored(folder)
+    return {path.stem for path in _files(folder) if path.stem not in old or _stamp(path) != old[path.stem]}
+
+
+def _stamp(path: Path) -> str | None:
+    """What tells one writing of a cell's file from the next: the first 16 of its last 80 bytes (experiments.store)."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(-80, os.SEEK_END)
+            return stream.read(16).decode("ascii", "replace")
+    except OSError:
+        return None
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in (folder / "cells").glob("*.npz") if not path.name.startswith(".")]
+
+
+def claimed(folder: Path) -> dict[str, str]:
+    """Cell id -> the process, host:pid, that has claimed it, dead or alive."""
+    newest: dict[str, tuple[int, Path]] = {}
+    for path in (folder / "claims").glob("*.*"):
+        name, _, generation = path.name.rpartition(".")
+        if generation.isdigit() and int(generation) >= newest.get(name, (0, path))[0]:
+            newest[name] = int(generation), path
+    owners: dict[str, str] = {}
+    for _, path in newest.values():
+        with suppress(OSError, ValueError, KeyError, TypeError):  # given back, or not yet whole
+            claim = json.loads(path.read_text(encoding="utf-8"))
+            owners |= dict.fromkeys(claim["cells"], f"{claim['host']}:{claim['pid']}")
+    return owners
+
+
+def in_order(cells: set[str], plan: Mapping[str, Any]) -> list[str]:
+    """Cells in the order of the plan; what no plan knows comes last, by id."""
+    return [cell for cell in plan if cell in cells] + sorted(cells - plan.keys())
+
+
+def read_events(folder: Path) -> Iterator[dict[str, Any]]:
+    """The lines of ``events.jsonl`` that are whole, in the order in which they were written."""
+    try:
+        stream = (folder / EVENTS).open(encoding="utf-8", errors="replace")
+    except OSError:
+        return
+    with stream:
+        for line in stream:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue  # torn by a full disk or a killed process, or not yet whole
+            if isinstance(event, dict) and "event" in event:
+                yield event
