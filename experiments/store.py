@@ -25,7 +25,8 @@ from envs.errors import InputError
 
 CELLS = "cells"
 CONFIG = "config.yaml"
-NOT_IDENTITY = ("out", "tracker", "chunk_rows")  # where results go and how they are computed, not what they are
+# Where results go and how they are computed, not what they are.
+NOT_IDENTITY = ("out", "tracker", "chunk_rows", "checkpoint_minutes")
 
 
 @dataclass(frozen=True, kw_only=True)
