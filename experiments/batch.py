@@ -13,13 +13,14 @@ they are the same for any number of devices.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bandits.agent import Learner
 from envs.clock import Clock
@@ -107,10 +108,9 @@ class Program:
     seen: rollout.Snapshot  # shapes and dtypes
     compile_seconds: float
 
-    def placed(self, keys: jax.Array, state: rollout.RunState) -> tuple[jax.Array, rollout.RunState]:
-        """Keys and a state on the devices that the program runs on."""
-        shardings = self.advance.input_shardings[0]
-        return jax.device_put(keys, shardings[2]), jax.device_put(state, shardings[3])
+    def placed(self, *arguments: Any) -> Any:
+        """The first of the arguments of ``advance`` on the devices where it wants them."""
+        return jax.device_put(arguments, self.advance.input_shardings[0][: len(arguments)])
 
 
 def compile_program(worlds: World, learners: Learner, keys: jax.Array) -> Program:
@@ -144,16 +144,18 @@ def bytes_a_run(worlds: World, learners: Learner) -> int:
 
 def _over_devices(state: rollout.RunState) -> tuple[Any, Any]:
     """``_start`` and ``_advance`` with the seeds of each device computed there."""
-    mesh = jax.make_mesh((jax.local_device_count(),), (_DEVICES,), devices=jax.local_devices())
+    mesh = Mesh(np.array(jax.local_devices()), (_DEVICES,))
     same, second = PartitionSpec(), PartitionSpec(None, _DEVICES)
     last = jax.tree.map(lambda leaf: PartitionSpec(*[None] * (leaf.ndim - 1), _DEVICES), state)
 
-    def spread(function: Callable[..., Any], given: tuple[Any, ...], made: Any) -> Callable[..., Any]:
-        return jax.shard_map(function, mesh=mesh, in_specs=given, out_specs=made, check_vma=False)
+    def spread(function: Callable[..., Any], given: tuple[Any, ...], made: Any, donated: tuple[int, ...] = ()) -> Any:
+        mapped = jax.shard_map(function, mesh=mesh, in_specs=given, out_specs=made, check_vma=False)
+        inputs, outputs = jax.tree.map(partial(NamedSharding, mesh), (given, made))
+        return jax.jit(mapped, in_shardings=inputs, out_shardings=outputs, donate_argnums=donated)
 
     start = spread(_start_runs, (same, same, second, same), last)
-    advance = spread(_advance_runs, (same, same, second, last, same, same, same), (last, second))
-    return jax.jit(start), jax.jit(advance, donate_argnums=3)
+    advance = spread(_advance_runs, (same, same, second, last, same, same, same), (last, second), donated=(3,))
+    return start, advance
 
 
 class Keeper(Protocol):
@@ -195,20 +197,19 @@ def simulate(
     means over seeds, [E, cells, ...]. ``weights`` [seeds] sum to 1 over the seeds that count and are 0 for padding.
     ``progress`` is told the rounds played since the last stop, ``keeper`` is asked at every one.
     """
-    device_clock = jax.tree.map(lambda rounds: jnp.asarray(rounds, jnp.int32), clock)
+    clock = jax.tree.map(lambda rounds: np.asarray(rounds, np.int32), clock)
     carry = keeper.resume(program.state, program.seen) if keeper else None
     if carry is None:
-        carry = Carry(rounds=0, state=program.start(worlds, learners, keys, device_clock.horizon), seen=[])
+        carry = Carry(rounds=0, state=program.start(*program.placed(worlds, learners, keys), clock.horizon), seen=[])
     elif carry.rounds:
         progress(carry.rounds)
     first, seen, pace = carry.rounds, carry.seen, Pace()
-    keys, state = program.placed(keys, carry.state)
-    del carry
+    *fixed, state, clock = program.placed(worlds, learners, keys, carry.state, clock)
+    del carry  # its state is given away below
     for mark in marks[len(seen) :]:
         while first < mark:
             began, stop = perf_counter(), min(first + pace.rounds, int(mark))
-            bounds = jnp.asarray(first, jnp.int32), jnp.asarray(stop, jnp.int32)
-            state, looked = program.advance(worlds, learners, keys, state, device_clock, *bounds)
+            state, looked = program.advance(*fixed, state, clock, np.int32(first), np.int32(stop))
             if stop == mark:
                 seen.append(_mean_beliefs(jax.device_get(looked), weights))
             jax.block_until_ready(state)
