@@ -24,9 +24,6 @@ class _State:
 
     def __init__(self) -> None:
         self.changed, self.working = threading.Condition(), 0
-        self.clear()
-
-    def clear(self) -> None:
         self.requested, self.exit_code = False, 128 + signal.SIGINT
 
 
@@ -83,9 +80,9 @@ def signals() -> Iterator[None]:
     """SIGINT and SIGTERM request a stop and raise ``Interrupted`` in the main thread, each time they come.
 
     Handlers that somebody else has installed, and signals that are ignored, are left as they are; so is everything
-    where this is not the main thread. Afterwards all is as it was before.
+    where this is not the main thread. Afterwards all is as it was before, but for ``exit_code``.
     """
-    _state.clear()
+    _state.exit_code = 128 + signal.SIGINT
     before = {}
     if threading.current_thread() is threading.main_thread():
         mine = (number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) in _DEFAULTS)
@@ -93,6 +90,7 @@ def signals() -> Iterator[None]:
     try:
         yield
     finally:
+        _state.requested = False
         for number, handler in before.items():
             signal.signal(number, handler)
 

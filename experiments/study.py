@@ -122,8 +122,8 @@ def _rows(group: list[Cell]) -> int:
     memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     if not memory:
         return _ACCELERATOR_ROWS
-    fitting = memory // (_COPIES * batch.bytes_a_run(*cells.stack(group[:1])))
-    return max(1, min(_ACCELERATOR_ROWS, 1 << (fitting.bit_length() - 1)))
+    fitting = max(1, memory // (_COPIES * batch.bytes_a_run(*cells.stack(group[:1]))))
+    return min(_ACCELERATOR_ROWS, 1 << (fitting.bit_length() - 1))  # a power of two
 
 
 def _by_clock(group: list[Cell]) -> list[list[Cell]]:
