@@ -1,6 +1,7 @@
-"""Chunks that suit the device: their size, those that do not fit, and seeds spread over several devices."""
+"""Chunks: seeds spread over several devices, those that do not fit in memory, and what is left of them at a stop."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import batch, config, study
+from experiments import batch, config, interrupt, study
 from experiments.trackers import EventLog
 from tests import studies
 from tests.conftest import ROOT
@@ -27,25 +28,29 @@ COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "
 
 
 class Silent:
-    """A display that remembers what it was told."""
+    """A display that remembers what it was told, and may ask to stop."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float) -> None:
         self.notes: list[str] = []
+        self.patience = patience
 
     def begin(self, cells_done: int, cells_total: int, decisions: int) -> None: ...
 
     def note(self, text: str) -> None:
         self.notes.append(text)
 
-    def played(self, decisions: int) -> None: ...
+    def played(self, decisions: int) -> None:
+        self.patience -= 1
+        if self.patience <= 0:
+            interrupt.request()
 
     def cell_done(self) -> None: ...
 
 
-def simulate(folder: Path, *arguments: str) -> tuple[study.Outcome, list[str]]:
-    """A study without anything made of its results."""
-    (folder / "cells").mkdir(parents=True)
-    shown = Silent()
+def simulate(folder: Path, *arguments: str, patience: float = math.inf) -> tuple[study.Outcome, list[str]]:
+    """A study without anything made of its results, asked to stop after so many stops."""
+    (folder / "cells").mkdir(parents=True, exist_ok=True)
+    shown = Silent(patience)
     settings = config.study_from(studies.plain(*STUDY, *arguments))
     outcome = study.run(settings, studies.planned(*STUDY, *arguments), folder, EventLog(folder / "events.jsonl"), shown)
     return outcome, shown.notes
@@ -201,3 +206,23 @@ def test_a_chunk_suits_the_device_s_memory(monkeypatch: pytest.MonkeyPatch) -> N
     assert study._shape(given, group) == (1, 5)
     monkeypatch.setattr(jax, "local_device_count", lambda: 4)
     assert study._shape(given, group) == (1, 8)
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_study_that_is_asked_to_stop_goes_on_within_its_chunks(alone: Path, tmp_path: Path) -> None:
+    """Also with the chunks that are done, of cells that are not; one whose file is damaged is played again."""
+    with interrupt.signals(), pytest.raises(interrupt.Interrupted):
+        simulate(tmp_path, "chunk_rows=2", patience=9)  # of 6 chunks with 4 stops each
+    saved = sorted((tmp_path / "carries").glob("*/*.npz"))
+    done = [path for path in saved if path.stem.endswith("-000000000040")]
+    assert done
+    damaged = done[0]
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    outcome, notes = simulate(tmp_path, "chunk_rows=2")
+    assert not outcome.failed
+    assert len(events(tmp_path, "resumed")) >= len(saved) - 2
+    (event,) = events(tmp_path, "carry_damaged")
+    assert event["carry"] == str(damaged.with_suffix(".json"))
+    assert [note for note in notes if "damaged" in note and event["carry"] in note]
+    assert {path.stem for path in (tmp_path / "carries/damaged").iterdir()} == {f"{damaged.stem}.0"}
+    assert_same_counts(tmp_path, alone)
