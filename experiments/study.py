@@ -56,7 +56,7 @@ class _Chunk:
 
 
 _CPU_ROWS, _ACCELERATOR_ROWS = 2048, 65536  # runs of a chunk, for each device
-_COPIES = 8  # of a run's state and snapshot that a chunk is expected to need at once, temporaries included
+_COPIES = 32  # of a run's state that a chunk may need at once; 5 (uniform) to 20 (stageroute) were measured
 
 
 def run(study: StudyConfig, planned: list[Cell], folder: Path, log: EventLog, progress: Progress) -> Outcome:
