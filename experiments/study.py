@@ -210,9 +210,13 @@ class _Runner:
                 part.cancel()
 
     def _compile(self, group: list[Cell], wide: int, deep: int) -> "_Programs":
-        """The group's programs, the one for this shape compiled."""
+        """The group's programs, the one for this shape compiled if memory allows; smaller ones follow when needed."""
         programs = _Programs(lambda wide, deep: self._compiled(group, wide, deep))
-        programs.compiled(wide, deep)
+        try:
+            programs.compiled(wide, deep)
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
         interrupt.check()
         return programs
 
@@ -304,9 +308,10 @@ class _Runner:
             if "error" in fields:
                 self.progress.note(f"{name}: {event.replace('_', ' ')}: {fields.get('carry', '')} {fields['error']}")
 
-        part = chunk.real_seeds < self.study.seeds
-        minutes = self.study.checkpoint_minutes
-        return carry.Keeper(folder, carry.identity(padded, chunk.seeds), minutes, part=part, tell=tell)
+        whole = carry.block_folder(self.folder, [cell.id for cell in chunk.cells]) == folder
+        part = not whole or chunk.real_seeds < self.study.seeds
+        identity = carry.identity(padded, chunk.seeds)
+        return carry.Keeper(folder, identity, self.study.checkpoint_minutes, part=part, tell=tell)
 
 
 class _Programs:
