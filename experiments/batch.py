@@ -3,27 +3,36 @@
 A *batch* is a block of cells that share a static signature and a clock, times a block of seeds. Worlds and learners
 carry a leading cell axis; on the device runs carry a leading cell axis and seeds as the last one
 (``experiments.lanes``), in what comes back a leading (cell, seed) pair. Horizons share the executable because the loop
-bounds are traced and unbatched. The host walks from checkpoint to checkpoint, which gives progress and memory that does
-not grow with the horizon.
+bounds are traced and unbatched. The host walks from checkpoint to checkpoint, and stops every few seconds in between,
+which gives progress, memory that does not grow with the horizon, carries that can be saved and a study that can be
+interrupted. Stops leave no trace in the results.
+
+Seeds are spread over all local devices. Nothing is communicated between them: means over runs are taken on the host, so
+they are the same for any number of devices.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bandits.agent import Learner
 from envs.clock import Clock
 from envs.edge_cloud import World
 from experiments import rollout
+from experiments.carry import Carry
 from experiments.lanes import lanes_last
 
 BELIEFS = ("lower", "upper", "covered")  # of a snapshot: what is kept as a mean over runs
+STOP_SECONDS = 2.0  # the host regains control about this often
+
+_DEVICES = "runs"  # the mesh axis that seeds are spread over
 
 _LANES = 64  # runs side by side on a CPU core: four vectors of the widest registers, and a state that stays near
 
@@ -50,8 +59,7 @@ def run_keys(root_seed: int, cells: np.ndarray, seeds: np.ndarray) -> jax.Array:
     return jax.vmap(over_seeds, (0, None))(key_cells, jnp.asarray(seeds, jnp.uint32))
 
 
-@jax.jit
-def _start(worlds: World, learners: Learner, keys: jax.Array, horizon: jax.Array) -> rollout.RunState:
+def _start_runs(worlds: World, learners: Learner, keys: jax.Array, horizon: jax.Array) -> rollout.RunState:
     """The states before the first round, [cells, ..., seeds]."""
 
     def one(key: jax.Array, world: World, learner: Learner) -> rollout.RunState:
@@ -62,20 +70,18 @@ def _start(worlds: World, learners: Learner, keys: jax.Array, horizon: jax.Array
     return _block_by_block(lambda keys, *cells: over_cells(horizon >= 0, keys, *cells), keys, (worlds, learners))
 
 
-@partial(jax.jit, donate_argnames="state")
-def _advance(
+def _advance_runs(
     worlds: World,
     learners: Learner,
     keys: jax.Array,
-    weights: jax.Array,
     state: rollout.RunState,
     clock: Clock,
     first: jax.Array,
     stop: jax.Array,
 ) -> tuple[rollout.RunState, rollout.Snapshot]:
-    """Play to the next checkpoint; beliefs come back as weighted means over seeds, the books run by run.
+    """Play rounds first, ..., stop - 1, and look: states [cells, ..., seeds], snapshots [cells, seeds, ...].
 
-    States and books are [cells, ..., seeds]: see ``experiments.lanes``.
+    Why states have seeds last: see ``experiments.lanes``.
     """
     global _traces
     _traces += 1
@@ -84,19 +90,18 @@ def _advance(
         state: rollout.RunState, key: jax.Array, world: World, learner: Learner
     ) -> tuple[rollout.RunState, rollout.Snapshot]:
         state = rollout.advance(world, learner, key, state, clock, first, stop)
-        return state, rollout.snapshot(world, learner, state)
+        return state, rollout.snapshot(world, learner, state, clock, stop)
 
     over_seeds = lanes_last(one, (True, True, False, False))
     over_cells = jax.vmap(over_seeds, (None, 0, 0, 0, 0))
     state, seen = _block_by_block(
         lambda runs, *cells: over_cells(stop >= 0, *runs, *cells), (state, keys), (worlds, learners)
     )
+    return state, jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 1), seen)
 
-    def mean(values: jax.Array) -> jax.Array:
-        return jnp.tensordot(values, weights, 1, precision="highest")
 
-    fields = vars(seen)
-    return state, rollout.Snapshot(**{**fields, **{k: mean(fields[k]) for k in BELIEFS}})
+_start = jax.jit(_start_runs)
+_advance = jax.jit(_advance_runs, donate_argnames="state")
 
 
 def block_shape(cells: int, seeds: int) -> tuple[int, int]:
@@ -118,7 +123,7 @@ def _block_by_block(function: Callable[..., Any], runs: Any, cells: Any) -> Any:
     """``function`` of the leaves [cells, ..., seeds] of ``runs`` and [cells, ...] of ``cells``, a block at a time."""
     width, depth = jax.tree.leaves(cells)[0].shape[0], jax.tree.leaves(runs)[0].shape[-1]
     wide, deep = block_shape(width, depth)
-    if (wide, deep) == (width, depth):
+    if (wide, deep) == (width, depth) or width % wide or depth % deep:  # of whole blocks only
         return function(runs, *cells)
 
     def split(leaf: jax.Array) -> jax.Array:
@@ -142,20 +147,80 @@ class Program:
 
     start: Any
     advance: Any
+    state: rollout.RunState  # shapes and dtypes
+    seen: rollout.Snapshot  # shapes and dtypes
     compile_seconds: float
+
+    def placed(self, *arguments: Any) -> Any:
+        """The first of the arguments of ``advance`` on the devices where it wants them."""
+        return jax.device_put(arguments, self.advance.input_shardings[0][: len(arguments)])
 
 
 def compile_program(worlds: World, learners: Learner, keys: jax.Array) -> Program:
-    """Compile once for a batch shape; horizons, budgets and every other number are arguments."""
+    """Compile once for a batch shape; horizons, budgets and every other number are arguments.
+
+    Seeds are spread over all local devices, whose number must divide theirs.
+    """
     began = perf_counter()
     rounds = jnp.zeros((), jnp.int32)
-    weights = jnp.zeros(keys.shape[1], worlds.reward_mean.dtype)
-    start = _start.lower(worlds, learners, keys, rounds).compile()
     state = jax.eval_shape(_start, worlds, learners, keys, rounds)
+    start, advance = (_start, _advance) if jax.local_device_count() == 1 else _over_devices(state)
     changes = jnp.zeros(2 * worlds.reward_mean.shape[1], jnp.int32)
     clock = Clock(horizon=rounds, stages=rounds, changes=changes, resolve_every=rounds)
-    advance = _advance.lower(worlds, learners, keys, weights, state, clock, rounds, rounds).compile()
-    return Program(start=start, advance=advance, compile_seconds=perf_counter() - began)
+    lowered = advance.lower(worlds, learners, keys, state, clock, rounds, rounds)
+    return Program(
+        start=start.lower(worlds, learners, keys, rounds).compile(),
+        advance=lowered.compile(),
+        state=state,
+        seen=lowered.out_info[1],
+        compile_seconds=perf_counter() - began,
+    )
+
+
+def bytes_a_run(worlds: World, learners: Learner) -> int:
+    """Size of the state of one run, for worlds and learners with a leading axis of one cell."""
+    keys = run_keys(0, np.zeros(1, np.uint32), np.zeros(1, int))
+    rounds = jnp.zeros((), jnp.int32)
+    state = jax.eval_shape(_start_runs, worlds, learners, keys, rounds)
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+
+
+def _over_devices(state: rollout.RunState) -> tuple[Any, Any]:
+    """``_start`` and ``_advance`` with the seeds of each device computed there."""
+    mesh = Mesh(np.array(jax.local_devices()), (_DEVICES,))
+    same, second = PartitionSpec(), PartitionSpec(None, _DEVICES)
+    last = jax.tree.map(lambda leaf: PartitionSpec(*[None] * (leaf.ndim - 1), _DEVICES), state)
+
+    def spread(function: Callable[..., Any], given: tuple[Any, ...], made: Any, donated: tuple[int, ...] = ()) -> Any:
+        mapped = jax.shard_map(function, mesh=mesh, in_specs=given, out_specs=made, check_vma=False)
+        inputs, outputs = jax.tree.map(partial(NamedSharding, mesh), (given, made))
+        return jax.jit(mapped, in_shardings=inputs, out_shardings=outputs, donate_argnums=donated)
+
+    start = spread(_start_runs, (same, same, second, same), last)
+    advance = spread(_advance_runs, (same, same, second, last, same, same, same), (last, second), donated=(3,))
+    return start, advance
+
+
+class Keeper(Protocol):
+    """What may keep a batch within its horizon, for a later process to go on with."""
+
+    def resume(self, state: rollout.RunState, seen: rollout.Snapshot) -> Carry | None:
+        """What to go on with; the arguments tell shapes and dtypes. None to begin with the first round."""
+
+    def stopped(self, carry: Carry, *, last: bool) -> None:
+        """Told at every stop, of arrays that are on the device; what it raises ends the simulation."""
+
+
+class Pace:
+    """How many rounds to play to the next stop, from how long the last ones took."""
+
+    def __init__(self) -> None:
+        self.rounds = 64
+
+    def took(self, rounds: int, seconds: float) -> None:
+        """Aim at ``STOP_SECONDS``, but trust few rounds only so far."""
+        wanted = int(rounds * STOP_SECONDS / max(seconds, 1e-9))
+        self.rounds = max(1, min(wanted, 8 * max(rounds, self.rounds)))
 
 
 def simulate(
@@ -167,28 +232,45 @@ def simulate(
     clock: Clock,
     marks: np.ndarray,
     progress: Callable[[int], None] = lambda rounds: None,
+    keeper: Keeper | None = None,
 ) -> rollout.Snapshot:
     """Snapshots at every mark, stacked on the host along a leading checkpoint axis [E, ...].
 
-    All cells share the ``clock``; the last mark is its horizon.
-    ``weights`` [seeds] sum to 1 over the seeds that count and are 0 for padding. ``progress`` is told the rounds played
-    after each checkpoint.
+    All cells share the ``clock``; the last mark is its horizon. Books are [E, cells, seeds, ...], beliefs weighted
+    means over seeds, [E, cells, ...]. ``weights`` [seeds] sum to 1 over the seeds that count and are 0 for padding.
+    ``progress`` is told the rounds played since the last stop, ``keeper`` is asked at every one.
     """
-    device_clock = jax.tree.map(lambda rounds: jnp.asarray(rounds, jnp.int32), clock)
-    state = program.start(worlds, learners, keys, device_clock.horizon)
-    device_weights = jnp.asarray(weights, worlds.reward_mean.dtype)
-    snapshots, first = [], 0
-    for mark in marks:
-        bounds = jnp.asarray(first, jnp.int32), jnp.asarray(mark, jnp.int32)
-        state, seen = program.advance(worlds, learners, keys, device_weights, state, device_clock, *bounds)
-        snapshots.append(runs_first(jax.device_get(seen)))
-        progress(int(mark) - first)
-        first = int(mark)
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *snapshots)
+    clock = jax.tree.map(lambda rounds: np.asarray(rounds, np.int32), clock)
+    carry = keeper.resume(program.state, program.seen) if keeper else None
+    if carry is None:
+        carry = Carry(rounds=0, state=program.start(*program.placed(worlds, learners, keys), clock.horizon), seen=[])
+    elif carry.rounds:
+        progress(carry.rounds)
+    first, seen, pace = carry.rounds, carry.seen, Pace()
+    *fixed, state, clock = program.placed(worlds, learners, keys, carry.state, clock)
+    del carry  # its state is given away below
+    for mark in marks[len(seen) :]:
+        while first < mark:
+            began, stop = perf_counter(), min(first + pace.rounds, int(mark))
+            state, looked = program.advance(*fixed, state, clock, np.int32(first), np.int32(stop))
+            if stop == mark:
+                seen.append(_mean_beliefs(jax.device_get(looked), weights))
+            jax.block_until_ready(state)
+            pace.took(stop - first, perf_counter() - began)
+            progress(stop - first)
+            first = stop
+            if keeper:
+                keeper.stopped(Carry(rounds=first, state=state, seen=seen), last=first == marks[-1])
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *seen)
 
 
-def runs_first(seen: rollout.Snapshot) -> rollout.Snapshot:
-    """Books [cells, seeds, ...] from [cells, ..., seeds], on the host."""
-    fields = vars(seen)
-    books = {name: value for name, value in fields.items() if name not in BELIEFS}
-    return rollout.Snapshot(**{**fields, **jax.tree.map(lambda leaf: np.moveaxis(leaf, -1, 1), books)})
+def _mean_beliefs(seen: rollout.Snapshot, weights: np.ndarray) -> rollout.Snapshot:
+    """Beliefs [cells, ...] from [cells, seeds, ...]; seeds of weight 0 are left out, whatever they hold."""
+    real = np.flatnonzero(weights)
+    share = np.asarray(weights, np.float64)[real]
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return np.einsum("s,cs...->c...", share, values[:, real]).astype(values.dtype)
+
+    means: dict[str, Any] = {name: mean(getattr(seen, name)) for name in BELIEFS}
+    return replace(seen, **means)

@@ -27,7 +27,7 @@ PRECISIONS = ("float32", "float64")
 _GROUPS = ("env", "demand", "forecaster", "policy", "sweep", "tracker")
 _TOP = (
     *("name", "policies", "deployment", "routing", "rules", "horizon", "seeds", "root_seed", "checkpoints"),
-    *("checkpoint_spacing", "precision", "chunk_rows", "out", "force", "extend"),
+    *("checkpoint_spacing", "precision", "chunk_rows", "checkpoint_minutes", "out", "force", "extend"),
 )
 _KNOWN = (*_GROUPS, *_TOP, "claims", "worlds")
 _CATALOGUE = ("catalogue", "num_models", "first_quality", "quality_gap")
@@ -87,6 +87,7 @@ class StudyConfig:
     checkpoint_spacing: str
     precision: str
     chunk_rows: int | None
+    checkpoint_minutes: float | None  # between two saved carries of a chunk; None: none is saved
     out: str | None
     force: bool  # make the cells anew that are there already
     extend: bool  # add this study to the one that the folder holds
@@ -123,6 +124,7 @@ def study_from(plain: Mapping[str, Any]) -> StudyConfig:
         checkpoint_spacing=_one_of(plain["checkpoint_spacing"], "checkpoint_spacing", ("log", "linear")),
         precision=_one_of(plain["precision"], "precision", PRECISIONS),
         chunk_rows=None if plain["chunk_rows"] is None else _integer(plain["chunk_rows"], "chunk_rows", 1),
+        checkpoint_minutes=_minutes(plain["checkpoint_minutes"]),
         out=None if plain["out"] is None else _text(plain["out"], "out"),
         force=_flag(plain["force"], "force"),
         extend=_flag(plain["extend"], "extend"),
@@ -131,6 +133,10 @@ def study_from(plain: Mapping[str, Any]) -> StudyConfig:
         rules=tuple(plain["rules"]),
         plain=dict(plain),
     )
+
+
+def _minutes(value: Any) -> float | None:
+    return None if value is None else _real(value, "checkpoint_minutes", 0.0)
 
 
 def _claims(given: Mapping[str, Any]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 Nothing is stacked over rounds: totals live in the carry and are read at checkpoints. Randomness of round t comes from
 ``fold_in(key_run, t)`` alone, so a trajectory does not depend on batch, chunk, padding or where a run was resumed.
+Books that are summed in floating point are entered at boundaries of the clock alone: where a run stops leaves no trace.
 """
 
 from dataclasses import dataclass, replace
@@ -96,22 +97,22 @@ def advance(
         t, state = carry
         origin = clocks.segment_began(clock, t)
         state = jax.lax.cond(t == origin, lambda: _boundary(world, learner, key_run, state, clock, t), lambda: state)
-        end = jnp.minimum(clocks.next_boundary(clock, t), stop)
+        boundary = clocks.next_boundary(clock, t)
+        end = jnp.minimum(boundary, stop)
         state = play(state, t, end, origin)
-        assert state.books is not None
-        return end, replace(state, books=deployment_books.enter(state.books, world, state.world, clock, end))
+        return end, replace(state, books=_entered(world, state, clock, end, end == boundary))
 
     return jax.lax.while_loop(lambda carry: carry[0] < stop, segment, (first, state))[1]
 
 
-def snapshot(world: World, learner: Learner, state: RunState) -> Snapshot:
-    """Read the books and the learner's beliefs."""
+def snapshot(world: World, learner: Learner, state: RunState, clock: Clock, t: jax.Array) -> Snapshot:
+    """Read the books and the learner's beliefs after rounds 0, ..., t - 1, where t > 0."""
     bounds = state.learner.bounds
     truth = stack(world.reward_mean, world.consumption_mean, world.service_mean)
     covered = (bounds.lower <= truth) & (truth <= bounds.upper)
     return Snapshot(
         world=replace(state.world, demand_state=None),
-        books=state.books,
+        books=_entered(world, state, clock, t, clocks.segment_began(clock, t) < t),
         forecast_total=state.forecast_total,
         invalid=state.invalid,
         deployment_gap=learner.deployment.gap(state.learner.deployment),
@@ -120,6 +121,14 @@ def snapshot(world: World, learner: Learner, state: RunState) -> Snapshot:
         upper=bounds.upper,
         covered=covered.astype(bounds.lower.dtype),
     )
+
+
+def _entered(world: World, state: RunState, clock: Clock, end: jax.Array, pending: jax.Array) -> DeploymentBooks | None:
+    """The books with what is pending entered: the rounds since the last boundary up to ``end``."""
+    if state.books is None:
+        return None
+    books = state.books
+    return jax.lax.cond(pending, lambda: deployment_books.enter(books, world, state.world, clock, end), lambda: books)
 
 
 def _boundary(

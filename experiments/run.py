@@ -30,7 +30,7 @@ GROUPS = ("env", "demand", "policy", "forecaster", "sweep", "tracker", "study")
 
 
 def main() -> None:
-    """Entry point. Exit codes: 0 done, 1 some cells failed, 2 bad input, 130 interrupted."""
+    """Entry point. Exit codes: 0 done, 1 some cells failed, 2 bad input, 130 interrupted, 143 terminated."""
     compiler.prepare()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us instead of Hydra's own printer
     try:
@@ -101,15 +101,19 @@ def sentence(error: Exception) -> str:
 
 @hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")
 def _app(configuration: DictConfig) -> None:
+    from experiments import interrupt
+
     try:
-        plain = OmegaConf.to_container(configuration, resolve=True)
-        code = execute(plain)  # type: ignore[arg-type]
+        with interrupt.signals():
+            plain = OmegaConf.to_container(configuration, resolve=True)
+            code = execute(plain)  # type: ignore[arg-type]
     except (InputError, OmegaConfBaseException) as error:
         _refuse(error)
     except KeyboardInterrupt:
-        print("interrupted; finished cells are kept, and the same command goes on with the others", file=sys.stderr)
+        kept = "finished cells and saved carries are kept"
+        print(f"interrupted; {kept}, and the same command goes on from there", file=sys.stderr, flush=True)
         sys.stdout.flush()
-        os._exit(130)  # a compiled program cannot be told to stop, and no thread is writing any more
+        os._exit(interrupt.exit_code())  # a compiled program cannot be told to stop, and no thread is writing any more
     if code:
         raise SystemExit(code)
 

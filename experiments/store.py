@@ -273,14 +273,18 @@ def set_aside(folder: Path, cell: str) -> Path | None:
     return to
 
 
-def begin_redo(folder: Path, cells: Iterable[str], mine: Claims) -> None:
-    """Note which writing of each cell is to be replaced, unless that is noted already: a redo begun is gone on with."""
+def begin_redo(folder: Path, cells: Iterable[str], mine: Claims) -> bool:
+    """Note which writing of each cell is to be replaced, unless that is noted already: a redo begun is gone on with.
+
+    Whether something new was noted.
+    """
     try:
         with mine.exclusively("redo"):
             known = redo(folder)
             noted = {cell: stamp(folder, cell) for cell in cells if cell not in known} | known
             if noted != known:
                 write_atomically(folder / REDO, json.dumps(noted, indent=0).encode())
+            return noted != known
     except OSError as error:
         raise InputError(f"out: {folder} cannot be written ({error.strerror}); give another folder") from error
 

@@ -1,8 +1,9 @@
 """Running a study: groups, chunks, results as they come, and what is made of them at the end."""
 
 import hashlib
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ import jax
 import numpy as np
 
 from envs.errors import InputError
-from experiments import batch, cells, measure, store, warned
+from experiments import batch, carry, cells, interrupt, measure, store, warned
 from experiments.batch import Program
 from experiments.cells import Cell
 from experiments.claims import Claims
@@ -62,7 +63,8 @@ class _Chunk:
     real_seeds: int
 
 
-_ROWS = {"cpu": 2048, "gpu": 65536}  # runs of a chunk: as many as a core's cache holds, or enough to fill a device
+_CPU_ROWS, _ACCELERATOR_ROWS = 2048, 65536  # runs of a chunk, for each device
+_COPIES = 32  # of a run's state that a chunk may need at once; 5 (uniform) to 20 (stageroute) were measured
 
 
 def run(study: StudyConfig, planned: list[Cell], folder: Path, log: EventLog, progress: Progress) -> Outcome:
@@ -81,7 +83,9 @@ def _run(
     shelf = _Shelf(folder, log, progress)
     kept = {cell.id: result for cell in planned if (result := shelf.read(cell.id)) is not None}
     if study.force:
-        store.begin_redo(folder, [cell.id for cell in planned], claims)
+        ids = [cell.id for cell in planned]
+        if store.begin_redo(folder, ids, claims):
+            carry.discard_all(folder)
     shelf.redo = store.redo(folder)  # also without force: what was begun is gone on with
     old = len(kept)
     kept = {cell: result for cell, result in kept.items() if shelf.has(cell)}
@@ -110,18 +114,33 @@ def _run(
 
 
 def cores() -> int:
-    """How many programs run side by side: one a core on a CPU, one after the other elsewhere."""
-    if jax.default_backend() != "cpu":
+    """How many programs run side by side: one a core where a core is all that a program uses, else one."""
+    if jax.default_backend() != "cpu" or jax.local_device_count() > 1:
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _shape(study: StudyConfig, group: list[Cell]) -> tuple[int, int]:
-    """(cells, seeds) of a chunk: one shape for a whole group, so that it compiles once."""
-    rows = study.chunk_rows or _ROWS.get(jax.default_backend(), _ROWS["gpu"])
+    """(cells, seeds) of a chunk: one shape for a whole group, so that it compiles once.
+
+    It depends on the study and the device alone, so that a study that is gone on with has the same chunks. Every device
+    gets the same number of seeds.
+    """
+    rows = study.chunk_rows or _rows(group) * jax.local_device_count()
     seeds = min(study.seeds, rows)
     widest = max(len(same) for same in _by_clock(group))
-    return batch.whole_blocks(max(1, min(widest, rows // seeds)), seeds)
+    return _whole(max(1, min(widest, rows // seeds)), seeds)
+
+
+def _rows(group: list[Cell]) -> int:
+    """How many runs at once suit a device: what a core's cache holds, or what fills an accelerator and fits in it."""
+    if jax.default_backend() == "cpu":
+        return _CPU_ROWS
+    memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    if not memory:
+        return _ACCELERATOR_ROWS
+    fitting = max(1, memory // (_COPIES * batch.bytes_a_run(*cells.stack(group[:1]))))
+    return min(_ACCELERATOR_ROWS, 1 << (fitting.bit_length() - 1))  # a power of two
 
 
 def _by_clock(group: list[Cell]) -> list[list[Cell]]:
@@ -190,7 +209,7 @@ class _Runner:
         self.groups = cells.groups(planned)
         self.shapes = [_shape(study, group) for group in self.groups]
         self.chunks: dict[str, list[_Chunk]] = {}  # of each block that is to be simulated
-        self.programs: dict[int, Program] = {}
+        self.programs: dict[int, _Programs] = {}
         self.benchmarks: dict[Any, Any] = {}
         self.failed: dict[str, str] = {}  # cell id -> error
         self.compilations, self.compile_seconds, self.decisions = 0, 0.0, 0
@@ -219,7 +238,10 @@ class _Runner:
             self.work.stop()
             for pool in (workers, self.simulators):
                 pool.shutdown(wait=False, cancel_futures=True)
-            self.writing.acquire()  # never given back: a write under way is finished, no other one is begun
+            try:
+                interrupt.settle()
+            finally:  # also when a second signal comes
+                self.writing.acquire()  # never given back: a write under way is finished, no other one is begun
             raise
         workers.shutdown()
         self.simulators.shutdown()
@@ -294,7 +316,18 @@ class _Runner:
             self.log.write("failed", cells=fresh, policy=name, error=text)
             self.progress.note(f"{name}: {text}")
 
-    def _compile(self, group: list[Cell], wide: int, deep: int) -> Program:
+    def _compile(self, group: list[Cell], wide: int, deep: int) -> "_Programs":
+        """The group's programs, the one for this shape compiled if memory allows; smaller ones follow when needed."""
+        programs = _Programs(lambda wide, deep: self._compiled(group, wide, deep))
+        try:
+            programs.compiled(wide, deep)
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+        interrupt.check()
+        return programs
+
+    def _compiled(self, group: list[Cell], wide: int, deep: int) -> Program:
         worlds, learners = cells.stack(_padded(group, wide))
         keys = batch.run_keys(self.study.root_seed, np.zeros(wide, np.uint32), np.arange(deep))
         program = batch.compile_program(worlds, learners, keys)
@@ -321,6 +354,7 @@ class _Runner:
             with self.lock, warned.working_on([cell.id]):
                 result = measure.cell_result(cell, mine, marks, seeds, wall, self.benchmarks)
             self._store(cell, result)
+        carry.discard(self.folder, [cell.id for cell in chunks[0].cells])
 
     def _store(self, cell: Cell, result: CellResult) -> None:
         """A cell that cannot be written costs itself; what is announced is on the disk."""
@@ -346,25 +380,122 @@ class _Runner:
     def _marks(self, chunk: _Chunk) -> np.ndarray:
         return batch.checkpoints(chunk.cells[0].config.horizon, self.study.checkpoints, self.study.checkpoint_spacing)
 
-    def _simulate(self, program: Program, chunk: _Chunk, wide: int) -> tuple[Snapshot, float]:
+    def _simulate(self, programs: "_Programs", chunk: _Chunk, wide: int) -> tuple[Snapshot, float]:
         """(snapshots [E, cells, seeds, ...] of a chunk, seconds it took).
 
         Padding seeds are cut off; beliefs weigh by this chunk's runs.
         """
-        began, marks = perf_counter(), self._marks(chunk)
-        padded = _padded(chunk.cells, wide)
+        with interrupt.stoppable():
+            began = perf_counter()
+            folder = carry.block_folder(self.folder, [cell.id for cell in chunk.cells])
+            return self._fitted(programs, chunk, wide, folder), perf_counter() - began
+
+    def _fitted(self, programs: "_Programs", chunk: _Chunk, wide: int, folder: Path) -> Snapshot:
+        """The snapshots of a chunk, which is simulated in halves where it does not fit in memory."""
+        rows = wide * len(chunk.seeds)
+        if rows <= programs.most_rows:
+            try:
+                return self._played(programs.compiled(wide, len(chunk.seeds)), chunk, wide, folder)
+            except (MemoryError, jax.errors.JaxRuntimeError) as error:
+                if not _out_of_memory(error):
+                    raise
+            # The failed attempt's arrays are given back only now that its error is forgotten.
+            if programs.reduce(rows):
+                name = chunk.cells[0].config.policy.name
+                self.log.write("chunk_halved", policy=name, rows=rows)
+                self.progress.note(f"{name}: {rows} runs at once do not fit in memory; going on with half as many")
+        if len(chunk.seeds) > jax.local_device_count():
+            _, deep = _whole(wide, math.ceil(len(chunk.seeds) / 2))
+            return _join([self._fitted(programs, half, wide, folder) for half in _seeds_halved(chunk, deep)])
+        if wide > 1:
+            halves = [replace(chunk, cells=some) for some in _split(chunk.cells, math.ceil(wide / 2))]
+            return _beside([self._fitted(programs, half, math.ceil(wide / 2), folder) for half in halves])
+        raise MemoryError("not even one run fits in the device's memory")
+
+    def _played(self, program: Program, chunk: _Chunk, wide: int, folder: Path) -> Snapshot:
+        marks, padded = self._marks(chunk), _padded(chunk.cells, wide)
         worlds, learners = cells.stack(padded)
         streams = np.array([cell.stream for cell in padded], np.uint32)
         keys = batch.run_keys(self.study.root_seed, streams, chunk.seeds)
         real = np.arange(len(chunk.seeds)) < chunk.real_seeds
         weights = np.where(real, 1.0 / self.study.seeds, 0.0)
         per_round = len(chunk.cells) * chunk.real_seeds
-        played = self.progress.played
-        clock = padded[0].clock
-        seen = batch.simulate(program, worlds, learners, keys, weights, clock, marks, lambda n: played(n * per_round))
+        clock, keeper = padded[0].clock, self._keeper(chunk, [cell.id for cell in padded], folder)
+        seen = batch.simulate(
+            *(program, worlds, learners, keys, weights, clock, marks),
+            progress=lambda rounds: self.progress.played(rounds * per_round),
+            keeper=keeper,
+        )
         books = {name: value for name, value in vars(seen).items() if name not in batch.BELIEFS}
         kept = jax.tree.map(lambda leaf: leaf[:, :, : chunk.real_seeds], books)
-        return replace(seen, **kept), perf_counter() - began
+        return replace(seen, **kept)
+
+    def _keeper(self, chunk: _Chunk, padded: list[str], folder: Path) -> carry.Keeper:
+        name = chunk.cells[0].config.policy.name
+
+        def tell(event: str, **fields: Any) -> None:
+            self.log.write(event, policy=name, cells=[cell.id for cell in chunk.cells], **fields)
+            if "error" in fields:
+                self.progress.note(f"{name}: {event.replace('_', ' ')}: {fields.get('carry', '')} {fields['error']}")
+
+        whole = carry.block_folder(self.folder, [cell.id for cell in chunk.cells]) == folder
+        part = not whole or chunk.real_seeds < self.study.seeds
+        identity = carry.identity(padded, chunk.seeds)
+        return carry.Keeper(folder, identity, self.study.checkpoint_minutes, part=part, tell=tell)
+
+
+class _Programs:
+    """The programs of a group, one a batch shape, each compiled when it is first needed; shared by threads."""
+
+    def __init__(self, compile_shape: Callable[[int, int], Program]) -> None:
+        self.compile_shape = compile_shape
+        self.known: dict[tuple[int, int], Program] = {}
+        self.most_rows: float = math.inf  # that are known to fit in memory, or not known not to
+        self.lock = Lock()
+
+    def compiled(self, wide: int, deep: int) -> Program:
+        """The program for so many cells and seeds."""
+        with self.lock:
+            if (wide, deep) not in self.known:
+                self.known[wide, deep] = self.compile_shape(wide, deep)
+            return self.known[wide, deep]
+
+    def reduce(self, rows: int) -> bool:
+        """Note that so many rows do not fit; False if another thread was quicker."""
+        with self.lock:
+            smaller = rows <= self.most_rows
+            self.most_rows = min(self.most_rows, rows - 1)
+            return smaller
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+
+
+def _whole(wide: int, seeds: int) -> tuple[int, int]:
+    """At least so many cells and seeds, in whole blocks, and the same number of seeds for each device."""
+    devices = jax.local_device_count()
+    wide, deep = batch.whole_blocks(wide, math.ceil(seeds / devices))
+    return wide, devices * deep
+
+
+def _seeds_halved(chunk: _Chunk, deep: int) -> list[_Chunk]:
+    """Chunks of ``deep`` seeds with all of a chunk's real ones."""
+    first = int(chunk.seeds[0])
+    lows = range(0, chunk.real_seeds, deep)
+    return [
+        replace(chunk, seeds=np.arange(first + low, first + low + deep), real_seeds=min(deep, chunk.real_seeds - low))
+        for low in lows
+    ]
+
+
+def _split(some: list[Cell], wide: int) -> list[list[Cell]]:
+    return [some[low : low + wide] for low in range(0, len(some), wide)]
+
+
+def _beside(parts: list[Snapshot]) -> Snapshot:
+    """Chunks of cells side by side, [E, cells, ...]."""
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *parts)
 
 
 def _join(parts: list[Snapshot]) -> Snapshot:

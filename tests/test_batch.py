@@ -106,15 +106,15 @@ def test_batches_are_made_of_whole_blocks(
 
 def test_a_saved_run_goes_on_as_if_it_had_never_stopped(whole: Snapshot) -> None:
     made, learners, keys = worlds.arranged(worlds_of(), worlds.learner(RULE), RUNS)
-    program, weights = worlds.program(made, learners, keys), jnp.full(RUNS, 1 / RUNS)
+    program = worlds.program(made, learners, keys)
     state = program.start(made, learners, keys, jnp.int32(HORIZON))
     clock = jax.tree.map(jnp.asarray, worlds.clock(worlds_of()[0], HORIZON))
-    state, _ = program.advance(made, learners, keys, weights, state, clock, jnp.int32(0), jnp.int32(73))
+    state, _ = program.advance(made, learners, keys, state, clock, jnp.int32(0), jnp.int32(73))
     saved = jax.tree.map(lambda leaf: np.array(jax.device_get(leaf)), state)
     del state
     again = jax.tree.map(jnp.asarray, saved)
-    _, seen = program.advance(made, learners, keys, weights, again, clock, jnp.int32(73), jnp.int32(HORIZON))
-    seen = batch.runs_first(jax.device_get(seen))
+    _, seen = program.advance(made, learners, keys, again, clock, jnp.int32(73), jnp.int32(HORIZON))
+    seen = jax.device_get(seen)
     assert_same({name: ledger.host_units(getattr(seen.world, name)) for name in BOOKS}, books(whole))
 
 
@@ -136,7 +136,7 @@ def traced(made: Sequence[World], learners: Any) -> int:
     before, rounds = batch.traces(), jnp.zeros((), jnp.int32)
     state = jax.eval_shape(batch._start, *arguments, rounds)
     clock = worlds.clock(made[0], 100)
-    batch._advance.lower(*arguments, jnp.zeros(RUNS), state, clock, rounds, rounds)
+    batch._advance.lower(*arguments, state, clock, rounds, rounds)
     return batch.traces() - before
 
 
@@ -189,7 +189,14 @@ def cell_config(policy: str = "uniform", **overrides: Any) -> CellConfig:
 
 def build(*configs: CellConfig, **overrides: Any) -> list[Cell]:
     usual: dict[str, Any] = {"seeds": 4, "root_seed": 0, "checkpoints": 3, "checkpoint_spacing": "log"}
-    usual |= {"precision": "float32", "chunk_rows": 64, "out": None}
+    usual |= {
+        "precision": "float32",
+        "chunk_rows": 64,
+        "checkpoint_minutes": 10.0,
+        "out": None,
+        "force": False,
+        "extend": False,
+    }
     rest = {"tracker": {}, "claims": {}, "rules": (), "plain": {}}
     return cells.build(StudyConfig(name="test", cells=configs, **{**usual, **rest, **overrides}))
 

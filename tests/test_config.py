@@ -82,6 +82,7 @@ REFUSED = {
     "root_seed=4294967296": ["root_seed"],  # JAX would drop the high bits
     "checkpoints=1": ["checkpoints is 1"],
     "chunk_rows=0": ["chunk_rows is 0"],
+    "checkpoint_minutes=-1": ["checkpoint_minutes is -1", "at least 0"],
     "env.target=1.5": ["env.target is 1.5", "at most 1"],
     "env.target=-0.1": ["env.target is -0.1", "at least 0"],
     "env.target=nan": ["env.target", "finite"],

@@ -116,7 +116,7 @@ def test_whole_runs_are_those_of_vmap(name: str) -> None:
     def run(key: jax.Array, horizon: jax.Array) -> rollout.Snapshot:
         state = rollout.start(world, learner, key, horizon)
         state = rollout.advance(world, learner, key, state, clock, jnp.int32(0), horizon)
-        return rollout.snapshot(world, learner, state)
+        return rollout.snapshot(world, learner, state, clock, horizon)
 
     keys, horizon = jax.random.split(jax.random.key(7), RUNS), jnp.int32(HORIZON)
     ours = jax.jit(lanes_last(run, (True, False)))(horizon >= 0, keys, horizon)

@@ -247,7 +247,7 @@ def test_control_c_keeps_what_is_done_and_the_next_run_goes_on(call: CommandLine
     command = studies.merged("sweep.horizon=[20,200000]", "out=out")
     started = process(call.folder, *command)
     try:
-        wait_for_a_cell(call.folder / "out/cells", started)
+        wait_for(call.folder / "out/cells", "*.npz", started)
         began = time.monotonic()
         started.send_signal(signal.SIGINT)
         _, err = started.communicate(timeout=60)
@@ -264,9 +264,30 @@ def test_control_c_keeps_what_is_done_and_the_next_run_goes_on(call: CommandLine
     assert kept.read_bytes() == before
 
 
-def wait_for_a_cell(folder: Path, started: subprocess.Popen[str]) -> None:
+def test_a_terminated_study_goes_on_within_its_cell(call: CommandLine) -> None:
+    command = studies.merged("horizon=200000", "checkpoint_minutes=0")
+    started = process(call.folder, *command, "out=out")
+    try:
+        wait_for(call.folder / "out/carries", "*/*.json", started)
+        started.send_signal(signal.SIGTERM)
+        _, err = started.communicate(timeout=60)
+    finally:
+        started.kill()
+    assert started.returncode == 143
+    assert err.startswith("interrupted") and err.count("\n") == 1
+    for out in ("out", "straight"):
+        ran = call.exactly(*command, f"out={out}")
+        assert (ran.code, ran.err) == (0, "")
+    lines = (call.folder / "out/events.jsonl").read_text(encoding="utf-8").splitlines()
+    (resumed,) = (event for line in lines if (event := json.loads(line))["event"] == "resumed")
+    assert 0 < resumed["rounds"] <= 200000
+    assert studies.rows(call.folder / "out") == studies.rows(call.folder / "straight")
+    assert not (call.folder / "out/carries").exists()
+
+
+def wait_for(folder: Path, pattern: str, started: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 60
-    while not (folder.is_dir() and any(path.suffix == ".npz" for path in folder.iterdir())):
+    while not (folder.is_dir() and list(folder.glob(pattern))):
         assert started.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
 

@@ -1,0 +1,101 @@
+"""Stopping a study politely: a request that simulating threads look at between two steps, and signals that make one.
+
+Work under way is never torn: threads inside ``stoppable`` save what they have at their next stop and raise
+``Interrupted``, and the main thread gives them a few seconds before the process ends.
+"""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+PATIENCE = 20.0  # seconds that work under way is given; schedulers kill 30 s after the first signal
+
+_DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
+
+
+class Interrupted(KeyboardInterrupt):
+    """The study was asked to stop; what can be gone on with is saved."""
+
+
+class _State:
+    """What the process knows about being stopped."""
+
+    def __init__(self) -> None:
+        self.changed, self.working = threading.Condition(), 0
+        self.requested, self.exit_code = False, 128 + signal.SIGINT
+
+
+_state = _State()
+
+
+def request() -> None:
+    """Ask the study to stop at the next stop of every thread, carries saved.
+
+    For schedulers' own handlers and other threads; does not wait. ``settle`` does.
+    """
+    _state.requested = True  # no lock: a signal handler may run while this very thread holds it
+
+
+def requested() -> bool:
+    """Whether the study was asked to stop."""
+    return _state.requested
+
+
+def check() -> None:
+    """Raise ``Interrupted`` if the study was asked to stop."""
+    if _state.requested:
+        raise Interrupted
+
+
+def exit_code() -> int:
+    """128 and the number of the signal that asked to stop, as shells have it; as for SIGINT if it was no signal."""
+    return _state.exit_code
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Work that looks at ``requested`` every few seconds, and is waited for. Not begun once a stop was requested."""
+    check()
+    with _state.changed:
+        _state.working += 1
+    try:
+        yield
+    finally:
+        with _state.changed:
+            _state.working -= 1
+            _state.changed.notify_all()
+
+
+def settle(seconds: float = PATIENCE) -> bool:
+    """Request a stop and wait for the work under way; False if it took longer than that many seconds."""
+    request()
+    with _state.changed:
+        return _state.changed.wait_for(lambda: _state.working == 0, seconds)
+
+
+@contextmanager
+def signals() -> Iterator[None]:
+    """SIGINT and SIGTERM request a stop and raise ``Interrupted`` in the main thread, each time they come.
+
+    Handlers that somebody else has installed, and signals that are ignored, are left as they are; so is everything
+    where this is not the main thread. Afterwards all is as it was before, but for ``exit_code``.
+    """
+    _state.exit_code = 128 + signal.SIGINT
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        mine = (number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) in _DEFAULTS)
+        before = {number: signal.signal(number, _on_signal) for number in mine}
+    try:
+        yield
+    finally:
+        _state.requested = False
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    _state.exit_code = 128 + number
+    request()
+    raise Interrupted
