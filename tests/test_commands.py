@@ -169,6 +169,7 @@ def test_clocks_that_jump_give_no_nonsense(tmp_path: Path, call: Callable) -> No
 @pytest.mark.parametrize(
     ("process", "ago", "alive"),
     [(HERE, 9999.0, True), (GONE, 0.0, False), (ELSEWHERE, 30.0, True), (ELSEWHERE, 9999.0, False)],
+    ids=["this process", "gone", "elsewhere", "elsewhere and silent"],  # the same in every worker
 )
 def test_who_is_at_work(tmp_path: Path, call: Callable, process: str, ago: float, alive: bool) -> None:
     folder = make_folder(tmp_path / "out", cells()[:1], cells())
