@@ -219,8 +219,8 @@ def _solve(
 ) -> Solution:
     """All lanes in step with each other."""
     stored = storage(surely(upper[0]))
-    proper, *operands = _sanitised(objective, matrix, bound, upper, slack)
-    objective, matrix, bound, upper, slack = stored(lambda: operands)
+    proper = stored(lambda: _proper(objective, matrix, bound, upper, slack))
+    objective, matrix, bound, upper, slack = stored(lambda: _sanitised(proper, objective, matrix, bound, upper, slack))
     program, row_scale, column_scale, unit = _scaled(objective, matrix, bound, upper, slack, stored)
     state = _simplex(program, objective > 0, limit, stored)
     scaled_x, price = _vertex(program, state, stored)
@@ -247,19 +247,27 @@ def _solve(
     )
 
 
+def _proper(objective: jax.Array, matrix: jax.Array, bound: jax.Array, upper: jax.Array, slack: jax.Array) -> jax.Array:
+    """[L] bool, which lanes hold proper numbers."""
+    numbers = _smallest(jnp.isfinite(objective) & jnp.isfinite(upper)) & _smallest(_smallest(jnp.isfinite(matrix)))
+    return numbers & _smallest(jnp.isfinite(bound) | (bound == jnp.inf)) & _smallest(slack >= 0)
+
+
 def _sanitised(
-    objective: jax.Array, matrix: jax.Array, bound: jax.Array, upper: jax.Array, slack: jax.Array
+    proper: jax.Array,
+    objective: jax.Array,
+    matrix: jax.Array,
+    bound: jax.Array,
+    upper: jax.Array,
+    slack: jax.Array,
 ) -> tuple[jax.Array, ...]:
-    """Which lanes hold proper numbers [L], and the operands without improper lanes, idle rows and fixed variables."""
+    """The operands without improper lanes, idle rows and fixed variables."""
     idle = bound == jnp.inf
-    proper = _smallest(jnp.isfinite(objective) & jnp.isfinite(upper))
-    proper = proper & _smallest(_smallest(jnp.isfinite(matrix))) & _smallest(jnp.isfinite(bound) | idle)
-    proper = proper & _smallest(slack >= 0)
     live = proper[None] & (upper > 0)
     bound = jnp.where(proper[None] & ~idle, bound, 0)
     matrix = jnp.where(live[None] & ~idle[:, None], matrix, 0)
     slack = jnp.where(proper[None], slack, jnp.inf)
-    return proper, jnp.where(live, objective, 0), matrix, bound, jnp.where(live, upper, 0), slack
+    return jnp.where(live, objective, 0), matrix, bound, jnp.where(live, upper, 0), slack
 
 
 def _scaled(
