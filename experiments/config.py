@@ -28,6 +28,7 @@ _GROUPS = ("env", "demand", "forecaster", "policy", "sweep", "tracker")
 _TOP = (
     *("name", "policies", "deployment", "routing", "rules", "horizon", "seeds", "root_seed", "checkpoints"),
     *("checkpoint_spacing", "precision", "chunk_rows", "checkpoint_minutes", "out", "force", "extend"),
+    "distributed",  # read by experiments.hosts, before anything else
 )
 _KNOWN = (*_GROUPS, *_TOP, "claims", "worlds")
 _CATALOGUE = ("catalogue", "num_models", "first_quality", "quality_gap")

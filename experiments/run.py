@@ -105,8 +105,11 @@ def _app(configuration: DictConfig) -> None:
 
     try:
         with interrupt.signals():
-            plain = OmegaConf.to_container(configuration, resolve=True)
-            code = execute(plain)  # type: ignore[arg-type]
+            from experiments import hosts
+
+            plain: dict[str, Any] = OmegaConf.to_container(configuration, resolve=True)  # type: ignore[assignment]
+            with hosts.joined(plain.get("distributed")):
+                code = execute(plain)
     except (InputError, OmegaConfBaseException) as error:
         _refuse(error)
     except KeyboardInterrupt:
@@ -122,14 +125,21 @@ def execute(plain: dict[str, Any]) -> int:
     """Validate, simulate what is missing, and make everything that is made from results."""
     import jax
 
-    from experiments import cells, config, display, publish, store, study, study_folder, trackers, warned
+    from experiments import cells, config, display, hosts, publish, store, study, study_folder, trackers, warned
 
     jax.config.update("jax_enable_x64", plain.get("precision") == "float64")
     settings = config.study_from(plain)
     planned = cells.build(settings)
     folder = Path(settings.out).expanduser() if settings.out else _default_folder(settings.name, plain)
+    if not hosts.leads():
+        study.follow(settings, planned, folder)
+        return 0
     tracker = trackers.settings_from(settings.tracker, settings.name, folder)
-    recorded = plain | {"force": False, "extend": False}  # what this command does, not what its study is
+    recorded = plain | {
+        "force": False,
+        "extend": False,
+        "distributed": None,
+    }  # what this command does, not what its study is
     ids = " ".join(cell.id for cell in planned)
     record = {"config": recorded, "versions": versions(), "cells": ids}
     store.open_folder(folder, record, extend=settings.extend)
@@ -141,6 +151,7 @@ def execute(plain: dict[str, Any]) -> int:
     with warned.logged(log, live.warn):
         with live:
             outcome = study.run(settings, planned, folder, log, live)
+            hosts.leave()
         try:
             if outcome.cells:
                 publish.publish(outcome, settings, folder, tracker, log, console)

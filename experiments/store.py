@@ -34,7 +34,7 @@ CONFIG = "config.yaml"
 DAMAGED = "damaged"  # below the cells: files that were found damaged
 REDO = "redo.json"  # what a run with force=true has still to replace
 # Where results go and how they are computed, not what they are.
-NOT_IDENTITY = ("out", "tracker", "chunk_rows", "force", "extend", "shard", "checkpoint_minutes")
+NOT_IDENTITY = ("out", "tracker", "chunk_rows", "force", "extend", "shard", "checkpoint_minutes", "distributed")
 _STAMP, _DIGEST = 16, 64  # hex digits
 _SEAL = _STAMP + _DIGEST
 

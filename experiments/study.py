@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from envs.errors import InputError
-from experiments import batch, carry, cells, interrupt, measure, store, warned
+from experiments import batch, carry, cells, hosts, interrupt, measure, store, warned
 from experiments.batch import Program
 from experiments.cells import Cell
 from experiments.claims import Claims
@@ -25,6 +25,7 @@ from experiments.config import StudyConfig
 from experiments.rollout import Snapshot
 from experiments.store import CellResult
 from experiments.trackers import EventLog
+from experiments.warned import Log
 from experiments.work import Block, Work
 
 
@@ -56,7 +57,7 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class _Chunk:
-    """A block of cells and seeds that is simulated in one go; padding repeats and does not count."""
+    """A block of cells and seeds that this process simulates in one go; padding repeats and does not count."""
 
     cells: list[Cell]
     seeds: np.ndarray  # [S] padded
@@ -74,6 +75,13 @@ def run(study: StudyConfig, planned: list[Cell], folder: Path, log: EventLog, pr
     """
     with Claims(folder) as claims:
         return _run(study, planned, folder, claims, log, progress)
+
+
+def follow(study: StudyConfig, planned: list[Cell], folder: Path) -> None:
+    """Simulate this process's seeds of whatever the first of several processes is at; see ``experiments.hosts``."""
+    told = hosts.Told()
+    runner = _Runner(study, _NoShelf(folder, told, told), Claims(folder), planned)
+    runner.run(partial(hosts.follow, runner.followed, told))
 
 
 def _run(
@@ -127,7 +135,7 @@ def _shape(study: StudyConfig, group: list[Cell]) -> tuple[int, int]:
     gets the same number of seeds.
     """
     rows = study.chunk_rows or _rows(group) * jax.local_device_count()
-    seeds = min(study.seeds, rows)
+    seeds = min(math.ceil(study.seeds / hosts.processes()), rows)
     widest = max(len(same) for same in _by_clock(group))
     return _whole(max(1, min(widest, rows // seeds)), seeds)
 
@@ -157,20 +165,21 @@ def _padded(some: list[Cell], number: int) -> list[Cell]:
 
 
 def _chunks(study: StudyConfig, same_horizon: list[Cell], wide: int, deep: int) -> Iterator[list[_Chunk]]:
-    """For each block of cells, the blocks of seeds it is run with."""
+    """For each block of cells, the blocks of seeds it is run with: of each, this process's share."""
+    together = deep * hosts.processes()
     for first in range(0, len(same_horizon), wide):
         block = same_horizon[first : first + wide]
         chunks = []
-        for low in range(0, study.seeds, deep):
-            seeds = np.arange(low, low + deep)
-            chunks.append(_Chunk(cells=block, seeds=seeds, real_seeds=min(deep, study.seeds - low)))
+        for low in range(0, study.seeds, together):
+            mine, number = hosts.share(low, min(together, study.seeds - low))
+            chunks.append(_Chunk(cells=block, seeds=np.arange(mine, mine + deep), real_seeds=number))
         yield chunks
 
 
 class _Shelf:
     """The stored cells of a folder, of which some may have to be made anew."""
 
-    def __init__(self, folder: Path, log: EventLog, progress: Progress) -> None:
+    def __init__(self, folder: Path, log: Log, progress: Progress) -> None:
         self.folder, self.log, self.progress = folder, log, progress
         self.redo: dict[str, str | None] = {}  # cell -> the stamp of the file that is to be replaced
 
@@ -194,6 +203,14 @@ class _Shelf:
                 self.log.write("damaged", cell=cell, error=str(error), moved=str(aside))
                 self.progress.warn(f"{error}; it is now {aside.relative_to(self.folder)}, and the cell is made anew")
             return None
+
+
+class _NoShelf(_Shelf):
+    """That of a process which follows another one: what is stored is not its business."""
+
+    def has(self, cell: str) -> bool:
+        """Never."""
+        return False
 
 
 class _Runner:
@@ -226,13 +243,15 @@ class _Runner:
         """How many static groups have something missing."""
         return len({block.group for block in self.blocks})
 
-    def run(self) -> None:
-        """Until nothing is left that this process could do."""
+    def run(self, work: Callable[[], None] | None = None) -> None:
+        """Until nothing is left that this process could do; ``work`` in place of what a worker usually does."""
         # A program runs on one CPU core, and so does its compilation: several side by side use them all. One worker
         # more, so that a core has its next block while a worker stores its last one.
-        workers = ThreadPoolExecutor(cores() + 1)
+        # Of several processes, each plays one block at a time, the same.
+        number = cores() + 1 if hosts.processes() == 1 else 1
+        workers = ThreadPoolExecutor(number)
         try:
-            for worker in [workers.submit(self._work) for _ in range(cores() + 1)]:
+            for worker in [workers.submit(work or self._work) for _ in range(number)]:
                 worker.result()
         except KeyboardInterrupt:
             self.work.stop()
@@ -245,6 +264,15 @@ class _Runner:
             raise
         workers.shutdown()
         self.simulators.shutdown()
+
+    def followed(self, name: str) -> list[tuple[Snapshot, float]]:
+        """This process's parts of a block that another process has named."""
+        found = [block for block in self.blocks if block.id == name]
+        if not found:
+            raise InputError("it plans other cells; start all processes with the same command and the same files")
+        for group in self.programs.keys() - {found[0].group}:
+            del self.programs[group]
+        return self._parts(found[0])
 
     def _blocks(self, number: int) -> list[Block]:
         """The blocks of a group of which something is missing, the longest first, so that none is left at the end."""
@@ -286,18 +314,23 @@ class _Runner:
                     self.programs.pop(block.group, None)
 
     def _run_block(self, block: Block) -> None:
+        self._store_block(block, hosts.together(block.id, partial(self._parts, block), self.log))
+
+    def _parts(self, block: Block) -> list[tuple[Snapshot, float]]:
+        """What this process sees of a block, chunk by chunk."""
         group, (wide, deep) = self.groups[block.group], self.shapes[block.group]
         if block.group not in self.programs:  # only the group's first worker comes here then
             self.progress.note(f"{group[0].config.policy.name}: compiling")
             self.programs[block.group] = self._compile(group, wide, deep)
             self.work.compiled(block.group)
         self.progress.note(f"{group[0].config.policy.name}: {len(group)} cells")
-        program, chunks = self.programs[block.group], self.chunks[block.id]
+        program = self.programs[block.group]
+        chunks = [chunk for chunk in self.chunks[block.id] if chunk.real_seeds]  # one process may have none of them
         # Each in a copy of this thread's context, which knows whose warnings they are.
         simulate = [partial(copy_context().run, self._simulate, program, chunk, wide) for chunk in chunks]
         parts = [self.simulators.submit(part) for part in simulate]
         try:
-            self._store_block(block, chunks, [part.result() for part in parts])
+            return [part.result() for part in parts]
         finally:
             for part in parts:
                 part.cancel()
@@ -338,8 +371,9 @@ class _Runner:
         self.log.write("compiled", policy=name, seconds=seconds, cells=len(group))
         return program
 
-    def _store_block(self, block: Block, chunks: list[_Chunk], parts: list[tuple[Snapshot, float]]) -> None:
+    def _store_block(self, block: Block, parts: list[tuple[Snapshot, float]]) -> None:
         """Store each cell of a block that is missing, all seeds simulated; the others stay as they are."""
+        chunks = self.chunks[block.id]
         marks = self._marks(chunks[0])
         joined = _join([seen for seen, _ in parts])
         wall = sum(seconds for _, seconds in parts) / len(chunks[0].cells)
@@ -419,7 +453,7 @@ class _Runner:
         keys = batch.run_keys(self.study.root_seed, streams, chunk.seeds)
         real = np.arange(len(chunk.seeds)) < chunk.real_seeds
         weights = np.where(real, 1.0 / self.study.seeds, 0.0)
-        per_round = len(chunk.cells) * chunk.real_seeds
+        per_round = len(chunk.cells) * chunk.real_seeds * hosts.processes()  # as if all were as fast
         clock, keeper = padded[0].clock, self._keeper(chunk, [cell.id for cell in padded], folder)
         seen = batch.simulate(
             *(program, worlds, learners, keys, weights, clock, marks),
