@@ -59,7 +59,10 @@ def publish_in_turn(
     log: EventLog,
     console: Console,
 ) -> None:
-    """``publish``, but of several shards that end together only one does it, and does it with the cells of all."""
+    """``publish`` once for all shards: of those that end together one does it, with the cells of all."""
+    if _is_published(folder):
+        console.print("tables and report are there already")
+        return
     with Claims(folder) as claims:
         while _is_my_turn(claims):
             publish(outcome, study, folder, tracker, log, console)
@@ -72,6 +75,12 @@ def publish_in_turn(
                 return
             outcome = replace(outcome, cells=cells)
     console.print("another process makes tables and report")
+
+
+def _is_published(folder: Path) -> bool:
+    """Whether nothing was stored since somebody published, as far as the events tell."""
+    told = [event["event"] for event in study_folder.read_events(folder) if event["event"] in ("cell", "finished")]
+    return told[-1:] == ["finished"]
 
 
 def _is_my_turn(claims: Claims) -> bool:

@@ -18,7 +18,7 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 CredType=cred/munge
-AuthInfo=cred_expire=2,socket=$munge
+AuthInfo=cred_expire=5,socket=$munge
 StateSaveLocation=$state/controller
 SlurmdSpoolDir=$state/node
 SlurmctldPidFile=$state/slurmctld.pid
