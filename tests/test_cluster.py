@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -298,23 +299,28 @@ def long_study(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str]
     return environment, (folder / "out/results.parquet").read_bytes()
 
 
-def started(folder: Path, environment: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
+@contextmanager
+def started(folder: Path, environment: dict[str, str], *arguments: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "experiments.run", *studies.merged(*LONG, *arguments)]
     streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=folder, env=environment, **streams)
+    with subprocess.Popen(command, cwd=folder, env=environment, **streams) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def until(wanted: Callable[[], Any], process: subprocess.Popen[str], what: str) -> Any:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not (found := wanted()):
         assert process.poll() is None and time.monotonic() < deadline, what
         time.sleep(0.05)
     return found
 
 
-def finished(process: subprocess.Popen[str], folder: Path, expected: bytes, seconds: float) -> None:
+def finished(process: subprocess.Popen[str], folder: Path, expected: bytes) -> None:
     """The launching command ends well, and so did the study: as one process would have done it, no cell made twice."""
-    out, err = process.communicate(timeout=seconds)
+    out, err = process.communicate(timeout=240)
     said = "\n".join(path.read_text() for path in (folder / "jobs").rglob("*_log.*"))
     assert process.returncode == 0, out + err + said
     assert (folder / "results.parquet").read_bytes() == expected
@@ -328,7 +334,7 @@ def test_joblib(long_study: tuple[dict[str, str], bytes], tmp_path: Path) -> Non
     folder, (environment, expected) = tmp_path / "größe, 2 Läufe", long_study
     options = ("-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "shard=0,1")
     with started(tmp_path, environment, *options, f"out={folder.name}") as command:
-        finished(command, folder, expected, 120)
+        finished(command, folder, expected)
     assert len(told(folder, "study")) == 2
 
 
@@ -341,7 +347,7 @@ def test_a_local_job_that_is_interrupted_goes_on(long_study: tuple[dict[str, str
         until(lambda: list(folder.glob("carries/*/*.json")), command, "nothing was saved")
         process = told(folder, "compiled")[0]["process"]
         os.kill(int(process.partition(":")[2]), signal.SIGUSR2)
-        finished(command, folder, expected, 120)
+        finished(command, folder, expected)
     assert told(folder, "resumed")[0]["rounds"] > 0
     assert len(told(folder, "study")) == 3  # two shards, one of which was started again
 
@@ -389,8 +395,9 @@ def test_jobs_that_are_preempted_go_on_after_their_requeue(
         assert [job.partition("_")[2] for job in jobs] == ["0", "1"]
         subprocess.run(["scancel", "--signal=USR2", jobs[0]], env=environment, check=True)
         scontrol(environment, "requeue", jobs[1])
-        finished(command, folder, expected, 120)
+        finished(command, folder, expected)
     for job in jobs:
         assert re.search(r"JobState=COMPLETED(?s:.*)Restarts=1", scontrol(environment, "show", "job", job))
-    assert [line["rounds"] > 0 for line in told(folder, "resumed")] == [True, True]
+    rounds = [line["rounds"] for line in told(folder, "resumed")]
+    assert len(rounds) >= 2 and min(rounds) > 0
     assert len(told(folder, "study")) == 4
