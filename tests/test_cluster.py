@@ -91,8 +91,7 @@ def test_a_folder_of_another_study_is_refused_before_any_job(call: CommandLine) 
 
 
 def test_slurm_is_asked_for_where_there_is_none(call: CommandLine) -> None:
-    if find_spec("hydra_plugins.hydra_submitit_launcher") is None:
-        pytest.skip("hydra-submitit-launcher is not installed")
+    needs("submitit")
     call.monkeypatch.setenv("PATH", str(call.folder))
     ran = call("-m", "shard=0,1", "hydra/launcher=submitit_slurm")
     assert ran.code == 2
