@@ -79,7 +79,8 @@ def settle(seconds: float = PATIENCE) -> bool:
 def signals(taken: Collection[int] = ()) -> Iterator[None]:
     """SIGINT and SIGTERM request a stop and raise ``Interrupted`` in the main thread, each time they come.
 
-    So do signals that are ``taken`` from whoever handles them. Other handlers that somebody else has installed, and
+    So does the first of the signals that are ``taken`` from whoever handles them: a scheduler may announce an end more
+    than once, and is not impatient as a person is. Other handlers that somebody else has installed, and
     signals that are ignored, are left as they are; so is everything where this is not the main thread. Afterwards all
     is as it was before, but for ``exit_code``.
     """
@@ -87,7 +88,8 @@ def signals(taken: Collection[int] = ()) -> Iterator[None]:
     before = {}
     if threading.current_thread() is threading.main_thread():
         mine = (number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) in _DEFAULTS)
-        before = {number: signal.signal(number, _on_signal) for number in {*mine, *taken}}
+        handlers = dict.fromkeys(mine, _on_signal) | dict.fromkeys(taken, _on_notice)
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
@@ -100,3 +102,12 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     _state.exit_code = 128 + number
     request()
     raise Interrupted
+
+
+def _on_notice(number: int, frame: FrameType | None) -> None:
+    first = not _state.requested
+    if first or number != signal.SIGTERM:  # which says less than the others
+        _state.exit_code = 128 + number
+    if first:
+        request()
+        raise Interrupted

@@ -94,7 +94,8 @@ def _run(
         )
     runner = _Runner(study, shelf, claims, planned)
     progress.begin(len(kept), len(planned), runner.decisions_left())
-    log.write("study", name=study.name, cells=len(planned), done=len(kept), groups=runner.groups_left())
+    counts = {"cells": len(planned), "done": len(kept), "groups": runner.groups_left()}
+    log.write("study", name=study.name, shard=study.shard, **counts)
     began = perf_counter()
     runner.run()
     store.end_redo(folder)
