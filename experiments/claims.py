@@ -37,6 +37,12 @@ def process() -> str:
     return f"{_machine()}-{os.getpid()}-{_started(os.getpid()) or 0}"
 
 
+def is_here(identity: str) -> bool:
+    """Whether the process named at the start of ``identity`` runs on this machine."""
+    found = _PROCESS.match(identity)
+    return found is not None and found[1] == _machine() and not is_gone(identity)
+
+
 def is_gone(identity: str) -> bool:
     """Whether the process named at the start of ``identity`` has surely ended; False if it ran elsewhere."""
     found = _PROCESS.match(identity)
@@ -93,6 +99,7 @@ class Claims:
         self.token = f"{process()}-{secrets.token_hex(4)}"
         self._owned: dict[str, int] = {}  # name -> generation
         self._watched: dict[str, tuple[bytes, float]] = {}  # token -> its count, and since when it has been that
+        self._counted: set[str] = set()  # tokens whose count has moved since our first look
         self._lock, self._stopped = RLock(), Event()
         self._beating: Thread | None = None
 
@@ -147,6 +154,19 @@ class Claims:
         """Names that somebody else has claimed, dead or alive."""
         with self._lock:
             return self._standing().keys() - self._owned.keys()
+
+    def is_at_work(self, name: str) -> bool:
+        """Whether the owner of ``name`` is known to live: its process is here, or has counted since our first look."""
+        with self._lock:
+            generation = self._standing().get(name)
+            return generation is not None and self._is_alive(self._path(name, generation))
+
+    def are_in_work(self, cells: Collection[str]) -> bool:
+        """Whether somebody else who is known to live makes one of these cells."""
+        with self._lock:
+            standing = self._standing()
+            theirs = [self._path(name, standing[name]) for name in standing.keys() - self._owned.keys()]
+            return any(self._makes(path, cells) and self._is_alive(path) for path in theirs)
 
     def tidy(self) -> None:
         """Remove what processes that are surely gone have left here."""
@@ -206,10 +226,21 @@ class Claims:
             return True
         for other in standing.keys() - self._owned.keys():
             path = self._path(other, standing[other])
-            owner = self._owner(path)
-            if owner is not None and owner.cells & cells and not self._is_dead(path):
+            if self._makes(path, cells) and not self._is_dead(path):
                 return True
         return False
+
+    def _makes(self, claim: Path, cells: Collection[str]) -> bool:
+        """Whether it is a claim on some of these cells."""
+        owner = self._owner(claim)
+        return owner is not None and not owner.cells.isdisjoint(cells)
+
+    def _is_alive(self, claim: Path) -> bool:
+        """Whether that is known; not the opposite of being dead."""
+        owner = self._owner(claim)
+        if owner is None or self._is_dead(claim):
+            return False
+        return is_here(owner.token) or owner.token in self._counted
 
     def _owner(self, claim: Path) -> _Owner | None:
         """Who made a claim; None if it is gone, or still being written."""
@@ -229,6 +260,8 @@ class Claims:
         watched = claim.name if owner is None else owner.token
         known, since = self._watched.get(watched, (None, 0.0))
         if known != count:
+            if known:
+                self._counted.add(watched)
             self._watched[watched] = count, monotonic()
             return False
         return monotonic() - since >= self.stale_seconds

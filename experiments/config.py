@@ -27,7 +27,7 @@ PRECISIONS = ("float32", "float64")
 _GROUPS = ("env", "demand", "forecaster", "policy", "sweep", "tracker")
 _TOP = (
     *("name", "policies", "deployment", "routing", "rules", "horizon", "seeds", "root_seed", "checkpoints"),
-    *("checkpoint_spacing", "precision", "chunk_rows", "checkpoint_minutes", "out", "force", "extend"),
+    *("checkpoint_spacing", "precision", "chunk_rows", "checkpoint_minutes", "out", "force", "extend", "shard"),
     "distributed",  # read by experiments.hosts, before anything else
 )
 _KNOWN = (*_GROUPS, *_TOP, "claims", "worlds")
@@ -92,6 +92,7 @@ class StudyConfig:
     out: str | None
     force: bool  # make the cells anew that are there already
     extend: bool  # add this study to the one that the folder holds
+    shard: int | None  # which of several processes this is: where it begins, and that it does not wait for the others
     tracker: dict[str, Any]
     claims: dict[str, float]
     rules: tuple[str, ...]
@@ -129,6 +130,7 @@ def study_from(plain: Mapping[str, Any]) -> StudyConfig:
         out=None if plain["out"] is None else _text(plain["out"], "out"),
         force=_flag(plain["force"], "force"),
         extend=_flag(plain["extend"], "extend"),
+        shard=None if plain["shard"] is None else _integer(plain["shard"], "shard", 0),
         tracker=dict(plain["tracker"]),
         claims=_claims(plain["claims"]),
         rules=tuple(plain["rules"]),

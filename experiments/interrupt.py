@@ -6,7 +6,7 @@ Work under way is never torn: threads inside ``stoppable`` save what they have a
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -50,7 +50,7 @@ def check() -> None:
 
 
 def exit_code() -> int:
-    """128 and the number of the signal that asked to stop, as shells have it; as for SIGINT if it was no signal."""
+    """128 and the number of the last signal that asked to stop, as shells have it; as for SIGINT if it was none."""
     return _state.exit_code
 
 
@@ -76,17 +76,20 @@ def settle(seconds: float = PATIENCE) -> bool:
 
 
 @contextmanager
-def signals() -> Iterator[None]:
+def signals(taken: Collection[int] = ()) -> Iterator[None]:
     """SIGINT and SIGTERM request a stop and raise ``Interrupted`` in the main thread, each time they come.
 
-    Handlers that somebody else has installed, and signals that are ignored, are left as they are; so is everything
-    where this is not the main thread. Afterwards all is as it was before, but for ``exit_code``.
+    So does the first of the signals that are ``taken`` from whoever handles them: a scheduler may announce an end more
+    than once, and is not impatient as a person is. Other handlers that somebody else has installed, and
+    signals that are ignored, are left as they are; so is everything where this is not the main thread. Afterwards all
+    is as it was before, but for ``exit_code``.
     """
     _state.exit_code = 128 + signal.SIGINT
     before = {}
     if threading.current_thread() is threading.main_thread():
         mine = (number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) in _DEFAULTS)
-        before = {number: signal.signal(number, _on_signal) for number in mine}
+        handlers = dict.fromkeys(mine, _on_signal) | dict.fromkeys(taken, _on_notice)
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
@@ -99,3 +102,12 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     _state.exit_code = 128 + number
     request()
     raise Interrupted
+
+
+def _on_notice(number: int, frame: FrameType | None) -> None:
+    first = not _state.requested
+    if first or number != signal.SIGTERM:  # which says less than the others
+        _state.exit_code = 128 + number
+    if first:
+        request()
+        raise Interrupted

@@ -4,16 +4,20 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 from rich.console import Console
 
 from envs.errors import InputError
 from experiments import display, report, store, study_folder, summary, trackers
+from experiments.claims import Claims
 from experiments.config import StudyConfig
 from experiments.store import CellResult
 from experiments.study import Outcome
 from experiments.trackers import EventLog, WandbOutcome, WandbSettings
+
+_TURN = "publish"  # a claim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +49,51 @@ def publish(
     if tracker is not None:
         _say_wandb(_send(made, folder, tracker, log), console)
     log.write("finished", cells=len(outcome.cells), failed=len(outcome.failed))
+
+
+def publish_in_turn(
+    outcome: Outcome,
+    study: StudyConfig,
+    folder: Path,
+    tracker: WandbSettings | None,
+    log: EventLog,
+    console: Console,
+) -> None:
+    """``publish`` once for all shards: of those that end together one does it, with the cells of all."""
+    if _is_published(folder):
+        console.print("tables and report are there already")
+        return
+    with Claims(folder) as claims:
+        while _is_my_turn(claims):
+            publish(outcome, study, folder, tracker, log, console)
+            claims.release(_TURN)
+            # Who stored a cell after we read them, and then found us publishing, has left that to us.
+            if study_folder.stored(folder) <= _ids(outcome.cells):
+                return
+            cells = stored_cells(folder)
+            if _ids(cells) <= _ids(outcome.cells):
+                return
+            outcome = replace(outcome, cells=cells)
+    console.print("another process makes tables and report")
+
+
+def _is_published(folder: Path) -> bool:
+    """Whether nothing was stored since somebody published, as far as the events tell."""
+    told = [event["event"] for event in study_folder.read_events(folder) if event["event"] in ("cell", "finished")]
+    return told[-1:] == ["finished"]
+
+
+def _is_my_turn(claims: Claims) -> bool:
+    """Whether no other living process publishes; where its life is in doubt, wait until that is known."""
+    while not claims.acquire(_TURN):
+        if claims.is_at_work(_TURN):
+            return False
+        sleep(0.5)
+    return True
+
+
+def _ids(cells: Sequence[CellResult]) -> set[str]:
+    return {cell.description["cell"] for cell in cells}
 
 
 def rebuild(folder: Path) -> int:

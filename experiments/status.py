@@ -181,7 +181,7 @@ def _process(name: str, events: Sequence[Mapping[str, Any]]) -> Process:
     silent = _age(events[-1])
     return Process(
         name=name,
-        alive=events[-1]["event"] != "finished" and _lives(name, silent),
+        alive=events[-1]["event"] not in ("finished", "left") and _lives(name, silent),
         silent_s=silent,
         doing=str(last.get("doing", "")),
         decisions_left=max(0, last["of"] - last["decisions"]) if beats else None,

@@ -28,6 +28,7 @@ import yaml
 from envs.errors import InputError
 from experiments import claims
 from experiments.claims import CLAIMS, Claims
+from experiments.study_folder import JOBS
 
 CELLS = "cells"
 CONFIG = "config.yaml"
@@ -138,13 +139,8 @@ def open_folder(folder: Path, record: Mapping[str, Any], *, extend: bool = False
     What a folder records is the newest study in this form, and under "earlier" a list of those before it. InputError
     where the folder holds another study's results, or files that are no study's.
     """
-    known = _recorded(folder)
-    if known is None and folder.exists() and (not folder.is_dir() or not all(map(_is_ours, folder.iterdir()))):
-        raise InputError(f"out: {folder} is not empty and holds no study; give another folder with out=DIR")
-    if known is not None:
-        wanted = _with_study(known, record, folder, extend)
-        if wanted == known:
-            return
+    if is_open(folder, record, extend=extend):
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with Claims(folder) as mine, mine.exclusively("config"):
@@ -158,9 +154,19 @@ def open_folder(folder: Path, record: Mapping[str, Any], *, extend: bool = False
         raise InputError(f"out: {folder} cannot be written ({error.strerror}); give another folder") from error
 
 
+def is_open(folder: Path, record: Mapping[str, Any], *, extend: bool = False) -> bool:
+    """Whether the folder records this very study already. InputError where ``open_folder`` would refuse it."""
+    known = _recorded(folder)
+    if known is not None:
+        return _with_study(known, record, folder, extend) == known
+    if folder.exists() and (not folder.is_dir() or not all(map(_is_ours, folder.iterdir()))):
+        raise InputError(f"out: {folder} is not empty and holds no study; give another folder with out=DIR")
+    return False
+
+
 def _is_ours(path: Path) -> bool:
     """What may be there of a study whose record was not, a moment ago: it was killed, or begins beside us."""
-    return path.name in (CELLS, CLAIMS, CONFIG) or _TEMPORARY.fullmatch(path.name) is not None
+    return path.name in (CELLS, CLAIMS, CONFIG, JOBS) or _TEMPORARY.fullmatch(path.name) is not None
 
 
 def _with_study(known: Mapping[str, Any], record: Mapping[str, Any], folder: Path, extend: bool) -> Mapping[str, Any]:

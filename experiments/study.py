@@ -49,6 +49,7 @@ class Outcome:
 
     cells: list[CellResult]  # of all studies of the folder, in their order; failed ones are missing
     failed: dict[str, str]  # cell id -> error
+    left: int  # cells that other processes are still at work on; a shard does not wait for them
     compilations: int
     compile_seconds: float
     run_seconds: float
@@ -91,34 +92,43 @@ def _run(
     shelf = _Shelf(folder, log, progress)
     kept = {cell.id: result for cell in planned if (result := shelf.read(cell.id)) is not None}
     if study.force:
-        ids = [cell.id for cell in planned]
-        if store.begin_redo(folder, ids, claims):
-            carry.discard_all(folder)
+        begin_redo(planned, folder, claims)
     shelf.redo = store.redo(folder)  # also without force: what was begun is gone on with
     old = len(kept)
     kept = {cell: result for cell, result in kept.items() if shelf.has(cell)}
-    if len(kept) < old and not study.force:
+    if len(kept) < old and not study.force and study.shard is None:
         progress.warn(
             f"a run with force=true was stopped here; going on with the {old - len(kept)} cells left to replace"
         )
     runner = _Runner(study, shelf, claims, planned)
     progress.begin(len(kept), len(planned), runner.decisions_left())
-    log.write("study", name=study.name, cells=len(planned), done=len(kept), groups=runner.groups_left())
+    counts = {"cells": len(planned), "done": len(kept), "groups": runner.groups_left()}
+    log.write("study", name=study.name, shard=study.shard, **counts)
     began = perf_counter()
     runner.run()
     store.end_redo(folder)
     claims.tidy()
     mine = [cell.id for cell in planned]
+    # Looked at before the results are read: who stores one of these later looks later, and finds all of ours.
+    left = {cell for cell in runner.work.left if not shelf.has(cell)}
     results = {cell: kept.get(cell) or shelf.read(cell) for cell in [*store.recorded_cells(folder), *mine]}
-    lost = {cell: "its file was lost or damaged; the same command makes it anew" for cell in mine if not results[cell]}
+    gone = [cell for cell in mine if not results[cell] and cell not in left]
+    lost = dict.fromkeys(gone, "its file was lost or damaged; the same command makes it anew")
     return Outcome(
         cells=[result for result in results.values() if result is not None],
         failed=lost | {cell: error for cell, error in runner.failed.items() if not shelf.has(cell)},
+        left=len(left),
         compilations=runner.compilations,
         compile_seconds=runner.compile_seconds,
         run_seconds=perf_counter() - began,
         decisions=runner.decisions,
     )
+
+
+def begin_redo(planned: list[Cell], folder: Path, claims: Claims) -> None:
+    """Have all of these cells made anew, unless that was begun already. Saved carries are forgotten."""
+    if store.begin_redo(folder, [cell.id for cell in planned], claims):
+        carry.discard_all(folder)
 
 
 def cores() -> int:
@@ -232,8 +242,12 @@ class _Runner:
         self.compilations, self.compile_seconds, self.decisions = 0, 0.0, 0
         self.lock, self.writing = Lock(), Lock()
         self.simulators = ThreadPoolExecutor(cores())
-        self.blocks = [block for number in range(len(self.groups)) for block in self._blocks(number)]
-        self.work = Work(self.blocks, claims, self._missing, self._found, self._waiting)
+        # Shards that start together begin with different programs; from there on claims divide the blocks.
+        first = (study.shard or 0) % len(self.groups)
+        order = [*range(first, len(self.groups)), *range(first)]
+        self.blocks = [block for number in order for block in self._blocks(number)]
+        leaves = study.shard is not None
+        self.work = Work(self.blocks, claims, self._missing, self._found, self._waiting, leaves=leaves)
 
     def decisions_left(self) -> int:
         """How many decisions the missing blocks hold."""

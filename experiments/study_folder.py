@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from experiments.cells import Cell
 
 PLAN = "plan.json"
+JOBS = "jobs"  # what launchers write about their jobs
 EVENTS = "events.jsonl"
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 

@@ -33,13 +33,18 @@ class Work:
         missing: Callable[[Block], list[str]],
         found: Callable[[list[str]], None],
         waiting: Callable[[], None] = lambda: None,
+        *,
+        leaves: bool = False,
     ) -> None:
         """``blocks`` in the order of preference.
 
         ``missing`` tells which of a block's cells are not stored, ``found`` is told of cells that others have stored,
-        ``waiting`` is called while there is nothing to do here but others are at work.
+        ``waiting`` is called while there is nothing to do here but others are at work. A process that ``leaves`` does
+        not wait for others who are known to live: there is nothing left for it then.
         """
         self.claims, self.missing, self.found, self.waiting = claims, missing, found, waiting
+        self.leaves = leaves
+        self.left: set[str] = set()  # cells that others were at work on when this process left
         self._pending = {block.id: block for block in blocks}
         self._expected = {block.id: missing(block) for block in blocks}
         self._compiled: set[int] = set()
@@ -53,9 +58,11 @@ class Work:
             while self._pending:
                 if (block := self._take_now()) is not None:
                     return block
+                if self._pending and not self._in_hand:
+                    self.waiting()
+                    if self.leaves and all(self.claims.are_in_work(block.cells) for block in self._pending.values()):
+                        self._leave()
                 if self._pending:
-                    if not self._in_hand:
-                        self.waiting()
                     self._changed.wait(_POLL_SECONDS)
             return None
 
@@ -88,6 +95,11 @@ class Work:
         with self._changed:
             self._pending = {}
             self._changed.notify_all()
+
+    def _leave(self) -> None:
+        self.left = {cell for block in self._pending.values() for cell in self.missing(block)}
+        self._pending = {}
+        self._changed.notify_all()
 
     def _take_now(self) -> Block | None:
         tried: set[str] = set()

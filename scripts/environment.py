@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-extras.lock")
-EXTRAS = ("cuda", "cuda12", "tpu")
+EXTRAS = ("cuda", "cuda12", "tpu", "slurm", "joblib")
 FOUNDATION = ("root", "python", "locks", "installer")  # where one of these changed, nothing is built upon
 Stamp = dict[str, str | bool]
 
@@ -59,8 +59,8 @@ def wanted_stamp(found: Stamp, dev: bool, bench: bool) -> Stamp:
     base = Path(sys.base_prefix) / "bin" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
     python = str(base if base.exists() else sys.executable)
     extra = os.environ.get("LLM_BANDITS_EXTRA", "")
-    if extra not in ("", "none", *EXTRAS):
-        raise SetupError(f"LLM_BANDITS_EXTRA={extra} is none of: none, {', '.join(EXTRAS)}.")
+    if extra not in ("", "none") and not set(extra.split(",")) <= set(EXTRAS):
+        raise SetupError(f"LLM_BANDITS_EXTRA={extra} is none, or some of {', '.join(EXTRAS)} with commas between.")
     extra = {"": str(found.get("extra", "")), "none": ""}.get(extra, extra)
     if bench and "bench" not in extra.split(","):
         extra = f"{extra},bench".lstrip(",")

@@ -15,6 +15,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("bandits", "conf", "envs", "experiments")
 LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-extras.lock")
+EXTRAS = ("cuda", "cuda12", "tpu", "slurm", "joblib")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -85,7 +86,7 @@ def test_locks_fit_the_project_and_each_other(python):
     for lock, requirements in (
         (run, PROJECT["dependencies"]),
         (dev, PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]),
-        (extras, [line for extra in ("cuda", "cuda12", "tpu") for line in PROJECT["optional-dependencies"][extra]]),
+        (extras, [line for extra in EXTRAS for line in PROJECT["optional-dependencies"][extra]]),
     ):
         for requirement in map(Requirement, requirements):
             assert requirement.specifier.contains(lock[canonicalize_name(requirement.name)]), requirement
