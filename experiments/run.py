@@ -170,7 +170,7 @@ def _understood(plain: dict[str, Any]) -> _Task:
     """InputError where something is wrong with the configuration, or with using its folder for it."""
     import jax
 
-    from experiments import cells, store, trackers
+    from experiments import cells, hosts, store, trackers
 
     jax.config.update("jax_enable_x64", plain.get("precision") == "float64")
     settings = study_from(plain)
@@ -179,7 +179,8 @@ def _understood(plain: dict[str, Any]) -> _Task:
     # What this command does is not what its study is.
     recorded = plain | {"force": False, "extend": False, "shard": None, "distributed": None}
     record = {"config": recorded, "versions": versions(), "cells": " ".join(cell.id for cell in planned)}
-    store.is_open(folder, record, extend=settings.extend)
+    if hosts.leads():  # the others see nothing of the folder
+        store.is_open(folder, record, extend=settings.extend)
     return _Task(
         settings=settings,
         planned=planned,

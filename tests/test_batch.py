@@ -196,6 +196,7 @@ def build(*configs: CellConfig, **overrides: Any) -> list[Cell]:
         "out": None,
         "force": False,
         "extend": False,
+        "shard": None,
     }
     rest = {"tracker": {}, "claims": {}, "rules": (), "plain": {}}
     return cells.build(StudyConfig(name="test", cells=configs, **{**usual, **rest, **overrides}))

@@ -196,6 +196,7 @@ def test_units_do_not_matter(family: str, dtype: str) -> None:
     _assert_agrees(solution, solution.value / unit, family, dtype)
 
 
+@pytest.mark.slow
 def test_larger_programs_agree_with_highs() -> None:
     with jax.enable_x64(True):
         instances = _draw("copac", "float64", 16, 4)
@@ -378,6 +379,7 @@ def test_padding_changes_nothing() -> None:
     assert not np.delete(padded.dual, rows, axis=1).any()
 
 
+@pytest.mark.slow
 def test_alone_in_a_batch_and_in_nested_batches_the_same() -> None:
     """Also with an operand that the inner batch shares, and more lanes than one block holds."""
     objective, matrix, bound, upper = map(jnp.asarray, _draw("copac", "float32"))

@@ -264,6 +264,7 @@ def test_control_c_keeps_what_is_done_and_the_next_run_goes_on(call: CommandLine
     assert kept.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_terminated_study_goes_on_within_its_cell(call: CommandLine) -> None:
     command = studies.merged("horizon=1000000", "checkpoint_minutes=0")
     started = process(call.folder, *command, "out=out")
