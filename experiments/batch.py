@@ -215,7 +215,7 @@ class Pace:
     """How many rounds to play to the next stop, from how long the last ones took."""
 
     def __init__(self) -> None:
-        self.rounds = 64
+        self.rounds = 512
 
     def took(self, rounds: int, seconds: float) -> None:
         """Aim at ``STOP_SECONDS``, but trust few rounds only so far."""

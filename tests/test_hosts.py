@@ -16,7 +16,11 @@ from tests.processes import Child, Nursery, nursery
 
 STUDY = studies.merged("demand.counts=poisson", "horizon=1000", "seeds=5", "checkpoints=4")
 TWO_DEVICES = 'import os; os.environ["XLA_FLAGS"] += " --xla_force_host_platform_device_count=2";'
-SLOWLY = "from experiments import batch; import time; batch.Pace.took = lambda *_: time.sleep(0.1);"
+SLOWLY = """
+from experiments import batch
+import time
+batch.Pace.took = lambda pace, *_: vars(pace).update(rounds=64, slept=time.sleep(0.1))
+"""
 BROKEN = "from experiments import batch; batch.simulate = lambda *_, **__: 1 / 0;"
 REFUSING = """
 from experiments import study
