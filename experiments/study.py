@@ -402,7 +402,8 @@ class _Runner:
             with self.lock, warned.working_on([cell.id]):
                 result = measure.cell_result(cell, mine, marks, seeds, wall, self.benchmarks)
             self._store(cell, result)
-        carry.discard(self.folder, [cell.id for cell in chunks[0].cells])
+        if not self._missing(block):  # what could not be written need not be simulated from its beginning again
+            carry.discard(self.folder, [cell.id for cell in chunks[0].cells])
 
     def _store(self, cell: Cell, result: CellResult) -> None:
         """A cell that cannot be written costs itself; what is announced is on the disk."""

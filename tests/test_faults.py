@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import pytest
 
-from experiments import store, trackers
+from experiments import batch, store, trackers
 from tests import processes, studies
 from tests.processes import Nursery
 from tests.studies import CommandLine
@@ -213,6 +213,20 @@ def test_a_report_that_cannot_be_written_leaves_the_cells(call: CommandLine, mon
     assert ran.err.startswith("error: tables and report could not be written (No space left on device)")
     assert ran.outcome is not None and not ran.outcome.failed
     assert call.done("out=out").decisions == 0
+
+
+def test_a_cell_that_cannot_be_written_goes_on_from_its_carry(
+    call: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch.Pace, "took", lambda pace, *_: vars(pace).update(rounds=64))
+    command = ("horizon=1000", "checkpoint_minutes=0", "out=out")
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "write_cell", full)
+        assert call(*command).code == 1
+    assert list((call.folder / "out/carries").glob("*/*.json"))
+    call.done(*command)
+    assert "resumed" in {event["event"] for event in events(call.folder / "out")}
+    assert not (call.folder / "out/carries").exists()
 
 
 def full(*_: Any) -> None:
