@@ -26,9 +26,9 @@ import pyarrow.parquet
 import yaml
 
 from envs.errors import InputError
-from experiments import claims
+from experiments import claims, study_folder
 from experiments.claims import CLAIMS, Claims
-from experiments.study_folder import JOBS
+from experiments.study_folder import DIGEST, JOBS, STAMP
 
 CELLS = "cells"
 CONFIG = "config.yaml"
@@ -36,8 +36,6 @@ DAMAGED = "damaged"  # below the cells: files that were found damaged
 REDO = "redo.json"  # what a run with force=true has still to replace
 # Where results go and how they are computed, not what they are.
 NOT_IDENTITY = ("out", "tracker", "chunk_rows", "force", "extend", "shard", "checkpoint_minutes", "distributed")
-_STAMP, _DIGEST = 16, 64  # hex digits
-_SEAL = _STAMP + _DIGEST
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,14 +254,7 @@ def read_cell(path: Path) -> CellResult:
 
 def stamp(folder: Path, cell: str) -> str | None:
     """What tells one writing of a cell's file from the next; None where there is no file."""
-    try:
-        with cell_path(folder, cell).open("rb") as stream:
-            stream.seek(-_SEAL, os.SEEK_END)
-            return stream.read(_STAMP).decode("ascii", "replace")
-    except FileNotFoundError:
-        return None
-    except OSError:  # shorter than a seal
-        return ""
+    return study_folder.stamp(cell_path(folder, cell))
 
 
 def set_aside(folder: Path, cell: str) -> Path | None:
@@ -313,13 +304,13 @@ def end_redo(folder: Path) -> None:
 
 def _sealed(archive: bytes) -> bytes:
     """An archive with its seal as the comment, whose length is an archive's last two bytes."""
-    body = archive[:-2] + _SEAL.to_bytes(2, "little") + secrets.token_hex(_STAMP // 2).encode()
+    body = archive[:-2] + (STAMP + DIGEST).to_bytes(2, "little") + secrets.token_hex(STAMP // 2).encode()
     return body + hashlib.sha256(body).hexdigest().encode()
 
 
 def _unsealed(content: bytes) -> bytes:
     """The same bytes; ValueError where they are not those that were sealed."""
-    if hashlib.sha256(content[:-_DIGEST]).hexdigest().encode() != content[-_DIGEST:]:
+    if hashlib.sha256(content[:-DIGEST]).hexdigest().encode() != content[-DIGEST:]:
         raise ValueError("its checksum is wrong")
     return content
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 PLAN = "plan.json"
 JOBS = "jobs"  # what launchers write about their jobs
 EVENTS = "events.jsonl"
+STAMP, DIGEST = 16, 64  # hex digits of a cell's seal, its file's last ones (experiments.store)
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -88,17 +89,19 @@ def fresh(folder: Path) -> set[str]:
         old = dict(json.loads((folder / "redo.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return stored(folder)
-    return {path.stem for path in _files(folder) if path.stem not in old or _stamp(path) != old[path.stem]}
+    return {path.stem for path in _files(folder) if path.stem not in old or stamp(path) not in (None, old[path.stem])}
 
 
-def _stamp(path: Path) -> str | None:
-    """What tells one writing of a cell's file from the next: the first 16 of its last 80 bytes (experiments.store)."""
+def stamp(path: Path) -> str | None:
+    """What tells one writing of a cell's file from the next; None where there is no file."""
     try:
         with path.open("rb") as stream:
-            stream.seek(-80, os.SEEK_END)
-            return stream.read(16).decode("ascii", "replace")
-    except OSError:
+            stream.seek(-STAMP - DIGEST, os.SEEK_END)
+            return stream.read(STAMP).decode("ascii", "replace")
+    except FileNotFoundError:
         return None
+    except OSError:  # shorter than a seal
+        return ""
 
 
 def _files(folder: Path) -> list[Path]:
