@@ -54,11 +54,10 @@ class LearnerState:
     forecaster: Any
 
 
-def ceiling(problem: Problem) -> jax.Array:
-    """[M, D] the known range of every quantity: 1, or the model's worst case for a consumption."""
-    num_models, num_services = problem.exists.shape[0], problem.target.shape[0]
-    ones = jnp.ones((num_models, 1 + num_services), problem.throughput.dtype)
-    return statistics.stack(ones[:, 0], problem.consumption_bound, ones[:, 1:])
+def ceiling(problem: Problem, bound: jax.Array) -> jax.Array:
+    """[..., D] the known range of every quantity: 1, or the worst case for a consumption, ``bound`` [..., P]."""
+    ones = jnp.ones((*bound.shape[:-1], 1 + problem.target.shape[0]), bound.dtype)
+    return jnp.concatenate([ones[..., :1], bound, ones[..., 1:]], axis=-1)
 
 
 def init(learner: Learner, problem: Problem, truth: Truth | None) -> LearnerState:
@@ -70,9 +69,10 @@ def init(learner: Learner, problem: Problem, truth: Truth | None) -> LearnerStat
         problem.throughput.dtype,
         variance=learner.confidence.radius == "variance",
     )
+    known = ceiling(problem, problem.consumption_bound)
     return LearnerState(
         statistics=seen,
-        bounds=confidence.bounds(learner.confidence, seen, ceiling(problem), _level(learner, problem)),
+        bounds=confidence.bounds(learner.confidence, seen, known, _level(learner, problem)),
         deployment=learner.deployment.init(problem, truth if learner.deployment.clairvoyant else None),
         routing=learner.routing.init(problem, truth if learner.routing.clairvoyant else None),
         forecaster=learner.forecaster.init(problem),
@@ -141,12 +141,13 @@ def decide(
 def learn(learner: Learner, state: LearnerState, view: View, feedback: Feedback) -> LearnerState:
     """The state after a round."""
     seen, one = statistics.update(state.statistics, feedback)
-    chosen, problem = feedback.served > 0, view.problem
-    renewed = confidence.bounds(learner.confidence, one, pick(chosen, ceiling(problem)), _level(learner, problem))
+    model, problem = feedback.model, view.problem
+    known = ceiling(problem, pick(model, problem.consumption_bound))
+    renewed = confidence.bounds(learner.confidence, one, known, _level(learner, problem))
     return replace(
         state,
         statistics=seen,
-        bounds=jax.tree.map(lambda row, rows: put(chosen, row, rows), renewed, state.bounds),
+        bounds=jax.tree.map(lambda row, rows: put(model, row, rows), renewed, state.bounds),
         routing=learner.routing.update(state.routing, view, feedback),
         forecaster=learner.forecaster.update(state.forecaster, feedback.demand, view.observation.profile),
     )

@@ -40,12 +40,11 @@ def update(statistics: Statistics, feedback: Feedback) -> tuple[Statistics, Stat
 
     Where none served, the first are as they were and the second mean nothing.
     """
-    chosen = feedback.served > 0
-    one = jax.tree.map(lambda leaf: pick(chosen, leaf), statistics)
+    one = jax.tree.map(lambda leaf: pick(feedback.model, leaf), statistics)
     outcome = jnp.concatenate([feedback.reward[None], feedback.consumption, feedback.service])
     count = one.count + 1
     delta = outcome - one.mean
     mean = one.mean + delta / count.astype(delta.dtype)
     scatter = None if one.scatter is None else one.scatter + delta * (outcome - mean)
     seen = Statistics(count=count, mean=mean, scatter=scatter)
-    return jax.tree.map(lambda row, leaf: put(chosen, row, leaf), seen, statistics), seen
+    return jax.tree.map(lambda row, leaf: put(feedback.model, row, leaf), seen, statistics), seen

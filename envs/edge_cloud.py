@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from envs import inventory, ledger, outcomes
+from envs import draws, inventory, ledger, outcomes
 from envs.demand import Demand
 from envs.inventory import Inventory
 from envs.rows import pick
@@ -144,50 +144,60 @@ def observe(world: World, state: WorldState, t: jax.Array, demand: jax.Array) ->
 
 
 def step(
-    world: World, state: WorldState, demand_state: Any, demand: jax.Array, shares: jax.Array, key: jax.Array
+    world: World,
+    state: WorldState,
+    demand_state: Any,
+    demand: jax.Array,
+    shares: jax.Array,
+    t: jax.Array,
+    key: jax.Array,
 ) -> tuple[WorldState, Feedback]:
-    """Serve one round: draw the model from ``shares`` [M], guard the budget, draw its outcome, keep the books.
+    """Serve round t: draw the model from ``shares`` [M], guard the budget, draw its outcome, keep the books.
 
     Shares are clipped to the live models' throughput caps; what they leave below 1 is the null action. One model serves
     the whole round (its share is a probability), and one outcome per task is drawn for it: the demand scales it.
+    ``key`` is the run's.
     """
-    uniform = jax.random.uniform(key, (3 + world.service_mean.shape[1],), world.reward_mean.dtype)
+    uniform = draws.uniforms(key, t, 3 + world.service_mean.shape[1], world.reward_mean.dtype)
     drawn = _draw_model(world, state.deployed, shares, uniform[0])
+    num_models = shares.shape[0]
     bound = pick(drawn, world.problem.consumption_bound)
     worst = ledger.charge_quanta(demand * bound, world.quanta)
     fits = jnp.all(ledger.fits(state.spent, worst, world.budget)) | ~world.problem.budget_hard
     allowed = fits & ~state.stopped
-    refused = jnp.any(drawn) & ~allowed
-    chosen = drawn & allowed & (demand > 0)
-    feedback = _outcome(world, chosen, bound, demand, uniform[1:])
-    return _book(world, state, demand_state, chosen, feedback, refused), feedback
+    refused = (drawn < num_models) & ~allowed
+    chosen = jnp.where((drawn < num_models) & allowed & (demand > 0), drawn, -1)
+    reward_mean = pick(chosen, world.reward_mean)
+    feedback = _outcome(world, chosen, bound, reward_mean, demand, uniform[1:])
+    return _book(world, state, demand_state, feedback, reward_mean, refused), feedback
 
 
 def _draw_model(world: World, live: jax.Array, shares: jax.Array, uniform: jax.Array) -> jax.Array:
-    """[M] bool, true for the drawn model; all false for the null action."""
-    capped = jnp.clip(shares, 0.0, jnp.where(live, world.problem.throughput, 0.0))
-    upto = jnp.cumsum(capped)
+    """[] int32, the drawn model; M for the null action."""
+    caps = world.problem.throughput
+    capped = jnp.where(live & (shares > 0), jnp.where(shares < caps, shares, caps), 0.0)
     # Model m is drawn where u lies from the sum of the shares before it up to its own, all scaled to at most 1.
-    passed = jnp.sum(upto <= uniform * jnp.maximum(upto[-1], 1.0))
-    return jnp.arange(shares.shape[0]) == passed
+    return jnp.sum(jnp.cumsum(capped) <= uniform * jnp.maximum(jnp.sum(capped), 1.0), dtype=jnp.int32)
 
 
-def _outcome(world: World, chosen: jax.Array, bound: jax.Array, demand: jax.Array, uniform: jax.Array) -> Feedback:
-    """The served model's outcome per task.
+def _outcome(
+    world: World, model: jax.Array, bound: jax.Array, reward_mean: jax.Array, demand: jax.Array, uniform: jax.Array
+) -> Feedback:
+    """The served model's outcome per task; zeros where ``model`` is -1.
 
     All resources share one uniform: money and energy both follow the number of tokens, so they rise together.
     """
-    served = jnp.any(chosen)
-    model = jnp.argmax(chosen)
-    consumption = jnp.minimum(outcomes.sample(world.consumption_table, model, uniform[1]), bound)
+    served = model >= 0
+    row = jnp.maximum(model, 0)
+    consumption = jnp.minimum(outcomes.sample(world.consumption_table, row, uniform[1]), bound)
     if world.reward_table is None:
-        reward = (uniform[0] < pick(chosen, world.reward_mean)).astype(demand.dtype)
+        reward = (uniform[0] < reward_mean).astype(demand.dtype)
     else:
-        reward = outcomes.sample(world.reward_table, model, uniform[0])
-    met = (uniform[2:] < pick(chosen, world.service_mean)).astype(demand.dtype)
+        reward = outcomes.sample(world.reward_table, row, uniform[0])
+    met = (uniform[2:] < pick(model, world.service_mean)).astype(demand.dtype)
     return Feedback(
         demand=demand,
-        served=jnp.where(chosen, demand, 0.0),
+        model=model,
         reward=jnp.where(served, reward, 0.0),
         consumption=jnp.where(served, consumption, 0.0),
         service=jnp.where(served, jnp.where(world.service_is_reward, reward, met), 0.0),
@@ -195,7 +205,7 @@ def _outcome(world: World, chosen: jax.Array, bound: jax.Array, demand: jax.Arra
 
 
 def _book(
-    world: World, state: WorldState, demand_state: Any, chosen: jax.Array, feedback: Feedback, refused: jax.Array
+    world: World, state: WorldState, demand_state: Any, feedback: Feedback, reward_mean: jax.Array, refused: jax.Array
 ) -> WorldState:
     """Enter one round into the books; what was not served has outcomes of zero."""
     quanta, demand = world.quanta, feedback.demand
@@ -203,16 +213,16 @@ def _book(
     total = ledger.add(state.demand, arrived)
     service = ledger.add(state.service, ledger.to_quanta(demand * feedback.service, quanta))
     shortfall = world.problem.target * ledger.value(total, quanta) - ledger.value(service, quanta)
-    expected = demand * pick(chosen, world.reward_mean)
+    serving = jnp.arange(world.reward_mean.shape[0]) == feedback.model
     return replace(
         state,
         demand_state=demand_state,
         stopped=state.stopped | (refused & world.stop_when_refused),
         demand=total,
-        served=ledger.add(state.served, jnp.where(chosen, arrived, 0)),
+        served=ledger.add(state.served, jnp.where(serving, arrived, 0)),
         refused=ledger.add(state.refused, jnp.where(refused, arrived, 0)),
         reward=ledger.add(state.reward, ledger.to_quanta(demand * feedback.reward, quanta)),
-        reward_expected=ledger.add(state.reward_expected, ledger.to_quanta(expected, quanta)),
+        reward_expected=ledger.add(state.reward_expected, ledger.to_quanta(demand * reward_mean, quanta)),
         spent=ledger.add(state.spent, ledger.charge_quanta(demand * feedback.consumption, quanta)),
         service=service,
         violation_worst=jnp.maximum(state.violation_worst, shortfall),

@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 
 
-def pick(chosen: jax.Array, rows: jax.Array) -> jax.Array:
-    """[M] bool with at most one true, [M, ...] -> [...]: the row that is true, or zeros."""
-    return jnp.sum(jnp.where(_mask(chosen, rows), rows, jnp.zeros((), rows.dtype)), axis=0, dtype=rows.dtype)
+def pick(number: jax.Array, rows: jax.Array) -> jax.Array:
+    """[] int32, [M, ...] -> [...]: the row of that number, or zeros where there is none."""
+    return jnp.sum(jnp.where(_here(number, rows), rows, jnp.zeros((), rows.dtype)), axis=0, dtype=rows.dtype)
 
 
-def put(chosen: jax.Array, row: jax.Array, rows: jax.Array) -> jax.Array:
-    """[M] bool with at most one true, [...], [M, ...] -> [M, ...]: ``rows`` with ``row`` in place of the one chosen."""
-    return jnp.where(_mask(chosen, rows), row[None], rows)
+def put(number: jax.Array, row: jax.Array, rows: jax.Array) -> jax.Array:
+    """[] int32, [...], [M, ...] -> [M, ...]: ``rows`` with ``row`` in place of that number's, if there is one."""
+    return jnp.where(_here(number, rows), row[None], rows)
 
 
-def _mask(chosen: jax.Array, rows: jax.Array) -> jax.Array:
-    return jnp.expand_dims(chosen, tuple(range(1, rows.ndim)))
+def _here(number: jax.Array, rows: jax.Array) -> jax.Array:
+    return jnp.expand_dims(jnp.arange(rows.shape[0]) == number, tuple(range(1, rows.ndim)))

@@ -60,7 +60,7 @@ class Feedback:
     """What the learner sees after a round: one model serves all of it, and only what that one did is seen."""
 
     demand: jax.Array  # [] q_t
-    served: jax.Array  # [M] tasks served by each model this round: all by one, or none
+    model: jax.Array  # [] int32, the model that served; -1 where none did
     reward: jax.Array  # [] reward per task, in [0, 1]; 0, like the two below, where nothing was served
     consumption: jax.Array  # [P] consumption per task, at most the model's consumption_bound
     service: jax.Array  # [C] service per task, in [0, 1]

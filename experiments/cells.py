@@ -25,7 +25,7 @@ from envs.clock import Clock
 from envs.instance import Instance
 from experiments.config import CellConfig, StudyConfig, source_of
 
-FORMAT = 3  # of the results; part of every cell's identity
+FORMAT = 4  # of the results; part of every cell's identity
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,10 @@ over models become a few vector additions. Operations without a reading of their
 is left out; random bits are those of ``jax.random`` (Threefry-2x32, Salmon et al., SC 2011), for all lanes at once.
 
 What XLA would otherwise compute again for each use (sums, words of random bits) is stored; see ``bandits.storage``.
+What nobody but one sum needs is not: it is made entry by entry, where each is added.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -23,9 +25,12 @@ from jax.extend import core
 
 from bandits.storage import Stored, storage
 
+_Entries: TypeAlias = Callable[[int, int], jax.Array]
 _Reading: TypeAlias = Callable[[Any, list[Any], "_Width"], list[Any] | None]
 
 _LONGEST = 128  # entries of an axis whose reduction is written out
+_MUCH = 4  # operations that are not done again for each use, or for each entry of an axis
+_HASH = 60  # operations of a Threefry-2x32
 _ELEMENTWISE = frozenset(
     [
         *("abs", "add", "add_any", "and", "atan2", "bitcast_convert_type", "cbrt", "ceil", "clamp"),
@@ -37,6 +42,13 @@ _ELEMENTWISE = frozenset(
         "xor",
     ]
 )
+_CHEAP = frozenset(
+    [
+        *("abs", "add", "and", "clamp", "convert_element_type", "eq", "ge", "gt", "is_finite", "le", "lt", "max"),
+        *("min", "mul", "ne", "neg", "not", "or", "select_n", "sub", "xor"),
+    ]
+)  # of the elementwise ones: may be computed once more rather than be read
+_COMPARISONS = frozenset(["eq", "ge", "gt", "le", "lt", "ne"])
 _FOLDS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "reduce_sum": lax.add,
     "reduce_max": lax.max,
@@ -57,11 +69,37 @@ class _Width:
 
 
 class _Lanes:
-    """A value that differs between runs: an array with a trailing axis of lanes, or random keys as raw words."""
+    """A value that differs between runs: an array with a trailing axis of lanes, or random keys as raw words.
 
-    def __init__(self, array: jax.Array, *, key: bool = False) -> None:
+    ``entries`` makes its k-th entry along an axis from entries of what it was made of, where that is cheap; it is asked
+    only if the value is used once, or is ``free``.
+    """
+
+    def __init__(
+        self, array: jax.Array, *, key: bool = False, entries: _Entries | None = None, free: bool = False, work: int = 0
+    ) -> None:
         self.array = array  # [..., L]; of keys uint32 [2, ..., L]
         self.key = key
+        self.entries = entries
+        self.free = free
+        self.once = True
+        self.work = work  # operations since something was stored
+
+    def entry(self, axis: int, k: int) -> jax.Array:
+        """The k-th entry along an axis, [..., L]; of what has no axes, itself."""
+        if self.array.ndim == 1:
+            return self.array
+        if self.entries is None or not (self.once or self.free):
+            return lax.index_in_dim(self.array, k, axis, keepdims=False)
+        return self.entries(axis, k)
+
+    def stored(self, width: _Width) -> "_Lanes":
+        """The same value, kept."""
+        return _Lanes(width.stored(lambda: self.array))
+
+    def settled(self) -> "_Lanes":
+        """The same value, to be read as it is: where it would be computed anew is within a loop or a branch."""
+        return _Lanes(self.array, key=self.key)
 
 
 def lanes_last(function: Callable[..., Any], batched: Sequence[bool]) -> Callable[..., Any]:
@@ -102,21 +140,35 @@ def _spread(value: Any, width: _Width) -> _Lanes:
     """A value as lanes; a shared one is the same in all of them."""
     if isinstance(value, _Lanes):
         return value
-    return _Lanes(lax.broadcast_in_dim(value, (*jnp.shape(value), width.size), range(jnp.ndim(value))))
+
+    def spread(shared: Any) -> jax.Array:
+        return lax.broadcast_in_dim(shared, (*jnp.shape(shared), width.size), range(jnp.ndim(shared)))
+
+    def entries(axis: int, k: int) -> jax.Array:
+        return spread(value[(slice(None),) * axis + (k,)])
+
+    return _Lanes(spread(value), entries=entries, free=True)
 
 
 def _evaluate(program: core.Jaxpr, consts: Sequence[Any], inputs: Sequence[Any], width: _Width) -> list[Any]:
     """The results of a traced program, each shared or ``_Lanes``."""
     known: dict[Any, Any] = {}
+    atoms = [*(atom for equation in program.eqns for atom in equation.invars), *program.outvars]
+    uses = Counter(atom for atom in atoms if not isinstance(atom, core.Literal))
 
     def read(atom: Any) -> Any:
         return atom.val if isinstance(atom, core.Literal) else known[atom]
 
-    for variable, value in zip((*program.constvars, *program.invars), (*consts, *inputs), strict=True):
-        known[variable] = value
+    def keep(variables: Sequence[Any], values: Sequence[Any]) -> None:
+        for variable, value in zip(variables, values, strict=True):
+            if isinstance(value, _Lanes):
+                value = value.stored(width) if value.work > _MUCH and uses[variable] > 1 else value
+                value.once = value.once and uses[variable] <= 1
+            known[variable] = value
+
+    keep((*program.constvars, *program.invars), (*consts, *inputs))
     for equation in program.eqns:
-        results = _apply(equation, [read(atom) for atom in equation.invars], width)
-        known |= dict(zip(equation.outvars, results, strict=True))
+        keep(equation.outvars, _apply(equation, [read(atom) for atom in equation.invars], width))
     return [read(atom) for atom in program.outvars]
 
 
@@ -132,7 +184,7 @@ def _apply(equation: Any, inputs: list[Any], width: _Width) -> list[Any]:
     if name == "cond" and not isinstance(inputs[0], _Lanes):
         return _cond(equation, inputs, width)
     if not any(isinstance(value, _Lanes) for value in inputs):
-        return _bound(equation, inputs)
+        return [_counted_up(equation)] if name == "iota" else _bound(equation, inputs)
     reading = _READINGS.get(name)
     if any(isinstance(value, _Lanes) and value.key for value in inputs) and not name.startswith("random_"):
         found = _word_by_word(equation, inputs, width, reading) if reading else None
@@ -145,6 +197,12 @@ def _bound(equation: Any, inputs: Sequence[Any]) -> list[Any]:
     """The results of one operation as it stands."""
     results = equation.primitive.bind(*inputs, **equation.primitive.get_bind_params(equation.params))
     return list(results) if equation.primitive.multiple_results else [results]
+
+
+def _counted_up(equation: Any) -> np.ndarray:
+    """0, 1, 2, ... along an axis, known while the program is made: its entries are constants."""
+    shape, axis = equation.params["shape"], equation.params["dimension"]
+    return np.indices(shape)[axis].astype(equation.params["dtype"])
 
 
 def _fallback(equation: Any, inputs: list[Any], width: _Width) -> list[Any]:
@@ -176,16 +234,47 @@ def _arrays(inputs: list[Any], width: _Width) -> list[jax.Array]:
 
 
 def _elementwise(equation: Any, inputs: list[Any], width: _Width) -> list[Any]:
-    arrays = _arrays(inputs, width)
-    shape = np.broadcast_shapes(*(array.shape for array in arrays))
-    # Scalars go with any shape: literals, and the choice of select_n.
-    return [_Lanes(equation.primitive.bind(*(jnp.broadcast_to(a, shape) for a in arrays), **equation.params))]
+    values, name = [_spread(value, width) for value in inputs], equation.primitive.name
+
+    def applied(arrays: Sequence[jax.Array]) -> jax.Array:
+        shape = np.broadcast_shapes(*(array.shape for array in arrays))
+        # Scalars go with any shape: literals, and the choice of select_n.
+        return equation.primitive.bind(*(jnp.broadcast_to(a, shape) for a in arrays), **equation.params)
+
+    def entries(axis: int, k: int) -> jax.Array:
+        return applied([value.entry(axis, k) for value in values])
+
+    # Masks are compared anew wherever they are used: that is less work than to keep them as bytes.
+    free = name in _COMPARISONS and not all(isinstance(value, _Lanes) for value in inputs)
+    return [
+        _Lanes(
+            applied([value.array for value in values]),
+            entries=entries if name in _CHEAP else None,
+            free=free,
+            work=1 + sum(value.work for value in values),
+        )
+    ]
 
 
 def _broadcast(equation: Any, inputs: list[Any], width: _Width) -> list[Any]:
-    shape = equation.params["shape"]
-    dimensions = (*equation.params["broadcast_dimensions"], len(shape))
-    return [_Lanes(lax.broadcast_in_dim(inputs[0].array, (*shape, width.size), dimensions))]
+    (value,), shape = inputs, equation.params["shape"]
+    dimensions = equation.params["broadcast_dimensions"]
+
+    if value.work >= _MUCH and np.prod(shape) * width.size > value.array.size:
+        value = value.stored(width)
+
+    def spread(array: jax.Array, shape: tuple[int, ...], dimensions: Sequence[int]) -> jax.Array:
+        return lax.broadcast_in_dim(array, (*shape, width.size), (*dimensions, len(shape)))
+
+    def entries(axis: int, k: int) -> jax.Array:
+        rest = [d - (d > axis) for d in dimensions if d != axis]
+        array = value.array
+        if axis in dimensions:
+            own = dimensions.index(axis)
+            array = value.entry(own, k if value.array.shape[own] == shape[axis] else 0)
+        return spread(array, (*shape[:axis], *shape[axis + 1 :]), rest)
+
+    return [_Lanes(spread(value.array, shape, dimensions), entries=entries, free=True, work=value.work)]
 
 
 def _reshape(equation: Any, inputs: list[Any], width: _Width) -> list[Any]:
@@ -226,27 +315,39 @@ def _as_it_stands(equation: Any, inputs: list[Any]) -> list[Any]:
     return [_Lanes(equation.primitive.bind(inputs[0].array, **equation.params))]
 
 
+def _entries(value: _Lanes, axis: int) -> list[jax.Array]:
+    return [value.entry(axis, k) for k in range(value.array.shape[axis])]
+
+
 def _fold(equation: Any, inputs: list[Any], width: _Width) -> list[Any]:
-    array, axes, operation = inputs[0].array, equation.params["axes"], _FOLDS[equation.primitive.name]
-    if not all(0 < array.shape[axis] <= _LONGEST for axis in axes):
+    (value,), operation = inputs, _FOLDS[equation.primitive.name]
+    axes, shape = sorted(equation.params["axes"], reverse=True), inputs[0].array.shape
+    if not axes or not all(0 < shape[axis] <= _LONGEST for axis in axes):
         return _as_it_stands(equation, inputs)
 
     def folded() -> jax.Array:
-        return reduce(lambda part, axis: reduce(operation, _slices(part, axis)), sorted(axes, reverse=True), array)
+        last = reduce(operation, _entries(value, axes[0]))
+        return reduce(lambda part, axis: reduce(operation, _slices(part, axis)), axes[1:], last)
 
-    return [_Lanes(width.stored(folded))]
+    alone = all(shape[axis] == 1 for axis in axes)
+    return [_Lanes(folded() if alone else width.stored(folded))]
 
 
 def _running(equation: Any, inputs: list[Any], width: _Width) -> list[Any]:
-    array, axis, backwards = inputs[0].array, equation.params["axis"], equation.params["reverse"]
-    if not 0 < array.shape[axis] <= _LONGEST:
+    (value,), axis, order = inputs, equation.params["axis"], -1 if equation.params["reverse"] else 1
+    if not 0 < value.array.shape[axis] <= _LONGEST:
         return _as_it_stands(equation, inputs)
 
     def summed() -> list[jax.Array]:
-        return list(accumulate(_slices(array, axis)[:: -1 if backwards else 1], _RUNNING[equation.primitive.name]))
+        return list(accumulate(_entries(value, axis)[::order], _RUNNING[equation.primitive.name]))[::order]
 
     sums = width.stored(summed)
-    return [_Lanes(width.stored(lambda: jnp.stack(sums[:: -1 if backwards else 1], axis)))]
+    whole = width.stored(lambda: jnp.stack(sums, axis))
+
+    def entries(along: int, k: int) -> jax.Array:
+        return sums[k] if along == axis else lax.index_in_dim(whole, k, along, keepdims=False)
+
+    return [_Lanes(whole, entries=entries, free=True)]
 
 
 def _arg(equation: Any, inputs: list[Any], width: _Width) -> list[Any]:
@@ -256,7 +357,7 @@ def _arg(equation: Any, inputs: list[Any], width: _Width) -> list[Any]:
     better = lax.gt if equation.primitive.name == "argmax" else lax.lt
 
     def place() -> jax.Array:
-        best, *others = _slices(array, axis)
+        best, *others = _entries(inputs[0], axis)
         found = jnp.zeros(best.shape, equation.params["index_dtype"])
         for k, other in enumerate(others, 1):
             wins = better(other, best) | (jnp.isnan(other) & ~jnp.isnan(best))
@@ -295,6 +396,23 @@ def _counted(key: jax.Array, shape: tuple[int, ...], width: _Width) -> tuple[jax
     return _threefry(*(jnp.broadcast_to(word, (*shape, width.size)) for word in words))
 
 
+def _threefry_words(equation: Any, inputs: list[Any], width: _Width) -> list[Any]:
+    """Two words [..., L], as ``threefry2x32_p``."""
+    arrays = _arrays(inputs, width)
+    shape = np.broadcast_shapes(*(array.shape for array in arrays))
+    return [_Lanes(word, work=_HASH) for word in _threefry(*(jnp.broadcast_to(array, shape) for array in arrays))]
+
+
+def _unwrap(equation: Any, inputs: list[Any], width: _Width) -> list[Any] | None:
+    """The two words of a key."""
+    return [_Lanes(inputs[0].array)] if inputs[0].array.ndim == 2 else None
+
+
+def _stack(equation: Any, inputs: list[Any], width: _Width) -> list[Any]:
+    arrays = _arrays(inputs, width)
+    return [_Lanes(width.stored(lambda: jnp.stack(arrays, equation.params["axis"])))]
+
+
 def _bits(equation: Any, inputs: list[Any], width: _Width) -> list[Any] | None:
     """Random 32-bit words [shape, L], as ``jax.random.bits`` with partitionable Threefry."""
     key, shape = inputs[0], equation.params["shape"]
@@ -323,6 +441,7 @@ def _threefry(key_1: jax.Array, key_2: jax.Array, word_1: jax.Array, word_2: jax
 def _while(equation: Any, inputs: list[Any], width: _Width) -> list[Any]:
     """A loop; where its end differs between lanes it goes on until all are done, and who is done keeps what it has."""
     given = equation.params
+    inputs = _settled(inputs)
     number_cond, number_body = given["cond_nconsts"], given["body_nconsts"]
     cond_consts, body_consts = inputs[:number_cond], inputs[number_cond : number_cond + number_body]
     carry = inputs[number_cond + number_body :]
@@ -365,7 +484,7 @@ def _while(equation: Any, inputs: list[Any], width: _Width) -> list[Any]:
 
 def _cond(equation: Any, inputs: list[Any], width: _Width) -> list[Any]:
     """A branch that all lanes take together."""
-    index, operands = inputs[0], inputs[1:]
+    index, operands = inputs[0], _settled(inputs[1:])
     branches = equation.params["branches"]
     marked = [_marked(branch, operands) for branch in branches]
     spread = [any(flags) for flags in zip(*marked, strict=True)]
@@ -381,6 +500,10 @@ def _cond(equation: Any, inputs: list[Any], width: _Width) -> list[Any]:
 
     results = lax.switch(index, [taken(branch) for branch in branches])
     return [_Lanes(v, key=key) if many else v for v, many, key in zip(results, spread, keys, strict=True)]
+
+
+def _settled(values: Sequence[Any]) -> list[Any]:
+    return [value.settled() if isinstance(value, _Lanes) else value for value in values]
 
 
 def _masked(values: Sequence[Any], spread: Sequence[bool]) -> list[Any]:
@@ -412,6 +535,9 @@ _READINGS: dict[str, _Reading] = {
     "random_fold_in": _fold_in,
     "random_bits": _bits,
     "random_split": _split,
+    "random_unwrap": _unwrap,
+    "stack": _stack,
+    "threefry2x32": _threefry_words,
     **dict.fromkeys(_FOLDS, _fold),
     **dict.fromkeys(_RUNNING, _running),
 }

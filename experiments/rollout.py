@@ -23,7 +23,7 @@ from envs.types import Truth
 from experiments import deployment_books
 from experiments.deployment_books import DeploymentBooks
 
-_KEY_DEMAND, _KEY_OUTCOME, _KEY_LEARNER, _KEY_DEPLOYMENT = 0, 1, 2, 3
+_KEY_DEMAND, _KEY_LEARNER, _KEY_DEPLOYMENT = 0, 1, 2
 _KEY_START = 2**32 - 1  # no round has this number
 
 
@@ -190,9 +190,7 @@ def _round(
         raise ValueError(f"decide returned shares of shape {shares.shape}; they must be one a model, {view.caps.shape}")
     usable = jnp.all(jnp.isfinite(shares))
     shares = jnp.where(usable, shares, 0.0)
-    world_state, feedback = edge_cloud.step(
-        world, state.world, demand_state, demand, shares, jax.random.fold_in(key, _KEY_OUTCOME)
-    )
+    world_state, feedback = edge_cloud.step(world, state.world, demand_state, demand, shares, t, key_run)
     return replace(
         state,
         world=world_state,

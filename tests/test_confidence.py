@@ -15,12 +15,11 @@ from tests import oracles, worlds
 CEILING = np.array([[1.0, 1.0, 1.0], [1.0, 0.2, 1.0], [1.0, 0.01, 1.0], [1.0, 0.5, 1.0]])
 
 
-def feedback(model: int, outcome: np.ndarray, demand: float = 3.0, models: int = len(CEILING)) -> Feedback:
-    chosen = (np.arange(models) == model).astype(np.float32)
+def feedback(model: int, outcome: np.ndarray, demand: float = 3.0) -> Feedback:
     row = jnp.asarray(outcome, jnp.float32)
     return Feedback(
         demand=jnp.float32(demand),
-        served=jnp.asarray(chosen * demand),
+        model=jnp.int32(model),
         reward=row[0],
         consumption=row[1:2],
         service=row[2:],
@@ -88,7 +87,7 @@ def test_the_learner_uses_its_real_models_and_each_models_own_range() -> None:
     state = agent.init(learner, world.problem, None)
     view = SimpleNamespace(problem=world.problem, observation=SimpleNamespace(profile=jnp.float32(1.0)))
     for model in (4, 0, 2, 1, 3):
-        state = agent.learn(learner, state, view, feedback(model, np.zeros(3), models=5))
+        state = agent.learn(learner, state, view, feedback(model, np.zeros(3)))
     ceiling = np.concatenate([np.ones((5, 1)), np.asarray(world.problem.consumption_bound), np.ones((5, 1))], axis=1)
     width = 2.0 * oracles.level(0.5, 3, 700)  # at mean 0 and one observation the radius is gamma
     np.testing.assert_allclose(state.bounds.upper, np.minimum(width, 1.0) * ceiling, rtol=1e-6)

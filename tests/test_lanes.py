@@ -11,6 +11,7 @@ import pytest
 from bandits import lp
 from bandits.routing import ROUTING
 from envs import ledger
+from envs.draws import uniforms
 from experiments import rollout
 from experiments.lanes import lanes_last
 from tests import worlds
@@ -44,6 +45,20 @@ OPERATIONS: dict[str, Callable[[jax.Array, jax.Array], Any]] = {
     "shapes": lambda x, n: (x.reshape(1, MODELS).T, x[::-1][1:3], jnp.concatenate([x, jnp.ones(2)]), jnp.stack([x, x])),
     "choice": lambda x, n: (jnp.where(x.sum() > 0, x, -x), jnp.clip(x, -0.5, 0.5), x**2, jnp.sign(x)),
     "lookup": lambda x, n: (jnp.arange(10.0)[jnp.argmax(x)], x[jnp.argmax(x)], jnp.sort(x), x @ x),
+    "sums of sums": lambda x, n: (
+        jnp.sum(jnp.cumsum(jnp.clip(x, 0, 1)) <= x.max()),
+        jnp.sum(jnp.cumsum(x)[None], axis=1),
+    ),
+    "sums of choices": lambda x, n: (
+        jnp.sum(jnp.where(jnp.arange(MODELS) == jnp.argmax(x), x * x, 0)),
+        jnp.sum(jnp.where((x > 0)[:, None], jnp.stack([x, x + n]).T, jnp.ones((MODELS, 1))), axis=0),
+        jnp.max(jnp.where(jnp.sum(x) > 0, x, n), initial=-1.0),
+        jnp.sum(x[:1]),
+    ),
+    "used twice": lambda x, n: (
+        jnp.sum(jnp.exp(jnp.sin(x) * x + 1) * x),
+        jnp.exp(jnp.sin(x) * x + 1)[None] * x[:, None],
+    ),
     "shared": lambda x, n: (n + 1, jnp.arange(3) * n, x * n),
     "loop": loop,
     "search": search,
@@ -76,6 +91,7 @@ def draws(key: jax.Array, t: jax.Array) -> Any:
         jax.random.bits(first, (4,)),
         jax.random.uniform(second, (3, 2)),
         jax.random.poisson(third, 30.0),
+        uniforms(key, t, 5, jnp.dtype("float32")),
     )
 
 

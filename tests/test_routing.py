@@ -98,7 +98,7 @@ class Recording:
             ),
         }
         outcome = np.concatenate([[feedback.reward[t]], feedback.consumption[t], feedback.service[t]])
-        self.beliefs.see(feedback.served[t], np.tile(outcome, (PADDED, 1)))
+        self.beliefs.see(worlds.tasks_served(feedback, PADDED)[t], np.tile(outcome, (PADDED, 1)))
         return known
 
     def shown(self) -> View:

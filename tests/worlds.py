@@ -239,6 +239,12 @@ class Recorder(RoutingRule):
         return self.inner.update(inner, view, feedback), record
 
 
+def tasks_served(feedback: Feedback, models: int) -> np.ndarray:
+    """[..., models] tasks that each model served."""
+    mine = np.asarray(feedback.model)[..., None] == np.arange(models)
+    return np.where(mine, np.asarray(feedback.demand)[..., None], 0.0)
+
+
 def record(worlds: Sequence[World], made: Learner, rounds: int, *, root_seed: int = 0) -> Recorded:
     """[cells, rounds, ...] records of one run in each world, played by the engine's own ``_round``."""
     watched = replace(made, routing=Recorder(inner=made.routing))

@@ -12,14 +12,17 @@ A rule is one file and one decorator, inside this package or outside it::
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from bandits.estimates import Estimates
 from envs.pytree import register_apart
+from envs.rows import pick, put
 from envs.types import Feedback, Problem, Truth
+
+_Filling: TypeAlias = tuple[jax.Array, jax.Array, jax.Array, jax.Array]  # top worth [], worth [M], shares [M], left []
 
 ROUTING: dict[str, type["RoutingRule"]] = {}
 
@@ -103,18 +106,19 @@ def fill(index: jax.Array, caps: jax.Array) -> jax.Array:
     number = jnp.arange(index.shape[0])
     worth = jnp.where((index > 0) & (caps > 0), index, 0.0)
 
-    def wanting(carry: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        worth, _, left = carry
-        return (left > 0) & jnp.any(worth > 0)
+    def wanting(carry: _Filling) -> jax.Array:
+        top, _, _, left = carry
+        return (left > 0) & (top > 0)
 
-    def serve_best(carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
-        worth, shares, left = carry
-        best = number == jnp.argmax(worth)
-        given = jnp.where(best, jnp.minimum(caps, left), 0.0)
-        return jnp.where(best, 0.0, worth), shares + given, left - jnp.sum(given)
+    def serve_best(carry: _Filling) -> _Filling:
+        top, worth, shares, left = carry
+        best = jnp.min(jnp.where(worth == top, number, number.size))
+        given = jnp.minimum(pick(best, caps), left)
+        worth = put(best, jnp.zeros_like(top), worth)
+        return jnp.max(worth), worth, put(best, given, shares), left - given
 
-    start = (worth, jnp.zeros_like(caps), jnp.ones((), caps.dtype))
-    return jax.lax.while_loop(wanting, serve_best, start)[1]
+    start = (jnp.max(worth), worth, jnp.zeros_like(caps), jnp.ones((), caps.dtype))
+    return jax.lax.while_loop(wanting, serve_best, start)[2]
 
 
 def try_each_once(view: View, shares: jax.Array, caps: jax.Array | None = None) -> jax.Array:
