@@ -30,6 +30,7 @@ import jax.numpy as jnp
 
 from bandits.storage import Stored, storage, surely
 
+_GENEROUS = 16  # rounding errors of a sum, in units in the last place of its largest terms
 _BISECTIONS = 5  # not a function of the size: padding must not change the choice
 
 
@@ -336,9 +337,10 @@ def _slack_basis(program: _Program, at_upper: jax.Array) -> _State:
 
 
 def _point(program: _Program, state: _State, stored: Stored) -> _Point:
-    """The basic solution, from the data: only the inverse comes from earlier steps."""
+    """The basic solution, from the data: only the inverse comes from earlier steps. Prices are refined once."""
     tolerance = _rounding(program.bound.dtype)
     price = stored(lambda: _total(state.objective[:, None] * state.inverse))
+    price = _refined(state, price, stored)
     load = stored(lambda: _total(jnp.abs(state.objective[:, None] * state.inverse)))
     reduced = stored(lambda: _reduced(program, state, price, load))
     at_upper = (reduced > 0) | (state.at_upper & (reduced == 0))
@@ -351,11 +353,24 @@ def _point(program: _Program, state: _State, stored: Stored) -> _Point:
     return _Point(price=price, reduced=reduced, at_upper=at_upper, resting=resting, right=right, value=value, slop=slop)
 
 
+def _refined(state: _State, price: jax.Array, stored: Stored) -> jax.Array:
+    """Prices [m, L] nearer to those that pay for the basic variables, which rows that are almost parallel spoil."""
+    unpaid = stored(lambda: state.objective - _total(state.basis * price[:, None]))
+    return stored(lambda: price + _total(unpaid[:, None] * state.inverse))
+
+
 def _reduced(program: _Program, state: _State, price: jax.Array, load: jax.Array) -> jax.Array:
-    """Reduced costs [N, L], given the prices [m, L] and the sums of the absolute values of their terms [m, L]."""
+    """Reduced costs [N, L], given the refined prices [m, L] and the sums of their terms' absolute values [m, L].
+
+    What rounding may have made is 0: a short sum's error, and the prices', which after refinement is some units in the
+    last place of their terms. Zeros that are none let the method go in circles, and so do signs that are noise; who
+    goes on for too long is no longer given the benefit of the doubt.
+    """
     reduced = program.objective - _total(price[:, None] * program.matrix)
-    noise = jnp.abs(program.objective) + _total(load[:, None] * jnp.abs(program.matrix))
-    noise = _rounding(price.dtype) * noise
+    size = jnp.abs(price) + load / _GENEROUS
+    noise = jnp.abs(program.objective) + _total(size[:, None] * jnp.abs(program.matrix))
+    patient = state.steps < _patience(len(program.upper))
+    noise = jnp.where(patient[None], _rounding(price.dtype) * noise, 0)
     return jnp.where(state.basic | (jnp.abs(reduced) <= noise), 0, reduced)
 
 
@@ -496,7 +511,7 @@ def _corrected(inverse: jax.Array, basis: jax.Array, stored: Stored) -> jax.Arra
 
 
 def _vertex(program: _Program, state: _State, stored: Stored) -> tuple[jax.Array, jax.Array]:
-    """The structural variables [n, L], refined twice, and the row prices [m, L], refined once, of the final basis."""
+    """The structural variables [n, L], refined twice, and the row prices [m, L] of the final basis."""
     point = _point(program, state, stored)
     missing = stored(lambda: point.right - _times(state.basis, point.value))
     nearer = stored(lambda: point.value + _times(state.inverse, missing))
@@ -504,8 +519,6 @@ def _vertex(program: _Program, state: _State, stored: Stored) -> tuple[jax.Array
     value = stored(lambda: nearer + _times(state.inverse, still_missing))
     snapped = jnp.where(jnp.abs(value) <= point.slop, 0, value)  # so that a row of zeros is met exactly
     snapped = jnp.where(jnp.abs(snapped - state.upper) <= point.slop, state.upper, snapped)
-    unpaid = stored(lambda: state.objective - _total(state.basis * point.price[:, None]))
-    price = stored(lambda: point.price + _total(unpaid[:, None] * state.inverse))
     n = len(point.resting) - len(value)
 
     def placed(basic: jax.Array) -> jax.Array:
@@ -518,7 +531,7 @@ def _vertex(program: _Program, state: _State, stored: Stored) -> tuple[jax.Array
     # In a nearly singular basis the rounding bound is wide, and snapping by that much would break other rows.
     rows = program.matrix[:, :n], program.bound, program.upper[n:]
     worse = stored(lambda: _residual(*rows, exact) > _forgiven(value.dtype) / 4)
-    return jnp.where(worse[None], plain, exact), price
+    return jnp.where(worse[None], plain, exact), point.price
 
 
 def _least_violation(program: _Program, at_upper: jax.Array, limit: jax.Array, stored: Stored) -> jax.Array:
@@ -554,7 +567,7 @@ def _patience(num_variables: int) -> int:
 
 def _rounding(dtype: jnp.dtype) -> float:
     """A generous multiple of the rounding error of a short sum, relative to the sum of its absolute terms."""
-    return 16 * float(jnp.finfo(dtype).eps)
+    return _GENEROUS * float(jnp.finfo(dtype).eps)
 
 
 def _forgiven(dtype: jnp.dtype) -> float:

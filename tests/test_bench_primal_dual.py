@@ -114,6 +114,13 @@ def test_caps_that_need_many_models_a_round(name: str) -> None:
         assert distance(getattr(plain, field), getattr(theirs, field)) < SIGMAS, field
 
 
+def test_what_is_computed_anew_in_every_round_is_what_was_kept() -> None:
+    instance = instances.shortened(instances.plain(HORIZON), 300)
+    kept, anew = (loop(instance, 3, 4) for loop in (primal_dual.python_loop, primal_dual.python_anew))
+    for field in ("reward", "spent", "service", "served"):
+        np.testing.assert_array_equal(getattr(kept, field), getattr(anew, field))
+
+
 def test_mabwiser_plays_every_round_and_nothing_is_forbidden() -> None:
     pytest.importorskip("mabwiser")
     totals = primal_dual.mabwiser_ucb(instances.shortened(instances.plain(HORIZON), 40), 2, 0)

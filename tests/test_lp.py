@@ -205,6 +205,43 @@ def test_larger_programs_agree_with_highs() -> None:
     _assert_agrees(solution, solution.value, "copac", "float64", 16, 4)
 
 
+def _almost_parallel(number: int) -> Instances:
+    """The latency row almost the negative of the row of shares: met after 3,888 rounds of ``copac_lp``, and around it.
+
+    Rounding once made a zero of a reduced cost there, and a solve went in a circle of two steps until its limit.
+    """
+    rng = np.random.default_rng(11)
+    service = [1, 0.4415254, 0.99592924, 1, 1, 0.96433604, 0.89012384, 0.6877948, 0.76990527, 1, 1, 1]
+    cost = [0, 0.20564632, 0.01243373, 0.0020098, 0, 0.01545765, 0.0114364, 0.110743, 0.11739472, 0.00296598, 0, 0]
+    reward = [0.62998366, 0.83040047, 0.6765133, 0.6456279, 0.632283, 0.6613112]
+    reward += [0.6849408, 0.750725, 0.7241703, 0.6398983, 0.6397773, -5]
+    caps = np.array([0.6, 1, 0.6, 0.6, 1, 1, 1, 1, 1, 1, 0.6, 1])
+    scale = np.concatenate([np.zeros(1), 10.0 ** rng.uniform(-6, -1.3, number - 1)])
+
+    def near(exact: float | list[float]) -> np.ndarray:
+        noise = rng.normal(size=(number, *np.shape(exact)))
+        return np.asarray(exact) * (1 + scale.reshape(-1, *[1] * np.ndim(exact)) * noise)
+
+    wanted, spending = near(0.8564323), near(0.07464029)
+    shares = np.broadcast_to(np.append(np.ones(11), 0), (number, 12))
+    offered = np.minimum(near(service), 1)
+    offered[:, -1] = 1
+    upper = np.broadcast_to(caps, (number, 12)).copy()
+    upper[:, -1] = wanted
+    matrix = np.stack([near(cost), -offered, shares], axis=1)
+    return near(reward), matrix, np.stack([spending, -wanted, np.ones(number)], axis=1), upper
+
+
+def test_rows_that_are_nearly_parallel_do_not_send_it_in_circles(dtype: str) -> None:
+    instances = tuple(array.astype(dtype) for array in _almost_parallel(4096))
+    solution = jax.device_get(jax.jit(jax.vmap(lp.maximize))(*map(jnp.asarray, instances)))
+    assert np.mean(solution.status == lp.Status.OPTIMAL) >= 0.999 and np.all(solution.residual < 1e-3)
+    assert solution.steps.mean() < 9
+    rows = zip(*(array[:100].astype(float) for array in instances), strict=True)
+    _, wanted, size = map(np.array, zip(*(_highs(*row) for row in rows), strict=True))
+    assert np.all(np.abs(solution.value[:100] - wanted) <= 10 * TOLERANCE[dtype] * size)
+
+
 def test_lowest_index_rule_alone_finds_the_optimum(monkeypatch: pytest.MonkeyPatch) -> None:
     """The rule that breaks cycles, which ordinary instances never reach."""
     monkeypatch.setattr(lp, "_patience", lambda num_variables: 0)

@@ -44,7 +44,8 @@ def primal_dual_loop(quick: bool) -> list[Row]:
         ("Numba, blocks of runs in step", primal_dual.numba_parallel, runs, horizon),
         ("Numba, one run after the other", primal_dual.numba_run_by_run, runs, horizon),
         ("NumPy over runs, one core", primal_dual.numpy_over_runs, runs, horizon if quick else 500),
-        ("Python loop, one core", primal_dual.python_loop, 4, 500),
+        ("Python loop, as libraries do it, one core", primal_dual.python_anew, 4, 500),
+        ("Python loop, tuned, one core", primal_dual.python_loop, 4, 500),
     ]
     for who, rival, number, rounds in many:
         rows.append(

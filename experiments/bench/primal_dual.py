@@ -1,11 +1,12 @@
 """What people would use instead of this project's primal-dual loop: Numba, NumPy over runs, plain Python, MABWiser.
 
-The first four play the rule ``copac_primal_dual`` with its defaults and the ``oracle`` forecaster on the world of
+All but MABWiser play the rule ``copac_primal_dual`` with its defaults and the ``oracle`` forecaster on the world of
 ``experiments.bench.instance``: as one task arrives in every round, the demand to come in round t is horizon - t. They
 differ from the engine in random numbers and rounding alone, so their totals agree in law. Each is written as well as
-its style allows, and all share what the engine, dense over models, does without:
+its style allows, and all but ``python_anew`` know what follows for this rule in this world:
 
-- a model's bounds change only when it served, so they are kept, and renewed for the served model alone;
+- a model's bounds change only when it served, so they are kept, and renewed for the served model alone (the engine does
+  that, too);
 - a model that no longer fits in the budget never fits again, so its UCB_r becomes -inf once and for all;
 - models are tried in the order of their numbers, so one pointer says which is next;
 - the best model with cap a serves with probability a, the next one with what is left, so ranks after the first are
@@ -681,6 +682,10 @@ class PrimalDual:
         self.t += 1
 
     def _learn(self, model: int, reward: float, cost: float, service: float) -> None:
+        self._add(model, reward, cost, service)
+        self._bound(model)
+
+    def _add(self, model: int, reward: float, cost: float, service: float) -> None:
         if self.untried and self.untried[0] == model:
             del self.untried[0]
         self.count[model] += 1
@@ -689,6 +694,9 @@ class PrimalDual:
         self.sum_g[model] += service
         self.spent += cost
         self.service += service
+
+    def _bound(self, model: int) -> None:
+        """Renew the bounds of a model that has served."""
         count = self.count[model]
         width = self.level / count
         width_c = width * self.bound[model]
@@ -696,6 +704,20 @@ class PrimalDual:
         self.upper_r[model] = min(r + (width * r) ** 0.5 + width, 1.0)
         self.lower_c[model] = max(c - (width_c * c) ** 0.5 - width_c, 0.0)
         self.upper_g[model] = min(g + (width * g) ** 0.5 + width, 1.0)
+
+
+class Anew(PrimalDual):
+    """The same rule, every index computed in every round, as ``IndexPolicy`` of SMPyBandits and its kin do."""
+
+    def select(self, uniform: float) -> int | None:
+        """The model of this round, or None to decline."""
+        for model in self.open:
+            if self.count[model]:
+                self._bound(model)
+        return super().select(uniform)
+
+    def _learn(self, model: int, reward: float, cost: float, service: float) -> None:
+        self._add(model, reward, cost, service)
 
 
 class Arms:
@@ -717,14 +739,23 @@ class Arms:
 
 
 def python_loop(instance: Plain, runs: int, seed: int) -> Totals:
-    """Plain Python, one run at a time, a policy object and a world object, as in bandit libraries. One core.
+    """Plain Python, one run at a time, tuned: only what changed is computed. One core.
 
     Python numbers and lists: on eleven models each call of NumPy costs more than the loop it would replace. To be timed
     on few runs and rounds (``instance.shortened``) and scaled per decision.
     """
+    return _python_loop(PrimalDual, instance, runs, seed)
+
+
+def python_anew(instance: Plain, runs: int, seed: int) -> Totals:
+    """Plain Python as bandit libraries write it: a policy object that computes all indices in every round. One core."""
+    return _python_loop(Anew, instance, runs, seed)
+
+
+def _python_loop(rule: type[PrimalDual], instance: Plain, runs: int, seed: int) -> Totals:
     totals = np.zeros((4, runs))
     for run, stream in enumerate(np.random.SeedSequence(seed).spawn(runs)):
-        policy, arms = PrimalDual(instance), Arms(instance, stream)
+        policy, arms = rule(instance), Arms(instance, stream)
         for _ in range(instance.horizon):
             model = policy.select(arms.uniform())
             reward, cost, service = arms.pull(model) if model is not None else (0.0, 0.0, 0.0)
