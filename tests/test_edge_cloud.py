@@ -157,6 +157,19 @@ def test_never_two_models_in_one_round_whatever_the_rounding() -> None:
     pytest.fail("no seed gave the rounding that this test is about")
 
 
+def test_shares_that_fill_a_round_serve_it_whatever_the_uniform_number() -> None:
+    """The largest number below 1, times a sum of 1 or more, never rounds up to that sum."""
+    world = ample(edge_throughput=1.0)
+    largest = jnp.float32(1 - 2**-24)
+    generator = np.random.default_rng(2)
+    for _ in range(200):
+        shares = generator.random(4).astype(np.float32)
+        shares *= np.float32(generator.uniform(1, 2)) / min(shares.sum(), np.float32(1))
+        if np.minimum(shares, 1).sum() >= 1:
+            drawn = edge_cloud._draw_model(world, world.problem.exists, jnp.asarray(shares), largest)
+            assert drawn < 4
+
+
 def test_a_round_that_does_not_fit_is_declined_and_one_that_just_fits_is_served() -> None:
     world = ample()
     bound = np.asarray(world.problem.consumption_bound, np.float64)
