@@ -1,9 +1,8 @@
 """From a study's cells to arrays: identity, instances, learners, and the groups that share one compiled program."""
 
 import hashlib
-import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from bandits import forecast, parameters
 from bandits.agent import Learner
 from bandits.confidence import Confidence
 from bandits.deployment import DEPLOYMENT
+from bandits.forecast import FORECASTERS
 from bandits.routing import ROUTING
 from envs import catalogue as catalogues
 from envs import demand as demands
@@ -23,7 +22,8 @@ from envs import inventory
 from envs.catalogue import Catalogue
 from envs.clock import Clock
 from envs.instance import Instance
-from experiments.config import CellConfig, StudyConfig, source_of
+from experiments import sources
+from experiments.config import CellConfig, StudyConfig
 
 FORMAT = 4  # of the results; part of every cell's identity
 
@@ -73,13 +73,16 @@ def _cell(study: StudyConfig, config: CellConfig, padded: int, worlds: dict[str,
     catalogue = _catalogue(config)
     dtype = np.float64 if study.precision == "float64" else np.float32
     demand_identity = _demand_identity(config)
-    world_identity = _digest([_catalogue_identity(catalogue), asdict(config.env), demand_identity, config.horizon])
+    world_identity = sources.digest(
+        [_catalogue_identity(catalogue), asdict(config.env), demand_identity, config.horizon]
+    )
     if world_identity not in worlds:
         worlds[world_identity] = instances.build(catalogue, _demand(config), config.horizon, config.env, padded, dtype)
+    made_by = _sources(config)
     identity = {
         "format": FORMAT,
-        "policy": asdict(config.policy),
-        "sources": _sources(config),
+        "policy": asdict(replace(config.policy, forecaster=None)),
+        "code": {kind: sources.code(source) for kind, source in made_by.items()} | {"engine": sources.engine()},
         "world": world_identity,
         "forecaster": config.forecaster,
         "seeds": study.seeds,
@@ -88,11 +91,11 @@ def _cell(study: StudyConfig, config: CellConfig, padded: int, worlds: dict[str,
         "precision": study.precision,
     }
     # Policies, budgets and targets share their streams, so that they are compared on the same demand and luck.
-    stream = _digest([_catalogue_identity(catalogue), demand_identity, config.horizon])
+    stream = sources.digest([_catalogue_identity(catalogue), demand_identity, config.horizon])
     learner = _learner(config, dtype)
     return Cell(
         config=config,
-        id=_digest(identity)[:16],
+        id=sources.digest(identity)[:16],
         stream=int(stream[:8], 16),
         instance=worlds[world_identity],
         learner=learner,
@@ -107,21 +110,24 @@ def _clock(horizon: int, instance: Instance, learner: Learner) -> Clock:
     return inventory.clock(instance.world.inventory, horizon, instance.stages, resolve_every)
 
 
-def _sources(config: CellConfig) -> list[str | None]:
-    """Digests of the user's files that this cell's rule and forecaster come from."""
-    forecaster = config.forecaster["name"]
-    classes = [ROUTING[config.policy.routing], DEPLOYMENT[config.policy.deployment]]
-    return [source_of(cls) for cls in (*classes, forecast.FORECASTERS.get(forecaster, object))]
+def _sources(config: CellConfig) -> dict[str, dict[str, Any]]:
+    """The code of each of a cell's parts, by kind; see ``sources.of``."""
+    names = {
+        "routing": config.policy.routing,
+        "deployment": config.policy.deployment,
+        "forecaster": config.forecaster["name"],
+        "demand": config.demand["process"],
+    }
+    return {kind: sources.of(kind, name) for kind, name in names.items()}
 
 
 def _learner(config: CellConfig, dtype: type) -> Learner:
-    given = dict(config.forecaster)
-    policy, where = config.policy, f"policy ({config.policy.name})"
+    given, policy = dict(config.forecaster), config.policy
     learner = Learner(
-        deployment=parameters.build(DEPLOYMENT[policy.deployment], policy.deployment_parameters, where),
-        routing=parameters.build(ROUTING[policy.routing], policy.parameters, where),
-        forecaster=forecast.build(given.pop("name"), given),
-        confidence=parameters.build(Confidence, policy.confidence, where),
+        deployment=DEPLOYMENT[policy.deployment](**policy.deployment_parameters),
+        routing=ROUTING[policy.routing](**policy.parameters),
+        forecaster=FORECASTERS[given.pop("name")](**given),
+        confidence=Confidence(**policy.confidence),
     )
     return jax.tree.map(lambda leaf: np.asarray(leaf, dtype), learner)
 
@@ -158,7 +164,3 @@ def _catalogue_identity(catalogue: Catalogue) -> list[Any]:
     extras = [[name, values.tolist()] for name, values in sorted(catalogue.extras.items()) if values.dtype.kind == "f"]
     dates = [[None if np.isnan(day) else day for day in days] for days in (catalogue.released, catalogue.retired)]
     return [list(catalogue.names), *(column.tolist() for column in (*columns, *more)), extras, dates]
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

@@ -34,7 +34,7 @@ FLAGS = (
     *launch.FLAGS,
 )
 FREE_TEXT = ("out", "name", "env.catalogue", "demand.path")  # may hold what Hydra's grammar would stumble on
-GROUPS = ("env", "demand", "policy", "forecaster", "sweep", "tracker", "study")
+GROUPS = ("env", "demand", "forecaster", "sweep", "tracker", "study")
 
 
 def main() -> None:
@@ -67,7 +67,8 @@ def open_overrides(arguments: Sequence[str]) -> list[str]:
         own = equals and re.fullmatch(r"[A-Za-z_][\w.]*", key) and key not in GROUPS and not key.startswith("hydra.")
         opened.append(f"++{key}={launch.quoted(value) if key in FREE_TEXT else value}" if own else argument)
         axis = f"sweep.{SHORT_AXIS.get(key, key)}"
-        sweepable = key in SHORT_AXIS or (key.count(".") == 1 and key.partition(".")[0] in SWEPT_GROUPS)
+        group, dots = key.partition(".")[0], key.count(".")
+        sweepable = key in SHORT_AXIS or (group in SWEPT_GROUPS and dots == (2 if group == "policy" else 1))
         if own and sweepable and axis not in given:
             opened.append(f"++{axis}=null")
     return opened

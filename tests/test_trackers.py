@@ -734,5 +734,6 @@ def test_the_example_of_a_sweep_asks_for_what_there_is() -> None:
     program, *arguments = [word for word in example["command"] if word != "${args_no_hyphens}"]
     assert program == "llm-bandits" and len(example["command"]) == len(arguments) + 2
     (cell,) = config.study_from(studies.plain(*arguments, *tried)).cells
-    values = cell.policy.parameters | cell.policy.confidence
-    assert {f"policy.{name}" for name, value in values.items() if value in (0.01, 0.02)} == set(example["parameters"])
+    parts = {cell.policy.routing: cell.policy.parameters, "confidence": cell.policy.confidence}
+    lowest = {f"policy.{p}.{name}" for p, values in parts.items() for name in values if values[name] in (0.01, 0.02)}
+    assert lowest == set(example["parameters"])
