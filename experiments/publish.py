@@ -68,7 +68,7 @@ def publish_in_turn(
             publish(outcome, study, folder, tracker, log, console)
             claims.release(_TURN)
             # Who stored a cell after we read them, and then found us publishing, has left that to us.
-            if study_folder.stored(folder) <= _ids(outcome.cells):
+            if study_folder.shown(folder) <= _ids(outcome.cells):
                 return
             cells = stored_cells(folder)
             if _ids(cells) <= _ids(outcome.cells):
@@ -78,9 +78,9 @@ def publish_in_turn(
 
 
 def _is_published(folder: Path) -> bool:
-    """Whether nothing was stored since somebody published, as far as the events tell."""
+    """Whether somebody has published what is to be shown now, as far as events and summary tell."""
     told = [event["event"] for event in study_folder.read_events(folder) if event["event"] in ("cell", "finished")]
-    return told[-1:] == ["finished"]
+    return told[-1:] == ["finished"] and study_folder.summarised(folder) == study_folder.shown(folder)
 
 
 def _is_my_turn(claims: Claims) -> bool:
@@ -147,10 +147,10 @@ def _made_again(folder: Path) -> Publication:
 
 
 def stored_cells(folder: Path) -> list[CellResult]:
-    """All results of a folder that are whole, in the order of the study; stderr names those that are not."""
+    """The results of a folder's studies that are whole, in their order; stderr names those that are not."""
     cells = []
     plan = study_folder.read_plan(folder)
-    for cell in study_folder.in_order(study_folder.stored(folder), plan):
+    for cell in study_folder.in_order(study_folder.shown(folder), plan):
         try:
             result = store.read_cell(store.cell_path(folder, cell))
         except ValueError as error:
@@ -172,6 +172,8 @@ def _send(made: Publication, folder: Path, tracker: WandbSettings, log: EventLog
 
 def _say_page(made: Publication, console: Console) -> None:
     folder = made.page.parent
+    for sentence in study_folder.kept(folder, made.record):
+        console.print(sentence, soft_wrap=True, markup=False)
     console.print(f"results, figures and report: {folder}/  (open {made.page})", soft_wrap=True, markup=False)
 
 

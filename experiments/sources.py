@@ -9,17 +9,22 @@ import ast
 import hashlib
 import inspect
 import json
+import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from experiments.config import REGISTRIES
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("bandits", "envs", "experiments")
+PROGRAM = "the program"  # the engine, in words
 NUMERIC = ("batch", "benchmark", "cells", "compiler", "deployment_books", "lanes", "measure", "rollout")
 _INSTALLED = tuple({Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")})
 
@@ -36,22 +41,35 @@ def of(kind: str, name: str) -> dict[str, Any]:
     ``name``; ``sha256`` of the file that defines it; ``imports``, module -> SHA-256 of what that file imports besides
     the engine and installed packages; ``text``, the file's content where it is a user's, else None.
     """
-    cls = REGISTRIES[kind][name]
-    source = _source(cls.__module__)
-    if source is None:  # typed into an interpreter
-        return {"name": name, "sha256": digest(_typed(cls)), "imports": {}, "text": _typed(cls)}
-    text = None if _is_ours(cls.__module__) else source.read_text(encoding="utf-8", errors="replace")
-    return {"name": name, "sha256": _sha256(source), "imports": dict(_imports(cls.__module__)), "text": text}
+    return {"name": name, **_found(REGISTRIES[kind][name])}
 
 
 def code(source: Mapping[str, Any]) -> str:
     """A digest of what ``of`` found."""
-    return digest([source["sha256"], source["imports"]])
+    return digest([source["sha256"], source.get("imports", {})])
+
+
+def components(found: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """What a cell depends on, in words -> its digest, from the sources of a cell."""
+    words = {kind: registry.kind for kind, registry in REGISTRIES.items()}
+    return {
+        f"{words.get(kind, kind)} {source['name']}" if "name" in source else PROGRAM: code(source)
+        for kind, source in found.items()
+    }
 
 
 def digest(value: Any) -> str:
     """SHA-256 of a plain value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@cache
+def _found(cls: type) -> Mapping[str, Any]:
+    source = _source(cls.__module__)
+    if source is None:  # typed into an interpreter
+        return {"sha256": digest(_typed(cls)), "imports": {}, "text": _typed(cls)}
+    text = None if _is_ours(cls.__module__) else source.read_text(encoding="utf-8", errors="replace")
+    return {"sha256": _sha256(source), "imports": dict(_imports(cls.__module__)), "text": text}
 
 
 @cache
@@ -135,3 +153,22 @@ def _typed(cls: type) -> str:
 
 def _sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+@cache
+def versions() -> dict[str, Any]:
+    """What computes results here: packages, Python, device, and the git revision of a checkout."""
+    found: dict[str, Any] = {name: metadata.version(name) for name in ("jax", "jaxlib", "numpy", "optax", "scipy")}
+    found |= {"python": sys.version.split()[0], "device": str(jax.devices()[0].device_kind)}
+    try:
+        found["llm_bandits"] = metadata.version("llm-bandits")
+    except metadata.PackageNotFoundError:
+        found["llm_bandits"] = "not installed"
+    if (ROOT / ".git").exists():
+        found["git"] = _git("rev-parse", "HEAD")
+        found["git_dirty"] = bool(_git("status", "--porcelain", "--untracked-files=no"))
+    return found
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()

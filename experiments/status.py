@@ -72,6 +72,7 @@ class Status:
     failed: tuple[Failure, ...]
     damaged: int  # files that were found damaged and are computed anew
     warnings: int
+    kept: tuple[str, ...]  # sentences about cells that are there and not shown
     parts: tuple[Part, ...]  # by policy, in the order of the study
     processes: tuple[Process, ...]  # since the study was last begun, those at work first
     cells_per_minute: float | None
@@ -107,7 +108,7 @@ def read(folder: Path) -> Status:
         InputError: the folder holds no study.
     """
     record = study_folder.read_record(folder)
-    plan, there = study_folder.read_plan(folder), study_folder.fresh(folder)
+    plan, there = study_folder.read_plan(folder), study_folder.fresh(folder) & study_folder.shown(folder)
     events = list(study_folder.read_events(folder))
     failures = {cell: found for cell, found in _failures(events, plan).items() if cell not in there}
     processes = _processes(events)
@@ -124,6 +125,7 @@ def read(folder: Path) -> Status:
         failed=tuple(failures.values()),
         damaged=sum(event["event"] == "damaged" for event in events),
         warnings=sum(event["event"] == "warning" for event in events),
+        kept=tuple(study_folder.kept(folder, record)),
         parts=_parts(plan, there, failures),
         processes=tuple(sorted(processes, key=lambda process: not process.alive)),
         cells_per_minute=_total(process.cells_per_minute for process in alive),
@@ -263,6 +265,7 @@ def show(status: Status) -> RenderableType:
     ]
     if len(status.failed) > _MOST_FAILURES:
         parts.append(f"{len(status.failed) - _MOST_FAILURES} further cells failed; --json lists them all")
+    parts += [escape(sentence) for sentence in status.kept]
     if status.damaged:
         parts.append(f"{status.damaged} damaged files were found; their cells are computed anew")
     if status.warnings:

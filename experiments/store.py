@@ -14,7 +14,7 @@ import secrets
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ import pyarrow.parquet
 import yaml
 
 from envs.errors import InputError
-from experiments import claims, study_folder
+from experiments import claims, sources, study_folder
 from experiments.claims import CLAIMS, Claims
 from experiments.study_folder import DIGEST, JOBS, STAMP
 
@@ -45,7 +45,10 @@ class CellResult:
     ``description`` holds plain values only (str, int, float, bool, None): at least ``cell`` (id), ``policy``,
     ``deployment``, ``env``, ``demand``, ``forecaster``, ``num_models``, ``horizon``, ``budget`` (USD in total or None),
     ``budget_per_task`` (USD or None), ``target`` (latency target or None), ``clairvoyant`` (bool),
-    ``benchmark_feasible`` (bool), ``wall_s`` and ``swept`` (this cell's values of the swept parameters).
+    ``benchmark_feasible`` (bool), ``wall_s`` and ``swept`` (this cell's values of the swept parameters: axis -> value);
+    and what the cell was made of, in groups: ``parameters`` (every value given or default, under "routing",
+    "deployment", "confidence", "forecaster", "demand", "env", and beside them "root_seed" and what else the whole study
+    shares), ``sources`` (see ``experiments.sources``: digests, and the text of a user's files) and ``versions``.
     ``metrics`` names the last axis of ``curves``: reward, reward_expected, benchmark, regret (expected),
     regret_realised, violation (largest over metrics), violation_worst, overspend (largest share of a budget spent
     beyond it, counted in whole quanta: 0.0 means exactly none), declined (all tasks not served), refused (those of
@@ -133,9 +136,11 @@ def tidy(folder: Path) -> None:
 def open_folder(folder: Path, record: Mapping[str, Any], *, extend: bool = False) -> None:
     """Make the results folder, or check that it belongs to this very study, or add this study to it with ``extend``.
 
-    ``record`` is {"config": resolved configuration, "versions": ..., "cells": its cells' ids, with spaces between}.
-    What a folder records is the newest study in this form, and under "earlier" a list of those before it. InputError
-    where the folder holds another study's results, or files that are no study's.
+    ``record`` is {"config": resolved configuration, "versions": ..., "cells": its cells' ids, with spaces between,
+    "code": what they depend on, in words -> its digest}. What a folder records is the newest study in this form, and
+    under "earlier" a list of those before it. The code of the study that was opened last counts: cells that were made
+    by other code leave the "cells" of their studies, and "superseded" tells of what they are an earlier version (in
+    words -> ids). InputError where the folder holds another study's results, or files that are no study's.
     """
     if is_open(folder, record, extend=extend):
         return
@@ -143,8 +148,10 @@ def open_folder(folder: Path, record: Mapping[str, Any], *, extend: bool = False
         folder.mkdir(parents=True, exist_ok=True)
         with Claims(folder) as mine, mine.exclusively("config"):
             known = _recorded(folder)  # another process may have been quicker
-            wanted = record if known is None else _with_study(known, record, folder, extend)
             (folder / CELLS).mkdir(exist_ok=True)
+            wanted = (
+                record if known is None else _superseding(_with_study(known, record, folder, extend), record, folder)
+            )
             if wanted != known:
                 text = yaml.safe_dump(dict(wanted), sort_keys=False, allow_unicode=True)
                 write_atomically(folder / CONFIG, text.encode())
@@ -174,7 +181,10 @@ def _with_study(known: Mapping[str, Any], record: Mapping[str, Any], folder: Pat
         if not _differences(study["config"], record["config"]):
             # The same configuration may mean other cells, where a file that it names has changed.
             if study.get("cells") != record.get("cells"):
-                studies[place] = {**study, "versions": record["versions"], "cells": record["cells"]}
+                studies[place] = {
+                    **study,
+                    **{key: record[key] for key in ("versions", "cells", "code") if key in record},
+                }
             break
     else:
         if not extend:
@@ -187,11 +197,39 @@ def _with_study(known: Mapping[str, Any], record: Mapping[str, Any], folder: Pat
     return {**studies[-1], "earlier": studies[:-1]} if len(studies) > 1 else studies[-1]
 
 
+def _superseding(known: Mapping[str, Any], record: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """A folder's record without the stored cells that other code has made than that of the study ``record``."""
+    code, mine = record.get("code", {}), set(record.get("cells", "").split())
+    left: dict[str, list[str]] = {}
+    for cell in sorted(study_folder.stored(folder) - mine) if code else ():
+        if differing := _differing(folder, cell, code):
+            left.setdefault(" and ".join(differing), []).append(cell)
+    gone = {cell for cells in left.values() for cell in cells}
+
+    def without(study: Mapping[str, Any]) -> dict[str, Any]:
+        found = {key: value for key, value in study.items() if key != "superseded"}
+        if "cells" in found:
+            found["cells"] = " ".join(cell for cell in found["cells"].split() if cell not in gone)
+        return found
+
+    earlier = {"earlier": [without(study) for study in known["earlier"]]} if "earlier" in known else {}
+    superseded = {what: " ".join(cells) for what, cells in left.items()}
+    return without(known) | earlier | ({"superseded": superseded} if left else {})
+
+
+def _differing(folder: Path, cell: str, code: Mapping[str, str]) -> list[str]:
+    """In words, what a stored cell was made by in another version than ``code`` has."""
+    try:
+        found = read_cell(cell_path(folder, cell)).description.get("sources")
+    except (OSError, ValueError):  # it is set aside when it is needed
+        return []
+    made_by = sources.components(found) if found else {sources.PROGRAM: ""}
+    return [what for what, digest in made_by.items() if code.get(what, digest) != digest]
+
+
 def recorded_cells(folder: Path) -> list[str]:
     """The ids of all cells of all studies that a folder records, the oldest study first."""
-    known = _recorded(folder) or {}
-    studies = [*known.get("earlier", []), known]
-    return list(dict.fromkeys(cell for study in studies for cell in study.get("cells", "").split()))
+    return study_folder.current(_recorded(folder) or {})
 
 
 def _recorded(folder: Path) -> dict[str, Any] | None:
@@ -324,9 +362,41 @@ def _parse_cell(content: bytes) -> CellResult:
     return CellResult(description=description, extras=extras, **words, **arrays)
 
 
-def write_results(folder: Path, cells: Iterable[CellResult]) -> None:
+_DESCRIBED = (
+    *("cell", "policy", "routing", "deployment", "env", "demand", "forecaster", "num_models", "horizon"),
+    *("budget", "budget_per_task", "target", "benchmark_feasible"),
+)
+_NAMES = ("routing.name", "deployment.name", "forecaster.name", "demand.process")  # which the description has itself
+_VOLATILE = ("versions.git_dirty",)  # of the moment, not of the results
+
+
+def described(description: Mapping[str, Any]) -> dict[str, Any]:
+    """What a cell is, flat: ``policy``, ``routing.eta``, ``env.target``, ``sources.routing.sha256`` and so on.
+
+    A swept axis has its whole path as its name, so that no parameter of a rule is taken for something else. Lists
+    become JSON. The text of sources is left out: it would stand in every row.
+    """
+    found = {name: description.get(name) for name in _DESCRIBED}
+    groups = {**description.get("parameters", {}), "sources": description.get("sources", {})}
+    made_of = _flat(groups | {"versions": description.get("versions", {})})
+    skipped = (
+        *_NAMES,
+        *_VOLATILE,
+        *(f"sources.{kind}.{key}" for kind in groups["sources"] for key in ("name", "text")),
+    )
+    found |= {name: value for name, value in made_of.items() if name not in (*found, *skipped) and value != {}}
+    found |= {axis: value for axis, value in description["swept"].items() if axis not in found}
+    return {name: json.dumps(value) if isinstance(value, list | dict) else value for name, value in found.items()}
+
+
+def write_results(folder: Path, cells: Sequence[CellResult]) -> None:
     """``results.parquet`` and ``results.csv``: one row a run, at its horizon."""
-    tables = [_table(cell) for cell in cells]
+    about = [described(cell.description) for cell in cells]
+    names = list(dict.fromkeys(name for entry in about for name in entry))
+    words = [name for name in names if _is_mixed([entry.get(name) for entry in about])]
+    for entry in about:
+        entry |= {name: str(entry[name]) for name in words if entry.get(name) is not None}
+    tables = [_table(cell, {name: entry.get(name) for name in names}) for cell, entry in zip(cells, about, strict=True)]
     table = pa.concat_tables(tables, promote_options="permissive")
     sink = pa.BufferOutputStream()
     pa.parquet.write_table(table, sink)
@@ -336,16 +406,15 @@ def write_results(folder: Path, cells: Iterable[CellResult]) -> None:
     write_atomically(folder / "results.csv", sink.getvalue().to_pybytes())
 
 
-_DESCRIBED = (
-    *("cell", "policy", "deployment", "env", "demand", "forecaster", "num_models", "horizon"),
-    *("budget", "budget_per_task", "target", "benchmark_feasible"),
-)
+def _is_mixed(values: Sequence[Any]) -> bool:
+    """Whether a column holds words and numbers: two rules may call a choice and a number alike."""
+    kinds = {type(value) for value in values if value is not None}
+    return len({"number" if kind in (int, float) else kind for kind in kinds}) > 1
 
 
-def _table(cell: CellResult) -> pa.Table:
+def _table(cell: CellResult, about: Mapping[str, Any]) -> pa.Table:
     runs = len(cell.seeds)
-    columns: dict[str, Any] = {name: [cell.description[name]] * runs for name in _DESCRIBED}
-    columns |= {axis: [value] * runs for axis, value in cell.description["swept"].items() if axis not in columns}
+    columns: dict[str, Any] = {name: [value] * runs for name, value in about.items()}
     columns["seed"] = cell.seeds
     renamed = {"demand": "demand_total"}
     columns |= {renamed.get(name, name): cell.final(name) for name in cell.metrics}

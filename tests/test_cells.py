@@ -156,7 +156,13 @@ def forgetful() -> Iterator[Callable[[], None]]:
     """Has every file read anew, as a new process does."""
 
     def forget() -> None:
-        for remembered in (sources.engine, sources._engine_modules, sources._imports, sources._imported):
+        for remembered in (
+            sources.engine,
+            sources._engine_modules,
+            sources._found,
+            sources._imports,
+            sources._imported,
+        ):
             remembered.cache_clear()
 
     yield forget

@@ -299,7 +299,7 @@ def test_a_run_a_cell_and_an_aggregate(tmp_path: Path, log: EventLog, wandb: Fak
     first = runs[0].arguments
     assert first["job_type"] == "cell" and first["tags"] == ["ucb", "edge_cloud", "0123456", "mine"]
     assert first["name"] == "ucb | T=500 | 0.001 USD a task"
-    assert first["config"]["policy"] == "ucb" and first["config"]["study"] == CONFIG and first["config"]["runs"] == 4
+    assert first["config"]["policy"] == "ucb" and first["config"]["asked"] == CONFIG and first["config"]["runs"] == 4
     assert runs[0].metrics == [(("*",), {"step_metric": "t"})]
     assert first["settings"]["x_disable_stats"] and first["settings"]["init_timeout"] == 30
     assert aggregate.arguments["job_type"] == "aggregate" and aggregate.arguments["tags"][0] == "edge_cloud"
