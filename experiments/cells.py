@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,9 @@ class Cell:
 
     config: CellConfig
     id: str  # hash of everything its results depend on
-    parameters: dict[str, Any]  # what it is made of, every value given or default; groups of plain values
-    sources: dict[str, dict[str, Any]]  # what code and files it depends on; see ``experiments.sources``
+    # What it is made of, every value given or default, in groups; what code and files that depends on.
+    parameters: dict[str, Any] = field(default_factory=dict)
+    sources: dict[str, dict[str, Any]] = field(default_factory=dict)
     stream: int  # which random stream its runs draw from
     instance: Instance
     learner: Learner  # NumPy leaves
