@@ -27,7 +27,8 @@ PRECISIONS = ("float32", "float64")
 _GROUPS = ("env", "demand", "forecaster", "policy", "sweep", "tracker")
 _TOP = (
     *("name", "policies", "deployment", "routing", "rules", "horizon", "seeds", "root_seed", "checkpoints"),
-    *("checkpoint_spacing", "precision", "chunk_rows", "checkpoint_minutes", "out", "force", "extend", "shard"),
+    *("checkpoint_spacing", "precision", "chunk_rows", "checkpoint_minutes", "program_cache", "out"),
+    *("force", "extend", "shard"),
     "distributed",  # read by experiments.hosts, before anything else
 )
 _KNOWN = (*_GROUPS, *_TOP, "claims", "worlds")
@@ -89,6 +90,7 @@ class StudyConfig:
     precision: str
     chunk_rows: int | None
     checkpoint_minutes: float | None  # between two saved carries of a chunk; None: none is saved
+    program_cache: bool | str  # keep compiled programs: in the user's cache folder, not at all, or in this folder
     out: str | None
     force: bool  # make the cells anew that are there already
     extend: bool  # add this study to the one that the folder holds
@@ -127,6 +129,7 @@ def study_from(plain: Mapping[str, Any]) -> StudyConfig:
         precision=_one_of(plain["precision"], "precision", PRECISIONS),
         chunk_rows=None if plain["chunk_rows"] is None else _integer(plain["chunk_rows"], "chunk_rows", 1),
         checkpoint_minutes=_minutes(plain["checkpoint_minutes"]),
+        program_cache=_switch_or_path(plain["program_cache"], "program_cache"),
         out=None if plain["out"] is None else _text(plain["out"], "out"),
         force=_flag(plain["force"], "force"),
         extend=_flag(plain["extend"], "extend"),
@@ -140,6 +143,10 @@ def study_from(plain: Mapping[str, Any]) -> StudyConfig:
 
 def _minutes(value: Any) -> float | None:
     return None if value is None else _real(value, "checkpoint_minutes", 0.0)
+
+
+def _switch_or_path(value: Any, where: str) -> bool | str:
+    return value if isinstance(value, bool) else _text(value, where)
 
 
 def _claims(given: Mapping[str, Any]) -> dict[str, float]:

@@ -203,7 +203,7 @@ def _begin_redo(task: _Task, folder: Path) -> None:
 
 def execute(plain: dict[str, Any]) -> int:
     """Validate, simulate what is missing, and make everything that is made from results."""
-    from experiments import display, hosts, publish, store, study, study_folder, trackers, warned
+    from experiments import display, hosts, program_cache, publish, store, study, study_folder, trackers, warned
 
     task = _understood(plain)
     settings, planned, folder = task.settings, task.planned, task.folder
@@ -215,6 +215,9 @@ def execute(plain: dict[str, Any]) -> int:
     console = display.console()
     study_folder.write_plan(folder, planned, settings.seeds)
     live = display.Live(console, log)
+    if problem := program_cache.enable(settings.program_cache):
+        live.warn(problem)
+        log.write("warning", text=problem, cells=[])
     published = True
     with warned.logged(log, live.warn):
         with live:

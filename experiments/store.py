@@ -35,7 +35,10 @@ CONFIG = "config.yaml"
 DAMAGED = "damaged"  # below the cells: files that were found damaged
 REDO = "redo.json"  # what a run with force=true has still to replace
 # Where results go and how they are computed, not what they are.
-NOT_IDENTITY = ("out", "tracker", "chunk_rows", "force", "extend", "shard", "checkpoint_minutes", "distributed")
+NOT_IDENTITY = (
+    *("out", "tracker", "chunk_rows", "force", "extend", "shard", "checkpoint_minutes", "distributed"),
+    "program_cache",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
