@@ -67,7 +67,7 @@ def explained(warning: str) -> str:
     if _WRITING in warning:
         return "compiled programs could not be written to the cache; the next start will compile them again"
     if _READING in warning:
-        folder = jax.config.jax_compilation_cache_dir
+        folder = jax.config.values.get("jax_compilation_cache_dir")
         for entry in Path(folder).glob("*-cache") if folder and not os.environ.get("JAX_COMPILATION_CACHE_DIR") else ():
             with suppress(OSError):
                 entry.unlink()
