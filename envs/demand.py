@@ -11,9 +11,8 @@ the exact figure for any horizon.
 A new process is one class: a frozen dataclass that derives from ``Process`` under ``@demand_process("its_name")``.
 """
 
-import csv
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from numbers import Real
 from pathlib import Path
@@ -23,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from envs import csv_table
 from envs.errors import InputError, nearest
 from envs.pytree import register_apart
 
@@ -475,20 +475,22 @@ class Trace(Process):
     """
 
     mean: jax.Array  # [] tasks a round
-    counts: jax.Array  # [L] the recorded rows
+    counts: jax.Array  # [L] the recorded rows, scaled to at most 1
     cumulative: jax.Array  # [2, L + 1] sum of the rows before each, as a float and what that float's rounding lost
 
     @classmethod
     def replay(cls, counts: np.ndarray, mean: float | None = None) -> "Trace":
         """A trace from host counts [L], not all zero; ``mean`` tasks a round, or None for the rows' own mean."""
-        exact = np.concatenate([np.zeros(1), np.cumsum(counts, dtype=np.float64)])
+        # Only ratios matter. A power of two changes no digit and keeps a series of any size within float32.
+        scaled = np.ldexp(np.asarray(counts, np.float64), -int(np.frexp(np.max(counts))[1]))
+        exact = np.concatenate([np.zeros(1), np.cumsum(scaled)])
         dtype = jnp.result_type(float)
         # Two floats a sum: one float32 alone would lose a row's worth of tasks in a sum over 10^4 rows.
         leading = exact.astype(dtype)
         cumulative = np.stack([leading, (exact - leading).astype(dtype)])
         return cls(
             mean=jnp.asarray(np.mean(counts) if mean is None else mean, dtype),
-            counts=jnp.asarray(counts, dtype),
+            counts=jnp.asarray(scaled, dtype),
             cumulative=jnp.asarray(cumulative),
         )
 
@@ -524,8 +526,15 @@ class Trace(Process):
                 wanted = "a CSV file" if key == "path" else "the name of a column of the file"
                 raise InputError(f"demand.{key} is {parameters[key]!r}, but it must be {wanted}.")
         counts = read_trace(parameters["path"], str(parameters["column"]))
-        given = parameters["mean"] is not None
-        return cls.replay(counts, _number(parameters, "mean", POSITIVE["range"]) if given else None)
+        if parameters["mean"] is not None:
+            return cls.replay(counts, _number(parameters, "mean", POSITIVE["range"]))
+        mean = float(np.sum(counts / counts.size))
+        if not 1e-30 <= mean <= 1e30:
+            raise InputError(
+                f"demand.mean is null, so it is the mean of column {parameters['column']!r} of {parameters['path']}, "
+                f"which is {mean:g}; give demand.mean as a number of tasks per round."
+            )
+        return cls.replay(counts)
 
 
 def _position(t: jax.Array, horizon: jax.Array, rows: int) -> tuple[jax.Array, jax.Array]:
@@ -677,6 +686,11 @@ def _maximum(given: Mapping[str, Any], process: Process, dispersion: float) -> f
     counted, mean = given["counts"] != "none", float(process.mean)
     if given["maximum"] is not None:
         maximum = _number(given, "maximum", POSITIVE["range"])
+    elif counted and process.peak() > LARGEST_COUNT:
+        raise InputError(
+            f"demand.mean={mean:g} lets the rate of a round reach {process.peak():g} tasks, but a round can count at "
+            f"most {LARGEST_COUNT:.0f}; lower it, or set demand.counts=none."
+        )
     else:
         maximum = _practical_maximum(process.peak(), dispersion) if counted else math.ceil(process.peak())
         maximum = min(maximum, LARGEST_COUNT) if counted else maximum
@@ -694,39 +708,15 @@ def _practical_maximum(peak: float, dispersion: float) -> float:
 
 
 def read_trace(path: str | Path, column: str) -> np.ndarray:
-    """One column of counts [L] float64 from a CSV file with a header line.
+    """One column of counts [L] float64 from a CSV file with a header line, one row per interval, in order.
 
     Raises:
-        InputError: the file or column is missing, a cell is no count, or there is nothing to replay.
+        InputError: a file that is no such table (see ``envs.csv_table``), a column that is not there, a cell that is no
+            count, or nothing to replay.
     """
-    path = Path(path).expanduser()
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            counts = np.array(list(_cells(csv.DictReader(file), path, column)), dtype=np.float64)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise InputError(f"demand.path: {path} cannot be read ({reason}); it must be a CSV file of counts.") from error
-    if counts.size == 0:
-        raise InputError(f"demand.path: {path} has no rows below its header; at least one count is needed.")
+    content = csv_table.read_bytes(path, "the trace of demand.path")
+    table = csv_table.parse(content, str(path), [column], row="interval", where="demand.column: ", skip_empty=False)
+    counts = table.numbers(column, lambda count: count >= 0, "a count of at least 0")
     if not counts.any():
         raise InputError(f"demand.path: column {column!r} of {path} is zero in every row; one count must be above 0.")
     return counts
-
-
-def _cells(reader: "csv.DictReader[str]", path: Path, column: str) -> Iterator[float]:
-    """The numbers of one column, each checked."""
-    names = list(reader.fieldnames or [])
-    if column not in names:
-        ending = nearest(column, names) if names else "the file is empty"
-        raise InputError(f"demand.column is {column!r}, which {path} does not have; {ending}")
-    for row in reader:
-        text = row[column]
-        try:
-            count = float(text)
-        except (TypeError, ValueError):
-            count = math.nan
-        if not (math.isfinite(count) and count >= 0):
-            raise InputError(
-                f"{path}, line {reader.line_num}: {column} is {text!r}, but a count must be a number of at least 0."
-            )
-        yield count

@@ -17,7 +17,7 @@ import scipy.stats
 import yaml
 
 from envs import demand as module
-from envs.demand import PROCESSES, Demand, Trace, build, expected_total, poisson, read_trace
+from envs.demand import PROCESSES, Demand, Trace, build, expected_total, poisson
 from envs.errors import InputError
 
 REPOSITORY = Path(__file__).parents[1]
@@ -451,6 +451,12 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("constant", {"maximum": 0}, "demand.maximum is 0, but it must be a number above 0."),
     ("constant", {"maximum": 19}, "demand.maximum is 19, but it must be at least the mean, 20."),
     ("constant", {"maximum": 1e8}, "demand.maximum is 1e+08, but a round can count at most 16777216 tasks."),
+    (
+        "constant",
+        {"mean": 2e7},
+        "demand.mean=2e+07 lets the rate of a round reach 2e+07 tasks, but a round can count at most 16777216; lower"
+        " it, or set demand.counts=none.",
+    ),
     ("trace", {}, "demand.path is None, but it must be a CSV file."),
     ("trace", {"path": "a.csv", "column": 3}, "demand.column is 3, but it must be the name of a column of the file."),
 ]
@@ -469,33 +475,3 @@ def test_a_missing_parameter_is_asked_for() -> None:
     del parameters["slope"]
     with pytest.raises(InputError, match=r"^demand\.slope is missing; process 'trend' needs mean, slope, noise\.$"):
         build("trend", parameters)
-
-
-BAD_FILES = [
-    ("", "demand.column is 'requests', which {path} does not have; the file is empty"),
-    ("minute,request\n0,1\n", "demand.column is 'requests', which {path} does not have; did you mean 'request'?"),
-    ("requests\n", "demand.path: {path} has no rows below its header; at least one count is needed."),
-    ("requests\n0\n0.0\n", "demand.path: column 'requests' of {path} is zero in every row; one count must be above 0."),
-    ("requests\n1\nmany\n", "{path}, line 3: requests is 'many', but a count must be a number of at least 0."),
-    ("requests\n-1\n", "{path}, line 2: requests is '-1', but a count must be a number of at least 0."),
-    ("requests\n1\nnan\n", "{path}, line 3: requests is 'nan', but a count must be a number of at least 0."),
-    ("minute,requests\n0,1\n1\n", "{path}, line 3: requests is None, but a count must be a number of at least 0."),
-]
-
-
-@pytest.mark.parametrize(("text", "sentence"), BAD_FILES)
-def test_bad_trace_files_get_one_clear_sentence(text: str, sentence: str, tmp_path: Path) -> None:
-    path = tmp_path / "bad.csv"
-    path.write_text(text)
-    with pytest.raises(InputError) as caught:
-        read_trace(path, "requests")
-    assert str(caught.value) == sentence.format(path=path)
-
-
-def test_unreadable_trace_files_get_one_clear_sentence(tmp_path: Path) -> None:
-    binary = tmp_path / "binary.csv"
-    binary.write_bytes(b"\xff\xfe\x00")
-    for path, reason in ((tmp_path / "no.csv", "No such file or directory"), (binary, "not a text file")):
-        with pytest.raises(InputError) as caught:
-            read_trace(path, "requests")
-        assert str(caught.value) == f"demand.path: {path} cannot be read ({reason}); it must be a CSV file of counts."
