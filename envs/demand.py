@@ -1,7 +1,8 @@
 """Demand: how many tasks arrive in each round.
 
 A *process* gives the rate of every round, a ``Demand`` draws the tasks around that rate. Both are pytrees whose fields
-are numeric leaves, written for ONE run (batching is outside), with a state of constant size. Horizons up to 5e8 rounds.
+are numeric leaves, written for ONE run (batching is outside), with a state of constant size. Round numbers are only
+ever divided and compared in whole numbers, so that phases are as exact in the last of 2^31 - 2 rounds as in the first.
 
 Whatever the process, the expected average of its rate over a run is ``mean`` tasks a round: exactly for ``constant``,
 ``trend``, ``shocks``, ``walk``, ``mmpp`` and ``trace``; for ``sinusoid`` over whole periods and for ``diurnal`` over
@@ -11,10 +12,10 @@ the exact figure for any horizon.
 A new process is one class: a frozen dataclass that derives from ``Process`` under ``@demand_process("its_name")``.
 """
 
-import csv
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from fractions import Fraction
 from numbers import Real
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from envs import csv_table
 from envs.errors import InputError, nearest
 from envs.pytree import register_apart
 
@@ -87,15 +89,66 @@ def _unit_mean_exp_peak(deviation: float) -> float:
     return math.exp(deviation * math.sqrt(2 * NEGLIGIBLE) - deviation**2 / 2)
 
 
-def _wave(t: jax.Array, period: jax.Array, phase: jax.Array) -> jax.Array:
-    """sin(2 pi (t / period + phase)) [], ``phase`` as a fraction of the period."""
-    # The remainder is exact in floating point; t / period alone would lose the phase after some 10^6 rounds of float32.
-    return jnp.sin(2 * jnp.pi * (_within(t, period) / period + phase))
+def turns_per_round(rounds: float, periods: int = 1) -> np.ndarray:
+    """[6] 1 / (``periods`` ``rounds``) modulo 1, rounded up to 2^-96: its digits of 16 bits, which any float holds.
+
+    ``rounds`` is taken for the decimal number that it prints as. Rounding up puts a round at which a period begins at
+    its beginning, never at the end of the one before.
+
+    >>> turns_per_round(4.0).tolist()
+    [16384.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    """
+    units = math.ceil((1 << 96) / (periods * Fraction(repr(float(rounds)))))
+    return np.array([float(units >> shift & 0xFFFF) for shift in range(80, -1, -16)])
 
 
-def _within(t: jax.Array, period: jax.Array) -> jax.Array:
-    """Rounds since the current period began [], in [0, period)."""
-    return jnp.fmod(jnp.asarray(t, jnp.result_type(period, float)), period)
+Turn = tuple[jax.Array, jax.Array]
+"""Where a round lies within its period, in units of 2^-64 of the period: two limbs [] uint32, the high one first."""
+
+
+def _turn(t: jax.Array, frequency: jax.Array) -> Turn:
+    """t ``frequency`` modulo 1 for a frequency [6] as ``turns_per_round`` gives it.
+
+    In whole numbers, so that the result is within 2^-64 of a period of the true place whatever the period, where
+    float32 would lose the phase after 2^24 rounds.
+    """
+    t, digits = jnp.asarray(t).astype(jnp.uint32), frequency.astype(jnp.uint32)
+    high, middle, low = (digits[place] << 16 | digits[place + 1] for place in (0, 2, 4))
+    carried = _high_product(t, low)
+    below = t * middle + carried
+    return t * high + _high_product(t, middle) + (below < carried), below
+
+
+def _times(turn: Turn, number: int) -> Turn:
+    """``turn`` times a small whole number, modulo 1."""
+    high, low = turn
+    factor = jnp.uint32(number)
+    return high * factor + _high_product(low, factor), low * factor
+
+
+def _at_least(turn: Turn, bound: int) -> jax.Array:
+    """[] bool, whether ``turn`` is at least ``bound`` 2^-64 of a period."""
+    high, low = jnp.uint32(bound >> 32), jnp.uint32(bound & 0xFFFFFFFF)
+    return (turn[0] > high) | ((turn[0] == high) & (turn[1] >= low))
+
+
+def _high_product(a: jax.Array, b: jax.Array) -> jax.Array:
+    """The upper 32 bits of the product of two uint32 numbers, from products of their halves."""
+    a_high, a_low, b_high, b_low = a >> 16, a & 0xFFFF, b >> 16, b & 0xFFFF
+    crossed, other = a_high * b_low, a_low * b_high
+    middle = (a_low * b_low >> 16) + (crossed & 0xFFFF) + (other & 0xFFFF)
+    return a_high * b_high + (crossed >> 16) + (other >> 16) + (middle >> 16)
+
+
+def _wave(turn: Turn, phase: jax.Array) -> jax.Array:
+    """sin(2 pi (turn + phase)) [], ``phase`` as a fraction of the period."""
+    # Signed, in [-1/2, 1/2): a float holds numbers near 0 most finely.
+    high, low = (limb.astype(jnp.result_type(phase, float)) for limb in (turn[0].astype(jnp.int32), turn[1]))
+    return jnp.sin(2 * jnp.pi * (high * 2.0**-32 + low * 2.0**-64 + phase))
+
+
+PERIOD = {"range": Range(low=0.0, open_low=True), "held_as": turns_per_round}
+DAY = {"range": Range(low=0.0, open_low=True), "held_as": lambda rounds: turns_per_round(rounds, 7)}
 
 
 Search = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
@@ -206,7 +259,10 @@ class Process:
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Any]) -> "Process":
         """The process with checked host numbers as its fields."""
-        values = {entry.name: _number(parameters, entry.name, entry.metadata["range"]) for entry in _fields(cls)}
+        values: dict[str, Any] = {}
+        for entry in _fields(cls):
+            value = _number(parameters, entry.name, entry.metadata["range"])
+            values[entry.name] = entry.metadata.get("held_as", float)(value)
         process = cls(**values)
         process.check()
         return process
@@ -270,13 +326,13 @@ class Sinusoid(Noisy):
 
     mean: jax.Array = field(metadata=POSITIVE)  # [] tasks a round
     amplitude: jax.Array = field(metadata=FRACTION)  # [] swing as a fraction of the mean
-    period: jax.Array = field(metadata=POSITIVE)  # [] rounds
+    period: jax.Array = field(metadata=PERIOD)  # [6] ``turns_per_round`` of the rounds given
     phase: jax.Array = field(metadata=FRACTION)  # [] head start, as a fraction of the period
     noise: jax.Array = field(metadata=NOT_NEGATIVE)  # [] standard deviation of the log rate
 
     def profile(self, t: jax.Array, horizon: jax.Array) -> jax.Array:
         """See ``Process.profile``."""
-        return self.mean * (1 + self.amplitude * _wave(t, self.period, self.phase))
+        return self.mean * (1 + self.amplitude * _wave(_turn(t, self.period), self.phase))
 
     def profile_peak(self) -> float:
         """See ``Noisy.profile_peak``."""
@@ -293,7 +349,7 @@ class Diurnal(Noisy):
     """
 
     mean: jax.Array = field(metadata=POSITIVE)  # [] tasks a round
-    period: jax.Array = field(metadata=POSITIVE)  # [] rounds in a day
+    period: jax.Array = field(metadata=DAY)  # [6] weeks per round, from the rounds in a day given
     amplitude: jax.Array = field(metadata=FRACTION)  # [] daily swing as a fraction of the mean
     phase: jax.Array = field(metadata=FRACTION)  # [] head start of the daily wave, in days
     amplitude_second: jax.Array = field(metadata=FRACTION)  # [] half-daily swing as a fraction of the mean
@@ -303,9 +359,10 @@ class Diurnal(Noisy):
 
     def profile(self, t: jax.Array, horizon: jax.Array) -> jax.Array:
         """See ``Process.profile``."""
-        daily = self.amplitude * _wave(t, self.period, self.phase)
-        half_daily = self.amplitude_second * _wave(t, self.period / 2, self.phase_second)
-        resting = _within(t, 7 * self.period) >= 5 * self.period
+        week = _turn(t, self.period)
+        daily = self.amplitude * _wave(_times(week, 7), self.phase)
+        half_daily = self.amplitude_second * _wave(_times(week, 14), self.phase_second)
+        resting = _at_least(week, (5 << 64) // 7)
         wave = jnp.maximum(1 + daily + half_daily, 0)  # amplitudes that add up to 1 may round to just below 0
         return self.mean * wave * jnp.where(resting, self.weekend, 1) * self._weekday()
 
@@ -341,7 +398,8 @@ class Trend(Noisy):
     def profile(self, t: jax.Array, horizon: jax.Array) -> jax.Array:
         """See ``Process.profile``."""
         # The middle of round t, from -1 to 1: these whole numbers add up to 0 over the run, so the mean is exact.
-        position = (2 * t + 1 - horizon) / jnp.asarray(horizon, jnp.result_type(self.mean, float))
+        # As a difference of two round numbers they fit into 32 bits.
+        position = (t - (horizon - 1 - t)) / jnp.asarray(horizon, jnp.result_type(self.mean, float))
         return self.mean * (1 + self.slope * position)
 
     def profile_peak(self) -> float:
@@ -475,20 +533,22 @@ class Trace(Process):
     """
 
     mean: jax.Array  # [] tasks a round
-    counts: jax.Array  # [L] the recorded rows
+    counts: jax.Array  # [L] the recorded rows, scaled to at most 1
     cumulative: jax.Array  # [2, L + 1] sum of the rows before each, as a float and what that float's rounding lost
 
     @classmethod
     def replay(cls, counts: np.ndarray, mean: float | None = None) -> "Trace":
         """A trace from host counts [L], not all zero; ``mean`` tasks a round, or None for the rows' own mean."""
-        exact = np.concatenate([np.zeros(1), np.cumsum(counts, dtype=np.float64)])
+        # Only ratios matter. A power of two changes no digit and keeps a series of any size within float32.
+        scaled = np.ldexp(np.asarray(counts, np.float64), -int(np.frexp(np.max(counts))[1]))
+        exact = np.concatenate([np.zeros(1), np.cumsum(scaled)])
         dtype = jnp.result_type(float)
         # Two floats a sum: one float32 alone would lose a row's worth of tasks in a sum over 10^4 rows.
         leading = exact.astype(dtype)
         cumulative = np.stack([leading, (exact - leading).astype(dtype)])
         return cls(
             mean=jnp.asarray(np.mean(counts) if mean is None else mean, dtype),
-            counts=jnp.asarray(counts, dtype),
+            counts=jnp.asarray(scaled, dtype),
             cumulative=jnp.asarray(cumulative),
         )
 
@@ -496,7 +556,9 @@ class Trace(Process):
         """See ``Process.profile``."""
         rows = self.counts.shape[0]
         begin, begin_part = _position(t, horizon, rows)
-        end, end_part = _position(t + 1, horizon, rows)
+        horizon = jnp.asarray(horizon).astype(jnp.uint32)
+        end = begin + ((begin_part + rows) // horizon).astype(jnp.int32)
+        end_part = (begin_part + rows) % horizon
         first, last = self.counts[begin], self.counts[jnp.minimum(end, rows - 1)]
         # Widths are in T-ths of a row, of which a round has L: whole numbers, so nothing is lost or counted twice.
         dtype = self.counts.dtype
@@ -524,20 +586,35 @@ class Trace(Process):
                 wanted = "a CSV file" if key == "path" else "the name of a column of the file"
                 raise InputError(f"demand.{key} is {parameters[key]!r}, but it must be {wanted}.")
         counts = read_trace(parameters["path"], str(parameters["column"]))
-        given = parameters["mean"] is not None
-        return cls.replay(counts, _number(parameters, "mean", POSITIVE["range"]) if given else None)
+        if parameters["mean"] is not None:
+            return cls.replay(counts, _number(parameters, "mean", POSITIVE["range"]))
+        mean = float(np.sum(counts / counts.size))
+        if not 1e-30 <= mean <= 1e30:
+            raise InputError(
+                f"demand.mean is null, so it is the mean of column {parameters['column']!r} of {parameters['path']}, "
+                f"which is {mean:g}; give demand.mean as a number of tasks per round."
+            )
+        return cls.replay(counts)
 
 
 def _position(t: jax.Array, horizon: jax.Array, rows: int) -> tuple[jax.Array, jax.Array]:
-    """t rows / horizon as (whole rows [], remainder [] in horizon-ths of a row), exact in int32.
+    """t rows / horizon as (whole rows [] int32, remainder [] uint32 in horizon-ths of a row), exact.
 
-    t rows overflows 32 bits, but the remainder of a good guess does not, and wrapping arithmetic still gets that right.
+    t rows needs up to 62 bits, so the division goes through the bits of ``rows`` one by one; horizons below 2^31.
     """
-    t, horizon = jnp.asarray(t, jnp.int32), jnp.asarray(horizon, jnp.int32)
-    guess = (t.astype(jnp.float32) / horizon.astype(jnp.float32) * rows).astype(jnp.int32)
-    rest = t * rows - guess * horizon
-    correction = jnp.floor_divide(rest, horizon)
-    return guess + correction, rest - correction * horizon
+    t, horizon = jnp.asarray(t).astype(jnp.uint32), jnp.asarray(horizon).astype(jnp.uint32)
+    whole = rest = jnp.zeros_like(t)
+    for bit in f"{rows:b}":
+        whole, rest = _reduced(2 * whole, 2 * rest, horizon)
+        if bit == "1":
+            whole, rest = _reduced(whole, rest + t, horizon)
+    return whole.astype(jnp.int32), rest
+
+
+def _reduced(whole: jax.Array, rest: jax.Array, horizon: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """whole + rest / horizon with the rest below the horizon; it must be below twice the horizon."""
+    over = rest >= horizon
+    return whole + over, jnp.where(over, rest - horizon, rest)
 
 
 # Demand.
@@ -650,7 +727,7 @@ def build(name: str, parameters: Mapping[str, Any]) -> Demand:
     return Demand(process=leaves, counts=counts, dispersion=_leaf(dispersion), maximum=_leaf(maximum))
 
 
-def _leaf(value: jax.Array | float) -> jax.Array:
+def _leaf(value: jax.Array | np.ndarray | float) -> jax.Array:
     """A number as an array of the default precision."""
     return jnp.asarray(value, jnp.result_type(float))
 
@@ -677,6 +754,11 @@ def _maximum(given: Mapping[str, Any], process: Process, dispersion: float) -> f
     counted, mean = given["counts"] != "none", float(process.mean)
     if given["maximum"] is not None:
         maximum = _number(given, "maximum", POSITIVE["range"])
+    elif counted and process.peak() > LARGEST_COUNT:
+        raise InputError(
+            f"demand.mean={mean:g} lets the rate of a round reach {process.peak():g} tasks, but a round can count at "
+            f"most {LARGEST_COUNT:.0f}; lower it, or set demand.counts=none."
+        )
     else:
         maximum = _practical_maximum(process.peak(), dispersion) if counted else math.ceil(process.peak())
         maximum = min(maximum, LARGEST_COUNT) if counted else maximum
@@ -694,39 +776,15 @@ def _practical_maximum(peak: float, dispersion: float) -> float:
 
 
 def read_trace(path: str | Path, column: str) -> np.ndarray:
-    """One column of counts [L] float64 from a CSV file with a header line.
+    """One column of counts [L] float64 from a CSV file with a header line, one row per interval, in order.
 
     Raises:
-        InputError: the file or column is missing, a cell is no count, or there is nothing to replay.
+        InputError: a file that is no such table (see ``envs.csv_table``), a column that is not there, a cell that is no
+            count, or nothing to replay.
     """
-    path = Path(path).expanduser()
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            counts = np.array(list(_cells(csv.DictReader(file), path, column)), dtype=np.float64)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise InputError(f"demand.path: {path} cannot be read ({reason}); it must be a CSV file of counts.") from error
-    if counts.size == 0:
-        raise InputError(f"demand.path: {path} has no rows below its header; at least one count is needed.")
+    content = csv_table.read_bytes(path, "the trace of demand.path")
+    table = csv_table.parse(content, str(path), [column], row="interval", where="demand.column: ", skip_empty=False)
+    counts = table.numbers(column, lambda count: count >= 0, "a count of at least 0")
     if not counts.any():
         raise InputError(f"demand.path: column {column!r} of {path} is zero in every row; one count must be above 0.")
     return counts
-
-
-def _cells(reader: "csv.DictReader[str]", path: Path, column: str) -> Iterator[float]:
-    """The numbers of one column, each checked."""
-    names = list(reader.fieldnames or [])
-    if column not in names:
-        ending = nearest(column, names) if names else "the file is empty"
-        raise InputError(f"demand.column is {column!r}, which {path} does not have; {ending}")
-    for row in reader:
-        text = row[column]
-        try:
-            count = float(text)
-        except (TypeError, ValueError):
-            count = math.nan
-        if not (math.isfinite(count) and count >= 0):
-            raise InputError(
-                f"{path}, line {reader.line_num}: {column} is {text!r}, but a count must be a number of at least 0."
-            )
-        yield count
