@@ -22,6 +22,8 @@ from envs.catalogue import GENERATED
 from envs.errors import InputError, nearest
 from envs.instance import EdgeCloud
 from envs.inventory import ARRIVALS, ORDERS, Schedule
+from experiments.texts import readable
+from experiments.texts import text as _text
 
 PRECISIONS = ("float32", "float64")
 _GROUPS = ("env", "demand", "forecaster", "policy", "sweep", "tracker")
@@ -31,7 +33,7 @@ _TOP = (
     *("force", "extend", "shard"),
     "distributed",  # read by experiments.hosts, before anything else
 )
-_KNOWN = (*_GROUPS, *_TOP, "claims", "worlds")
+_KNOWN = (*_GROUPS, *_TOP, "expected_exponents", "worlds")
 _CATALOGUE = ("catalogue", "num_models", "first_quality", "quality_gap")
 SHORT_AXES = {
     "horizon": "horizon",
@@ -39,6 +41,7 @@ SHORT_AXES = {
     "target": "env.target",
     "budget_per_task": "env.budget_per_task",
 }
+_LONGEST_NAME = 200  # bytes; names of files end at 255
 _USER_MODULE = "llm_bandits_user_rules_"
 _CHOICES = {
     "budget_rule": ("skip", "stop", "average"),
@@ -96,21 +99,28 @@ class StudyConfig:
     extend: bool  # add this study to the one that the folder holds
     shard: int | None  # which of several processes this is: where it begins, and that it does not wait for the others
     tracker: dict[str, Any]
-    claims: dict[str, float]
+    expected_exponents: dict[str, dict[str, float]]  # policy -> "regret", "violation" -> exponent
     rules: tuple[str, ...]
     plain: dict[str, Any]  # the resolved configuration, for the record
 
 
-def study_from(plain: Mapping[str, Any]) -> StudyConfig:
+def study_from(given: Mapping[str, Any]) -> StudyConfig:
     """Validate a resolved configuration and expand its sweep."""
+    plain: dict[str, Any] = readable(given)
+    if "claims" in plain:
+        example = "expected_exponents={copac_lp: {regret: 0.5}}"
+        raise InputError(f"claims is now called expected_exponents and is given by policy, e.g. {example}")
     _refuse_unknown(plain, _KNOWN, "")
     for key in _KNOWN:
         if key not in plain:
             raise InputError(f"{key} is missing; conf/config.yaml shows every key")
-    for key in (*_GROUPS, "claims", "worlds"):
+    plain["expected_exponents"] = plain["expected_exponents"] or {}
+    for key in (*_GROUPS, "expected_exponents", "worlds"):
         _mapping(plain[key], key)
-    for path in _list(plain["rules"], "rules"):
-        load_rules(_text(path, "rules: a file"))
+    plain["rules"] = [_text(path, "rules: a file") for path in _list(plain["rules"], "rules")]
+    for path in plain["rules"]:
+        load_rules(path)
+    plain["name"] = _name(plain["name"])
     axes = _axes(plain["sweep"], plain)
     cells: dict[str, CellConfig] = {}
     for name, env in (plain["worlds"] or {None: plain["env"]}).items():
@@ -120,7 +130,7 @@ def study_from(plain: Mapping[str, Any]) -> StudyConfig:
             for cell in _cells(variant, name, swept):
                 cells.setdefault(repr(cell), cell)
     return StudyConfig(
-        name=_name(plain["name"]),
+        name=plain["name"],
         cells=tuple(cells.values()),
         seeds=_integer(plain["seeds"], "seeds", 1),
         root_seed=_integer(plain["root_seed"], "root_seed", 0, 2**32 - 1),
@@ -135,9 +145,9 @@ def study_from(plain: Mapping[str, Any]) -> StudyConfig:
         extend=_flag(plain["extend"], "extend"),
         shard=None if plain["shard"] is None else _integer(plain["shard"], "shard", 0),
         tracker=dict(plain["tracker"]),
-        claims=_claims(plain["claims"]),
+        expected_exponents=_expected_exponents(plain),
         rules=tuple(plain["rules"]),
-        plain=dict(plain),
+        plain=plain,
     )
 
 
@@ -149,9 +159,23 @@ def _switch_or_path(value: Any, where: str) -> bool | str:
     return value if isinstance(value, bool) else _text(value, where)
 
 
-def _claims(given: Mapping[str, Any]) -> dict[str, float]:
-    _refuse_unknown(given, ("regret", "violation"), "claims.")
-    return {key: _real(value, f"claims.{key}") for key, value in given.items()}
+def _expected_exponents(plain: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """By policy; a routing rule's name may stand there also where this study leaves that rule out."""
+    listed = [_named(entry) for entry in _list(plain["policies"], "policies")]
+    known = sorted({*ROUTING, *(str(name) for name in listed if name is not None)})
+    expected = {}
+    for policy, given in plain["expected_exponents"].items():
+        where = f"expected_exponents.{policy}"
+        if policy not in known:
+            raise InputError(f"{where}: there is no policy {policy!r}; {nearest(policy, known)}")
+        _refuse_unknown(_mapping(given, where), ("regret", "violation"), f"{where}.")
+        expected[policy] = {key: _real(value, f"{where}.{key}") for key, value in given.items()}
+    return expected
+
+
+def _named(entry: Any) -> Any:
+    """What an entry of the policies is called; None where it has no name."""
+    return entry.get("name", entry.get("routing")) if isinstance(entry, Mapping) else entry
 
 
 def load_rules(path: str) -> None:
@@ -203,8 +227,7 @@ def _cells(plain: Mapping[str, Any], world: str | None, swept: dict[str, Any]) -
             raise InputError(f"env.{key} is missing; conf/env/routerbench.yaml shows every key")
     for group, key in (("demand", "process"), ("forecaster", "name")):
         _text(plain[group].get(key), f"{group}.{key}")
-    if plain["demand"].get("path") is not None:
-        _text(plain["demand"]["path"], "demand.path")
+    plain = {**plain, **{group: _named_as_text(plain[group], group) for group in ("demand", "forecaster")}}
     chosen = [_policy(entry, plain["deployment"], plain["policy"], swept) for entry in policies]
     made = [
         CellConfig(
@@ -224,6 +247,12 @@ def _cells(plain: Mapping[str, Any], world: str | None, swept: dict[str, Any]) -
         if names.count(name) > 1:
             raise InputError(f"policies: two are called {name!r}; give each mapping a `name` of its own")
     return made
+
+
+def _named_as_text(values: Mapping[str, Any], group: str) -> dict[str, Any]:
+    """A group of the configuration with text where it names a rule, a file or a column."""
+    names = {key: values[key] for key in ("process", "name", "path", "column") if values.get(key) is not None}
+    return {**values, **{key: _text(value, f"{group}.{key}") for key, value in names.items()}}
 
 
 def _catalogue(env: Mapping[str, Any]) -> dict[str, Any]:
@@ -353,7 +382,9 @@ def _policy(entry: Any, deployment: str, shared: Mapping[str, Any], swept: Mappi
     if isinstance(forecaster, str):
         forecaster = {"name": forecaster}
     if forecaster is not None:
-        _text(_mapping(forecaster, f"policies.{name}.forecaster").get("name"), f"policies.{name}.forecaster.name")
+        where = f"policies.{name}.forecaster"
+        _text(_mapping(forecaster, where).get("name"), f"{where}.name")
+        forecaster = _named_as_text(forecaster, where)
     return PolicyConfig(
         name=_text(name, "policies: name"),
         deployment=deployment,
@@ -361,7 +392,7 @@ def _policy(entry: Any, deployment: str, shared: Mapping[str, Any], swept: Mappi
         routing=routing,
         parameters={k: values[k] for k in mine if k in values},
         confidence={k: values[k] for k in ours if k in values},
-        forecaster=None if forecaster is None else dict(forecaster),
+        forecaster=forecaster,
     )
 
 
@@ -455,15 +486,12 @@ def _flag(value: Any, where: str) -> bool:
 
 
 def _name(value: Any) -> str:
-    if "/" in _text(value, "name"):
-        raise InputError(f"name is {value!r}; it must hold no slash, since it names a folder")
-    return str(value)
-
-
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str) or not value:
-        raise InputError(f"{where} is {value!r}; it must be a name")
-    return value
+    name = _text(value, "name")
+    if "/" in name or len(name.encode()) > _LONGEST_NAME:
+        raise InputError(
+            f"name is {name!r}; it names a folder, so it must hold no slash and at most {_LONGEST_NAME} bytes"
+        )
+    return name
 
 
 def _mapping(value: Any, where: str) -> Mapping[str, Any]:

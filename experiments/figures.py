@@ -58,13 +58,13 @@ from experiments.drawing import (
     tame,
 )
 from experiments.growth_figures import StageView, draw_regret_by_horizon, draw_stage_count, stage_views
-from experiments.scaling import mean_interval
 from experiments.staged_figures import draw_decomposition, draw_deployment, draw_traffic_maps
 from experiments.store import CellResult, write_atomically
 from experiments.summary import (
     has_violation,
     label_cells,
     metric_curve,
+    metric_interval,
     metric_values,
     money_metric,
 )
@@ -304,7 +304,7 @@ def _regret_by_round(view: View) -> Figure:
             for style, cell in members:
                 curves = metric_curve(cell, metric)
                 if curves is not None:
-                    draw_band(axes, cell.checkpoints, curves, style, floor=0.0 if metric == "violation" else -math.inf)
+                    draw_band(axes, cell, metric, curves, style)
                     scale_rounds(axes, cell.checkpoints)
             if row == 0:
                 axes.set_title(spell_budget(budget))
@@ -313,7 +313,7 @@ def _regret_by_round(view: View) -> Figure:
     for axes in grid[-1]:
         axes.set_xlabel("Rounds")
     add_line_legend(figure, styles)
-    scale = "Vertical axes with powers of ten are linear between -1 and 1 task; violation's intervals are cut at zero."
+    scale = "Vertical axes with powers of ten are linear between -1 and 1 task."
     notes = [interval_note(drawn), scale, _violation_note(drawn), budget_note(view, budgets), focus_note(styles)]
     return finish(figure, view.setting, f"{_headline(metrics)} over {view.horizon:,} rounds", notes)
 
@@ -352,7 +352,7 @@ def _by_policy(axes: Axes, row: Sequence[tuple[LineStyle, CellResult]], metric: 
     for position, (style, cell) in enumerate(reversed(row)):
         values = metric_values(cell, metric)
         if values is not None and len(values):
-            mean, low, high = mean_interval(values, LEVEL)
+            mean, low, high = metric_interval(cell, metric, values, LEVEL)
             face = "white" if style.clairvoyant else style.colour
             axes.plot([low, high], [position, position], color=style.colour)
             axes.plot([mean], [position], marker=style.marker or "o", color=style.colour, markerfacecolor=face)
@@ -408,10 +408,10 @@ def _lines(
         points = []
         for x, (budget, horizon) in places.items():
             cell = view.table.get((line, budget, horizon))
-            values = None if cell is None else metric_values(cell, metric)
-            if values is not None and len(values):
-                draw_point(axes, x, values, style, markersize=4 if len(places) <= 8 else 3)
-                points.append((x, float(values.mean())))
+            size = 4 if len(places) <= 8 else 3
+            mean = None if cell is None else draw_point(axes, x, cell, metric, style, markersize=size)
+            if mean is not None:
+                points.append((x, mean))
         if points:
             width = 1.3 if style.focus else 0.7
             axes.plot(

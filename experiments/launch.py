@@ -122,10 +122,10 @@ def completed(asked: Asked, folder: Path) -> list[str]:
 
 
 def quoted(text: str) -> str:
-    """Free text as Hydra's grammar reads it, unless it is plain or quoted already."""
-    if re.fullmatch(r"[\w./+-]*|'.*'|\".*\"", text, re.ASCII):
+    """Free text as Hydra's grammar reads it, unless it is quoted already."""
+    if re.fullmatch(r"'(\\.|[^'\\])*'|\"(\\.|[^\"\\])*\"", text):
         return text
-    escaped = text.replace("'", "\\'")
+    escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text)
     return f"'{escaped}'"
 
 

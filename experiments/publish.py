@@ -61,7 +61,7 @@ def publish_in_turn(
 ) -> None:
     """``publish`` once for all shards: of those that end together one does it, with the cells of all."""
     if _is_published(folder):
-        console.print("tables and report are there already")
+        display.say(console, "tables and report are there already")
         return
     with Claims(folder) as claims:
         while _is_my_turn(claims):
@@ -74,7 +74,7 @@ def publish_in_turn(
             if _ids(cells) <= _ids(outcome.cells):
                 return
             outcome = replace(outcome, cells=cells)
-    console.print("another process makes tables and report")
+    display.say(console, "another process makes tables and report")
 
 
 def _is_published(folder: Path) -> bool:
@@ -126,7 +126,7 @@ def make(cells: Sequence[CellResult], folder: Path) -> Publication:
     """Write tables, summary, figures and report. Equal results make equal files."""
     record = study_folder.read_record(folder)
     planned = len(study_folder.read_plan(folder)) or None
-    found = summary.summarise(cells, claims=record["config"].get("claims"), planned=planned)
+    found = summary.summarise(cells, expected=record["config"].get("expected_exponents"), planned=planned)
     store.write_results(folder, cells)
     store.write_summary(folder, found)
     page = report.write(cells, record, found, folder)
@@ -172,20 +172,20 @@ def _send(made: Publication, folder: Path, tracker: WandbSettings, log: EventLog
 
 def _say_page(made: Publication, console: Console) -> None:
     folder = made.page.parent
-    console.print(f"results, figures and report: {folder}/  (open {made.page})", soft_wrap=True, markup=False)
+    display.say(console, f"results, figures and report: {folder}/  (open {made.page})")
 
 
 def _say_wandb(sent: WandbOutcome, console: Console) -> None:
-    console.print(f"Weights & Biases: {sent.sentence}", soft_wrap=True, markup=False)
+    display.say(console, f"Weights & Biases: {sent.sentence}")
 
 
 def _say_speed(outcome: Outcome, console: Console) -> None:
     if not outcome.decisions:
-        console.print(
-            "nothing was missing; everything was read back" if not outcome.failed else "nothing was simulated"
-        )
+        nothing = "nothing was simulated" if outcome.failed else "nothing was missing; everything was read back"
+        display.say(console, nothing)
         return
-    console.print(
+    display.say(
+        console,
         f"{outcome.decisions:,} decisions in {outcome.run_seconds:.1f} s including "
-        f"{outcome.compilations} compilations ({outcome.compile_seconds:.1f} s, partly beside the simulation)"
+        f"{outcome.compilations} compilations ({outcome.compile_seconds:.1f} s, partly beside the simulation)",
     )

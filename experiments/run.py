@@ -33,7 +33,11 @@ FLAGS = (
     *("-h", "-c", "-p", "-r", "-i", "-sc", "-cp", "-cn", "-cd"),
     *launch.FLAGS,
 )
-FREE_TEXT = ("out", "name", "env.catalogue", "demand.path")  # may hold what Hydra's grammar would stumble on
+# Names and paths, which Hydra's grammar would stumble on or read as numbers; those with a True may also be null.
+FREE_TEXT = {
+    **{"out": True, "demand.path": True, "tracker.entity": True},
+    **{"name": False, "env.catalogue": False, "demand.column": False, "tracker.project": False},
+}
 GROUPS = ("env", "demand", "policy", "forecaster", "sweep", "tracker", "study")
 
 
@@ -65,7 +69,8 @@ def open_overrides(arguments: Sequence[str]) -> list[str]:
         if key in GROUPS and (value == "null" or not re.fullmatch(r"\w*[A-Za-z]\w*", value)):
             raise InputError(f"{argument}: {key} must be the name of a file in conf/{key}; --help lists them")
         own = equals and re.fullmatch(r"[A-Za-z_][\w.]*", key) and key not in GROUPS and not key.startswith("hydra.")
-        opened.append(f"++{key}={launch.quoted(value) if key in FREE_TEXT else value}" if own else argument)
+        verbatim = key not in FREE_TEXT or value == "" or (value == "null" and FREE_TEXT[key])
+        opened.append(f"++{key}={value if verbatim else launch.quoted(value)}" if own else argument)
         axis = f"sweep.{SHORT_AXIS.get(key, key)}"
         sweepable = key in SHORT_AXIS or (key.count(".") == 1 and key.partition(".")[0] in SWEPT_GROUPS)
         if own and sweepable and axis not in given:
@@ -175,9 +180,9 @@ def _understood(plain: dict[str, Any]) -> _Task:
     jax.config.update("jax_enable_x64", plain.get("precision") == "float64")
     settings = study_from(plain)
     planned = cells.build(settings)
-    folder = Path(settings.out).expanduser() if settings.out else _default_folder(settings.name, plain)
+    folder = Path(settings.out).expanduser() if settings.out else _default_folder(settings.name, settings.plain)
     # What this command does is not what its study is.
-    recorded = plain | {"force": False, "extend": False, "shard": None, "distributed": None}
+    recorded = settings.plain | {"force": False, "extend": False, "shard": None, "distributed": None}
     record = {"config": recorded, "versions": versions(), "cells": " ".join(cell.id for cell in planned)}
     if hosts.leads():  # the others see nothing of the folder
         store.is_open(folder, record, extend=settings.extend)
@@ -226,7 +231,8 @@ def execute(plain: dict[str, Any]) -> int:
         try:
             if outcome.left:
                 log.write("left", cells=outcome.left)
-                console.print(f"others are at work on {outcome.left} cells, and make tables and report after the last")
+                others = f"others are at work on {outcome.left} cells, and make tables and report after the last"
+                display.say(console, others)
             elif outcome.cells:
                 make = publish.publish if settings.shard is None else publish.publish_in_turn
                 make(outcome, settings, folder, task.tracker, log, console)

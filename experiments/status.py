@@ -17,8 +17,8 @@ from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from experiments import study_folder
 
@@ -248,7 +248,7 @@ def _decisions_left(plan: Mapping[str, Mapping[str, Any]], settled: set[str], al
 
 
 def show(status: Status) -> RenderableType:
-    """The status for people."""
+    """The status for people. Names are text, never markup."""
     parts: list[RenderableType] = [_headline(status)]
     if len(status.parts) > 1:
         parts.append(_table(status))
@@ -258,7 +258,7 @@ def show(status: Status) -> RenderableType:
     if status.at_work and status.missing != 0:
         parts.append(_speed(status))
     parts += [
-        f"[red]failed:[/red] {escape(found.policy)}, cell {found.cell}: {escape(found.error)}"
+        Text.assemble(("failed:", "red"), f" {found.policy}, cell {found.cell}: {found.error}")
         for found in status.failed[:_MOST_FAILURES]
     ]
     if len(status.failed) > _MOST_FAILURES:
@@ -270,13 +270,14 @@ def show(status: Status) -> RenderableType:
     return Group(*parts)
 
 
-def _headline(status: Status) -> str:
+def _headline(status: Status) -> Text:
     of = "" if status.cells is None else f" of {status.cells:,}"
-    failed = f", [red]{len(status.failed)} failed[/red]" if status.failed else ""
+    failed = f"{len(status.failed)} failed" if status.failed else ""
     running = f", {status.running:,} being simulated" if status.running else ""
     waiting = max(0, (status.missing or 0) - status.running)
     missing = f", {waiting:,} to do" if waiting else ""
-    return f"[bold]{escape(status.name)}[/bold]: {status.done:,}{of} cells done{failed}{running}{missing}"
+    done = f": {status.done:,}{of} cells done{', ' if failed else ''}"
+    return Text.assemble((status.name, "bold"), done, (failed, "red"), f"{running}{missing}")
 
 
 def _table(status: Status) -> Table:
@@ -286,17 +287,15 @@ def _table(status: Status) -> Table:
         table.add_column(name, justify="right")
     for part in status.parts:
         left = part.cells - part.done - part.failed
-        table.add_row(
-            escape(part.policy), *(f"{count:,}" if count else "-" for count in (part.done, part.failed, left))
-        )
+        table.add_row(Text(part.policy), *(f"{count:,}" if count else "-" for count in (part.done, part.failed, left)))
     return table
 
 
-def _sentence(process: Process) -> str:
+def _sentence(process: Process) -> Text:
     silent = "" if process.silent_s is None or process.silent_s < 30 else f", silent for {_duration(process.silent_s)}"
     speed = process.decisions_per_minute
     rate = "" if not speed or not process.decisions_left else f", {short(speed)} decisions a minute"
-    return f"at work: {escape(process.name)}, {escape(process.doing)}{rate}{silent}"
+    return Text(f"at work: {process.name}, {process.doing}{rate}{silent}")
 
 
 def _speed(status: Status) -> str:

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 import yaml
@@ -328,15 +329,58 @@ def _parse_cell(content: bytes) -> CellResult:
 
 
 def write_results(folder: Path, cells: Iterable[CellResult]) -> None:
-    """``results.parquet`` and ``results.csv``: one row a run, at its horizon."""
-    tables = [_table(cell) for cell in cells]
+    """``results.parquet`` and ``results.csv``: one row per run, at its horizon.
+
+    Columns whose values are of different kinds, such as numbers and words, hold text in both files. In the CSV file
+    alone, text that a spreadsheet would run as a formula begins with an apostrophe (:data:`_FORMULA`).
+    """
+    tables = _unified([_table(cell) for cell in cells])
     table = pa.concat_tables(tables, promote_options="permissive")
     sink = pa.BufferOutputStream()
     pa.parquet.write_table(table, sink)
     write_atomically(folder / "results.parquet", sink.getvalue().to_pybytes())
     sink = pa.BufferOutputStream()
-    pa.csv.write_csv(table, sink)
+    pa.csv.write_csv(_without_formulas(table), sink)
     write_atomically(folder / "results.csv", sink.getvalue().to_pybytes())
+
+
+_FORMULA = r"^[=+\-@\t\r]"  # the beginnings of text that spreadsheets run, or that hide such a beginning
+
+
+def _without_formulas(table: pa.Table) -> pa.Table:
+    """A table whose texts begin with an apostrophe where they would begin like a formula; numbers stay as they are."""
+    for place, column in enumerate(table.columns):
+        if pa.types.is_string(column.type):
+            safe = pa.compute.replace_substring_regex(column, _FORMULA, r"'\0")
+            table = table.set_column(place, table.column_names[place], safe)
+    return table
+
+
+def _unified(tables: list[pa.Table]) -> list[pa.Table]:
+    """Tables whose columns of one name have types that go together: text where they would not."""
+    kinds: dict[str, set[str]] = {}
+    for table in tables:
+        for column in table.schema:
+            kinds.setdefault(column.name, set()).add(_kind(column.type))
+    mixed = {name for name, found in kinds.items() if len(found - {"null"}) > 1 or "other" in found}
+    return [
+        pa.table({name: _spelt(table[name]) if name in mixed else table[name] for name in table.column_names})
+        for table in tables
+    ]
+
+
+def _kind(kind: pa.DataType) -> str:
+    """What goes together in one column."""
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        return "number"
+    return str(kind) if kind in (pa.null(), pa.string(), pa.bool_()) else "other"
+
+
+def _spelt(column: pa.ChunkedArray) -> pa.Array:
+    """A column as text: words as they are, everything else as JSON."""
+    values = column.to_pylist()
+    words = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
+    return pa.array(words, pa.string())
 
 
 _DESCRIBED = (

@@ -55,7 +55,7 @@ def registries() -> Iterator[None]:
         (["tracker=jsonl"], ["tracker=wandb"]),
         (["chunk_rows=1"], ["chunk_rows=1000000"]),
         (["name=one"], ["name=other"]),
-        (["claims={}"], ["claims={regret: 0.5}"]),
+        (["expected_exponents={}"], ["expected_exponents={uniform: {regret: 0.5}}"]),
         (["env.num_models=null"], ["env.num_models=11"]),
         (["policy.width=1"], ["policy.width=2"]),  # which no policy here has
     ],

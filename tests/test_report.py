@@ -20,6 +20,7 @@ pytestmark = pytest.mark.slow  # one pass of the suite is enough for these
 
 CONFIG = {"name": "a study", "seeds": 8, "env": {"catalogue": "x", "floors": {"latency": 0.8}}, "policies": ["ucb"]}
 RECORD = {"config": CONFIG, "versions": {"jax": "0.10.2", "git": "0123456789abcdef"}}
+EXPECTED = {"ucb": {"regret": 0.5}}
 NASTY = "<script>alert(1)</script>|_$&%\"'"
 
 
@@ -30,7 +31,7 @@ def study() -> list:
 
 @pytest.fixture(scope="module")
 def page(study: list, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(study, RECORD, summarise(study, claims={"regret": 0.5}), tmp_path_factory.mktemp("report"))
+    return write(study, RECORD, summarise(study, expected=EXPECTED), tmp_path_factory.mktemp("report"))
 
 
 def change(cell: CellResult, metric: str, values: np.ndarray) -> CellResult:
@@ -63,15 +64,15 @@ def test_forecast_error_is_that_of_half_time() -> None:
 
 
 def test_exponents_are_those_of_the_cells(study: list) -> None:
-    entries = summarise(study, claims={"regret": 0.5})["exponents"]
+    entries = summarise(study, expected=EXPECTED)["exponents"]
     assert len(entries) == 10
     entry = next(e for e in entries if (e["policy"], e["budget_per_task"]) == ("ucb", 0.002))
     cells = [c for c in study if c.description["policy"] == "ucb" and c.description["budget_per_task"] == 0.002]
     horizons = [c.description["horizon"] for c in cells]
-    assert entry["regret"] == fit_exponent(horizons, [c.final("regret") for c in cells], claimed=0.5).to_dict()
+    assert entry["regret"] == fit_exponent(horizons, [c.final("regret") for c in cells], expected=0.5).to_dict()
     assert entry["violation"]["verdict"] is None
     oracle = next(e for e in entries if e["policy"] == "oracle")
-    assert oracle["regret"]["claimed"] is None
+    assert oracle["regret"]["expected"] is None
 
 
 def test_violation_counts_its_positive_part_only() -> None:
@@ -232,7 +233,7 @@ def test_headlines_report_trouble() -> None:
 
 
 def test_headlines_name_the_best(study: list) -> None:
-    said = headlines(summarise(study, claims={"regret": 0.5}))
+    said = headlines(summarise(study, expected=EXPECTED))
     assert said[0].startswith("30 cells with 180 runs: 5 policies, 2 budgets, 3 horizons (1,000 to 16,000 rounds)")
     assert "No run spent more than its budget." in said
     assert any("ucb earned most among 4 policies" in sentence for sentence in said)

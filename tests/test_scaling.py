@@ -68,12 +68,12 @@ def test_agrees_with_numpy_polyfit_and_a_plain_bootstrap() -> None:
 
 
 @pytest.mark.parametrize(
-    ("power", "claimed", "verdict"),
+    ("power", "expected", "verdict"),
     [(0.5, 0.5, "consistent"), (0.7, 0.5, "exceeds"), (0.55, 0.5, "undecided"), (0.3, 0.5, "consistent")],
 )
-def test_verdicts(power: float, claimed: float, verdict: str) -> None:
+def test_verdicts(power: float, expected: float, verdict: str) -> None:
     samples = lognormal(HORIZONS**power, 64, np.random.default_rng(5), 0.1)
-    assert fit_exponent(HORIZONS, samples, claimed=claimed).verdict == verdict
+    assert fit_exponent(HORIZONS, samples, expected=expected).verdict == verdict
 
 
 def test_nonpositive_means_are_dropped_and_listed() -> None:
@@ -92,7 +92,7 @@ def test_nonpositive_means_are_dropped_and_listed() -> None:
 def test_nonpositive_resamples_are_counted_and_stop_a_verdict() -> None:
     samples = np.zeros((4, 16))
     samples[:, 0] = [10.0, 20.0, 30.0, 40.0]
-    fit = fit_exponent([100, 200, 300, 400], samples, claimed=5.0)
+    fit = fit_exponent([100, 200, 300, 400], samples, expected=5.0)
     assert np.isfinite(fit.interval).all()
     assert np.isfinite(fit.local_intervals).all()
     chance = 1 - (1 - (15 / 16) ** 16) ** 4
@@ -102,7 +102,7 @@ def test_nonpositive_resamples_are_counted_and_stop_a_verdict() -> None:
 
 
 def test_one_usable_horizon_has_no_slope() -> None:
-    fit = fit_exponent([10, 20], [[-1.0, -1.0], [4.0, 5.0]], claimed=0.5)
+    fit = fit_exponent([10, 20], [[-1.0, -1.0], [4.0, 5.0]], expected=0.5)
     assert math.isnan(fit.slope)
     plain = fit.to_dict()
     assert (plain["slope"], plain["interval"], plain["verdict"]) == (None, [None, None], "undecided")
@@ -116,7 +116,7 @@ def test_no_usable_horizon() -> None:
 
 
 def test_one_run_a_horizon_has_a_slope_but_no_interval() -> None:
-    fit = fit_exponent([10, 1000], [[1.0], [10.0]], claimed=0.5)
+    fit = fit_exponent([10, 1000], [[1.0], [10.0]], expected=0.5)
     assert fit.slope == pytest.approx(0.5)
     assert math.isnan(fit.interval[0])
     assert fit.verdict == "undecided"
@@ -125,7 +125,7 @@ def test_one_run_a_horizon_has_a_slope_but_no_interval() -> None:
 
 def test_to_dict_is_plain_json() -> None:
     samples = lognormal(HORIZONS**0.5, 8, np.random.default_rng(0))
-    plain = fit_exponent(HORIZONS, samples, claimed=0.5).to_dict()
+    plain = fit_exponent(HORIZONS, samples, expected=0.5).to_dict()
     assert json.loads(json.dumps(plain, allow_nan=False)) == plain
 
 
@@ -156,7 +156,7 @@ def test_run_counts_may_differ_and_tail_may_be_chosen() -> None:
         ([10, 20], [[1.0], [2.0]], {"resamples": 0}, "resamples"),
         ([10, 20], [[1.0], [2.0]], {"tail": 1}, "tail"),
         ([10, 20], [[1.0], [2.0]], {"tolerance": -0.1}, "tolerance"),
-        ([10, 20], [[1.0], [2.0]], {"claimed": math.nan}, "claimed"),
+        ([10, 20], [[1.0], [2.0]], {"expected": math.nan}, "expected"),
     ],
 )
 def test_bad_input_is_refused(horizons: list[float], samples: list, options: dict, message: str) -> None:
