@@ -29,6 +29,7 @@ class World:
     staged: bool = field(metadata={"static": True})  # whether what can serve ever changes or is capped
     demand_seen: jax.Array  # [] bool, whether q_t is revealed before choosing
     stop_when_refused: jax.Array  # [] bool, the `stop` rule; otherwise `skip`
+    stop_when_crossed: jax.Array  # [] bool, the `cross` rule: nothing is refused until a budget is overspent
     quanta: jax.Array  # [] quanta per task, see envs.ledger
     budget: ledger.Total  # [P] the budget in quanta
     deployment_cost: ledger.Total  # [P] what switching a model on costs, in quanta
@@ -94,16 +95,18 @@ def deploy(world: World, state: WorldState, t: jax.Array, wanted: jax.Array, mos
     """Make the models ``wanted`` [M] bool live from round t on, and no others; at most the first ``most`` of them.
 
     Only available models count. Each model that was not live pays the deployment cost, in the order of their numbers;
-    one whose cost does not fit in what remains of a hard budget stays off. Once the stop rule has fired, nothing
-    changes.
+    one whose cost does not fit in what remains of a hard budget stays off, as do all after a budget was crossed.
+    Once the stop rule has fired or a budget was crossed, nothing changes.
     """
     able = wanted & inventory.available(world.inventory, t)
-    able = jnp.where(state.stopped, state.deployed, able & (jnp.cumsum(able) <= most))
+    stopped = state.stopped | crossed(world, state.spent)
+    able = jnp.where(stopped, state.deployed, able & (jnp.cumsum(able) <= most))
 
     def switch_on(m: jax.Array, carry: tuple[ledger.Total, jax.Array]) -> tuple[ledger.Total, jax.Array]:
         spent, live = carry
         charged = ledger.merge(spent, world.deployment_cost)
         affordable = jnp.all(ledger.at_most(charged, world.budget)) | ~world.problem.budget_hard
+        affordable = affordable & ~crossed(world, spent)
         new = able[m] & ~state.deployed[m]
         pays = new & affordable
         live = live.at[m].set((able[m] & state.deployed[m]) | pays)
@@ -164,12 +167,17 @@ def step(
     bound = pick(drawn, world.problem.consumption_bound)
     worst = ledger.charge_quanta(demand * bound, world.quanta)
     fits = jnp.all(ledger.fits(state.spent, worst, world.budget)) | ~world.problem.budget_hard
-    allowed = fits & ~state.stopped
+    allowed = fits & ~state.stopped & ~crossed(world, state.spent)
     refused = (drawn < num_models) & ~allowed
     chosen = jnp.where((drawn < num_models) & allowed & (demand > 0), drawn, -1)
     reward_mean = pick(chosen, world.reward_mean)
     feedback = _outcome(world, chosen, bound, reward_mean, demand, uniform[1:])
     return _book(world, state, demand_state, feedback, reward_mean, refused), feedback
+
+
+def crossed(world: World, spent: ledger.Total) -> jax.Array:
+    """[] bool: under the `cross` rule, a budget is overspent, so that nothing is served any more."""
+    return world.stop_when_crossed & ~jnp.all(ledger.at_most(spent, world.budget))
 
 
 def _draw_model(world: World, live: jax.Array, shares: jax.Array, uniform: jax.Array) -> jax.Array:
@@ -207,12 +215,17 @@ def _outcome(
 def _book(
     world: World, state: WorldState, demand_state: Any, feedback: Feedback, reward_mean: jax.Array, refused: jax.Array
 ) -> WorldState:
-    """Enter one round into the books; what was not served has outcomes of zero."""
+    """Enter one round into the books; what was not served has outcomes of zero.
+
+    The round that crosses a budget is served and charged, but its reward does not count.
+    """
     quanta, demand = world.quanta, feedback.demand
     arrived = ledger.to_quanta(demand, quanta)
     total = ledger.add(state.demand, arrived)
     service = ledger.add(state.service, ledger.to_quanta(demand * feedback.service, quanta))
     shortfall = world.problem.target * ledger.value(total, quanta) - ledger.value(service, quanta)
+    spent = ledger.add(state.spent, ledger.charge_quanta(demand * feedback.consumption, quanta))
+    counted = jnp.where(crossed(world, spent), 0.0, demand)
     serving = jnp.arange(world.reward_mean.shape[0]) == feedback.model
     return replace(
         state,
@@ -221,9 +234,9 @@ def _book(
         demand=total,
         served=ledger.add(state.served, jnp.where(serving, arrived, 0)),
         refused=ledger.add(state.refused, jnp.where(refused, arrived, 0)),
-        reward=ledger.add(state.reward, ledger.to_quanta(demand * feedback.reward, quanta)),
-        reward_expected=ledger.add(state.reward_expected, ledger.to_quanta(demand * reward_mean, quanta)),
-        spent=ledger.add(state.spent, ledger.charge_quanta(demand * feedback.consumption, quanta)),
+        reward=ledger.add(state.reward, ledger.to_quanta(counted * feedback.reward, quanta)),
+        reward_expected=ledger.add(state.reward_expected, ledger.to_quanta(counted * reward_mean, quanta)),
+        spent=spent,
         service=service,
         violation_worst=jnp.maximum(state.violation_worst, shortfall),
     )

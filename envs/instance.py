@@ -23,7 +23,7 @@ class EdgeCloud:
 
     budget_per_task: float | None  # USD a task of expected demand; None for no money budget
     resources: Mapping[str, float]  # further hard budgets a task, by catalogue column
-    budget_rule: str  # skip | stop | average
+    budget_rule: str  # skip | stop | cross | average
     target: float | None  # share of tasks wanted within latency_slo_s; None for none
     latency_slo_s: float
     floors: Mapping[str, float]  # further soft targets, by catalogue column in [0, 1]
@@ -103,9 +103,10 @@ def build(
         target=services.limit.astype(dtype),
         consumption_bound=rows(bound, 1.0),
         throughput=rows(throughput, 1.0),
-        budget_hard=np.bool_(settings.budget_rule != "average"),
+        budget_hard=np.bool_(settings.budget_rule in ("skip", "stop")),
         max_deployed=np.int32(max_deployed),
         expected_demand=dtype(total),
+        demand_bound=dtype(maximum),
     )
     world = World(
         problem=problem,
@@ -114,6 +115,7 @@ def build(
         staged=_staged(settings, models_present, horizon, max_deployed, catalogue.num_models),
         demand_seen=np.bool_(settings.demand_seen == "before"),
         stop_when_refused=np.bool_(settings.budget_rule == "stop"),
+        stop_when_crossed=np.bool_(settings.budget_rule == "cross"),
         quanta=dtype(quanta),
         budget=ledger.limit(budget, quanta),
         deployment_cost=ledger.charge(_deployment_cost(settings, resources, unit), quanta),

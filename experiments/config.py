@@ -44,7 +44,7 @@ SHORT_AXES = {
 _LONGEST_NAME = 200  # bytes; names of files end at 255
 _USER_MODULE = "llm_bandits_user_rules_"
 _CHOICES = {
-    "budget_rule": ("skip", "stop", "average"),
+    "budget_rule": ("skip", "stop", "cross", "average"),
     "quality_noise": ("bernoulli", "beta"),
     "demand_seen": ("before", "after"),
 }

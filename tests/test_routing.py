@@ -14,12 +14,14 @@ import pytest
 
 from bandits import confidence
 from bandits.confidence import Bounds
+from bandits.forecast import Forecast
 from bandits.routing import ROUTING, View, fill
 from bandits.statistics import Statistics
 from envs.types import Observation, Problem, Truth
 from tests import oracles, worlds
 
 SHIPPED = sorted(name for name, rule in ROUTING.items() if rule.__module__.startswith("bandits."))
+NO_RADIUS: dict[str, dict[str, float]] = {"copac_ucb": {"delta": 1.0}, "oa_ucb": {"delta": 1.0}}  # rules with their own
 ROUNDS = 256
 MODELS, PADDED = 5, 6
 
@@ -311,6 +313,7 @@ def random_views(models: int, padded: int, resources: int, metrics: int, *, ties
         budget_hard=generator.random(ROUNDS) < 0.8,
         max_deployed=np.full(ROUNDS, padded, np.int32),
         expected_demand=np.full(ROUNDS, 100, np.float32),
+        demand_bound=np.full(ROUNDS, 2, np.float32),
     )
     available = exists & (generator.random((ROUNDS, padded)) < 0.9)
     observation = Observation(
@@ -339,6 +342,7 @@ def random_views(models: int, padded: int, resources: int, metrics: int, *, ties
         demand=observation.demand,
         total_demand=observation.demand_so_far + remaining,
         remaining_demand=remaining,
+        forecast=Forecast(next=uniform(), remaining=remaining),
         resolve=np.ones(ROUNDS, bool),
         key=jax.random.split(jax.random.key(seed), ROUNDS),
         truth=truth,
@@ -382,7 +386,9 @@ def test_one_model_and_no_constraints_work(name: str) -> None:
 def test_permuting_the_models_permutes_the_shares(name: str) -> None:
     views = random_views(MODELS, PADDED, 2, 2, ties=False)
     order = np.array([3, 5, 0, 4, 2, 1])
-    np.testing.assert_allclose(decide(name, permuted(views, order)), decide(name, views)[:, order], atol=1e-4)
+    rule = ROUTING[name](**NO_RADIUS.get(name, {}))
+    moved = decide(name, permuted(views, order), rule)
+    np.testing.assert_allclose(moved, decide(name, views, rule)[:, order], atol=1e-4)
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from bandits.estimates import Estimates
+from bandits.forecast import Forecast
 from envs.pytree import register_apart
 from envs.rows import pick, put
 from envs.types import Feedback, Problem, Truth
@@ -35,6 +36,7 @@ class View(Estimates):
     demand: jax.Array  # [] q_t, or its forecast where it is revealed after choosing
     total_demand: jax.Array  # [] predicted total over the horizon
     remaining_demand: jax.Array  # [] predicted demand from this round on, this round included
+    forecast: Forecast  # what the earlier rounds alone predict, whether or not this round's demand is seen
     resolve: jax.Array  # [] bool, never batched: whether rules that solve now and then should solve in this round
 
     @property
@@ -48,7 +50,11 @@ class View(Estimates):
 
         A refused round teaches nothing, so a rule that keeps proposing such a model never moves on.
         """
-        worst = self.demand * self.problem.consumption_bound
+        return self.affordable_caps_for(self.demand)
+
+    def affordable_caps_for(self, demand: jax.Array) -> jax.Array:
+        """[M] ``affordable_caps`` if the round brings ``demand`` [] tasks."""
+        worst = demand * self.problem.consumption_bound
         fits = jnp.all(worst <= self.observation.remaining[None], axis=1) | ~self.problem.budget_hard
         return jnp.where(fits, self.caps, 0.0)
 
@@ -97,24 +103,26 @@ def routing_rule(name: str) -> Callable[[type], type]:
     return register
 
 
-def fill(index: jax.Array, caps: jax.Array) -> jax.Array:
+def fill(index: jax.Array, caps: jax.Array, *, decline: bool = True) -> jax.Array:
     """[M] shares that maximise index·x over 0 <= x <= caps, sum x <= 1; nothing goes to an index <= 0.
 
     The best model gets its cap, the next one what is left, and so on; ties go to the lower number. With caps of 1 this
-    is the argmax, and one turn of the loop.
+    is the argmax, and one turn of the loop. Without ``decline``, for rules that serve every task, models with an index
+    <= 0 are used like the others: sum x is the lesser of 1 and the sum of the caps.
     """
     number = jnp.arange(index.shape[0])
-    worth = jnp.where((index > 0) & (caps > 0), index, 0.0)
+    useful = index > (0.0 if decline else -jnp.inf)
+    worth = jnp.where(useful & (caps > 0), index, -jnp.inf)
 
     def wanting(carry: _Filling) -> jax.Array:
         top, _, _, left = carry
-        return (left > 0) & (top > 0)
+        return (left > 0) & (top > -jnp.inf)
 
     def serve_best(carry: _Filling) -> _Filling:
         top, worth, shares, left = carry
         best = jnp.min(jnp.where(worth == top, number, number.size))
         given = jnp.minimum(pick(best, caps), left)
-        worth = put(best, jnp.zeros_like(top), worth)
+        worth = put(best, jnp.full_like(top, -jnp.inf), worth)
         return jnp.max(worth), worth, put(best, given, shares), left - given
 
     start = (jnp.max(worth), worth, jnp.zeros_like(caps), jnp.ones((), caps.dtype))
