@@ -7,10 +7,11 @@ A catalogue is a CSV file with one model a line. Columns (any order; further col
 | ``model`` | a name, unique in the file |
 | ``tier`` | ``edge`` or ``cloud`` |
 | ``quality`` | mean quality of an answer, in [0, 1] |
-| ``cost_usd`` | mean cost of a query in USD, > 0 |
+| ``cost_usd`` | mean cost of a query in USD, >= 0; 0 for a model that is free |
 | ``latency_s`` | mean time to the whole answer in seconds, > 0 |
 | ``cost_cv``, ``latency_cv`` | coefficients of variation (standard deviation / mean) of the two, >= 0 |
 | ``released``, ``retired`` | ISO dates, may be empty; ``retired`` may be left out |
+| ``cost_max_usd`` | largest possible cost of a query in USD, >= ``cost_usd``; may be empty or left out |
 
 ``find("routerbench")`` reads a shipped catalogue, ``find("mine.csv")`` a user's own; where the shipped figures come
 from is told in ``catalogues/SOURCES.md``. Runs on the host, float64.
@@ -31,13 +32,13 @@ from envs.csv_table import Table, finite
 from envs.errors import InputError, nearest
 
 COLUMNS = ("model", "tier", "quality", "cost_usd", "cost_cv", "latency_s", "latency_cv", "released")
-OPTIONAL_COLUMNS = ("retired",)
+OPTIONAL_COLUMNS = ("retired", "cost_max_usd")
 GENERATED = ("stairs", "needle")
 TIERS = ("edge", "cloud")
 
 _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "quality": (lambda value: 0 <= value <= 1, "in [0, 1]"),
-    "cost_usd": (lambda value: value > 0, "> 0"),
+    "cost_usd": (lambda value: value >= 0, ">= 0"),
     "cost_cv": (lambda value: value >= 0, ">= 0"),
     "latency_s": (lambda value: value > 0, "> 0"),
     "latency_cv": (lambda value: value >= 0, ">= 0"),
@@ -52,8 +53,9 @@ class Catalogue:
     names: tuple[str, ...]  # N
     tier_cloud: np.ndarray  # [N] bool, true for cloud and false for edge
     quality: np.ndarray  # [N] mean in [0, 1]
-    cost_usd: np.ndarray  # [N] mean USD a query
+    cost_usd: np.ndarray  # [N] mean USD a query; 0 for a model that is free
     cost_cv: np.ndarray  # [N] standard deviation / mean
+    cost_max_usd: np.ndarray  # [N] largest possible cost of a query in USD, NaN where unknown
     latency_s: np.ndarray  # [N] mean seconds to the whole answer, without the network
     latency_cv: np.ndarray  # [N] standard deviation / mean
     released: np.ndarray  # [N] days since 1970-01-01, NaN where unknown
@@ -124,6 +126,7 @@ def generated(kind: str, num_models: int, first_quality: float, quality_gap: flo
         quality=np.clip(quality, 0.0, 1.0),
         cost_usd=1e-4 * same,
         cost_cv=0.5 * same,
+        cost_max_usd=np.nan * same,
         latency_s=same,
         latency_cv=0.5 * same,
         released=np.nan * same,
@@ -151,6 +154,7 @@ def _parse(content: bytes, path: str) -> Catalogue:
         names=names,
         tier_cloud=_tiers(table),
         **required,
+        cost_max_usd=_largest_costs(table, required["cost_usd"]),
         **_dates(table),
         extras={name: _numbers_or_text(cells) for name, cells in table.columns.items() if name not in known},
         path=path,
@@ -182,6 +186,22 @@ def _tiers(table: Table) -> np.ndarray:
         if tier not in TIERS:
             raise table.fault(row, "tier", f"{tier!r} must be one of {', '.join(TIERS)}")
     return np.array([tier == "cloud" for tier in table.columns["tier"]])
+
+
+def _largest_costs(table: Table, mean: np.ndarray) -> np.ndarray:
+    """[N] the column ``cost_max_usd``, NaN where a cell is empty or the column is missing; ``mean`` [N] USD."""
+    cells = table.columns.get("cost_max_usd", [""] * len(mean))
+    numbers = np.full(len(cells), np.nan)
+    for row, cell in enumerate(cells):
+        if not cell:
+            continue
+        number = csv_table.finite(cell)
+        if number is None:
+            raise table.fault(row, "cost_max_usd", f"{cell!r} is not a finite number (or empty if unknown)")
+        if number < mean[row]:
+            raise table.fault(row, "cost_max_usd", f"{cell} must be at least the mean cost_usd, {mean[row]:g}")
+        numbers[row] = number
+    return numbers
 
 
 def _dates(table: Table) -> dict[str, np.ndarray]:

@@ -156,8 +156,9 @@ def _catalogue_identity(catalogue: Catalogue) -> list[Any]:
     columns = (getattr(catalogue, name) for name in ("tier_cloud", "quality", "cost_usd", "cost_cv"))
     more = (getattr(catalogue, name) for name in ("latency_s", "latency_cv"))
     extras = [[name, values.tolist()] for name, values in sorted(catalogue.extras.items()) if values.dtype.kind == "f"]
-    dates = [[None if np.isnan(day) else day for day in days] for days in (catalogue.released, catalogue.retired)]
-    return [list(catalogue.names), *(column.tolist() for column in (*columns, *more)), extras, dates]
+    partial = catalogue.released, catalogue.retired, catalogue.cost_max_usd
+    known = [[None if np.isnan(value) else value for value in values] for values in partial]
+    return [list(catalogue.names), *(column.tolist() for column in (*columns, *more)), extras, known]
 
 
 def _digest(value: Any) -> str:
