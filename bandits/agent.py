@@ -130,6 +130,7 @@ def decide(
         demand=demand,
         total_demand=observation.demand_so_far + remaining,
         remaining_demand=remaining,
+        forecast=forecast,
         resolve=resolve,
         key=jax.random.fold_in(key, _KEY_RULE),
         truth=truth if learner.routing.clairvoyant else None,

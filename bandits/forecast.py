@@ -24,7 +24,7 @@ Sources: Hyndman and Athanasopoulos, *Forecasting: Principles and Practice* (3rd
 >>> import jax.numpy as jnp
 >>> problem = Problem(horizon=jnp.int32(4), exists=jnp.ones(1, bool), budget=jnp.ones(1), target=jnp.ones(0),
 ...     consumption_bound=jnp.ones((1, 1)), throughput=jnp.ones(1), expected_demand=jnp.asarray(40.0),
-...     budget_hard=jnp.array(True), max_deployed=jnp.int32(1))
+...     budget_hard=jnp.array(True), max_deployed=jnp.int32(1), demand_bound=jnp.asarray(40.0))
 >>> ewma = build("ewma", {"smoothing": 0.5})
 >>> state = ewma.init(problem)
 >>> for demand in (10.0, 20.0):

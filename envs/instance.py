@@ -106,6 +106,7 @@ def build(
         budget_hard=np.bool_(settings.budget_rule != "average"),
         max_deployed=np.int32(max_deployed),
         expected_demand=dtype(total),
+        demand_bound=dtype(maximum),
     )
     world = World(
         problem=problem,

@@ -24,6 +24,7 @@ class Problem:
     budget_hard: jax.Array  # [] bool, true where the world refuses what might not fit; otherwise B_i / Q is an average
     max_deployed: jax.Array  # [] int32, how many models may be live at once
     expected_demand: jax.Array  # [] nominal total demand over the horizon (a planner's figure, not the truth)
+    demand_bound: jax.Array  # [] the most tasks that one round can bring
 
 
 @jax.tree_util.register_dataclass

@@ -63,6 +63,7 @@ def problem_of(horizon, expected):
         budget_hard=jnp.ones((), bool),
         max_deployed=jnp.ones((), jnp.int32),
         expected_demand=jnp.asarray(expected, FLOAT),
+        demand_bound=jnp.asarray(expected, FLOAT),
     )
 
 

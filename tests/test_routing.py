@@ -14,6 +14,7 @@ import pytest
 
 from bandits import confidence
 from bandits.confidence import Bounds
+from bandits.forecast import Forecast
 from bandits.routing import ROUTING, View, fill
 from bandits.statistics import Statistics
 from envs.types import Observation, Problem, Truth
@@ -311,6 +312,7 @@ def random_views(models: int, padded: int, resources: int, metrics: int, *, ties
         budget_hard=generator.random(ROUNDS) < 0.8,
         max_deployed=np.full(ROUNDS, padded, np.int32),
         expected_demand=np.full(ROUNDS, 100, np.float32),
+        demand_bound=np.full(ROUNDS, 2, np.float32),
     )
     available = exists & (generator.random((ROUNDS, padded)) < 0.9)
     observation = Observation(
@@ -339,6 +341,7 @@ def random_views(models: int, padded: int, resources: int, metrics: int, *, ties
         demand=observation.demand,
         total_demand=observation.demand_so_far + remaining,
         remaining_demand=remaining,
+        forecast=Forecast(next=uniform(), remaining=remaining),
         resolve=np.ones(ROUNDS, bool),
         key=jax.random.split(jax.random.key(seed), ROUNDS),
         truth=truth,

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from bandits.estimates import Estimates
+from bandits.forecast import Forecast
 from envs.pytree import register_apart
 from envs.rows import pick, put
 from envs.types import Feedback, Problem, Truth
@@ -35,6 +36,7 @@ class View(Estimates):
     demand: jax.Array  # [] q_t, or its forecast where it is revealed after choosing
     total_demand: jax.Array  # [] predicted total over the horizon
     remaining_demand: jax.Array  # [] predicted demand from this round on, this round included
+    forecast: Forecast  # what the earlier rounds alone predict, whether or not this round's demand is seen
     resolve: jax.Array  # [] bool, never batched: whether rules that solve now and then should solve in this round
 
     @property
