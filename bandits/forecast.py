@@ -45,6 +45,7 @@ import jax.numpy as jnp
 
 from bandits import parameters
 from bandits.parameters import number
+from bandits.sums import CompensatedSum
 from envs.errors import InputError, nearest
 from envs.pytree import register_apart
 from envs.types import Problem
@@ -212,36 +213,6 @@ def _sensible(value: jax.Array, fallback: jax.Array) -> jax.Array:
 
 def _toward(old: jax.Array, new: jax.Array, weight: Number) -> jax.Array:
     return old + weight * (new - old)
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, kw_only=True)
-class CompensatedSum:
-    """A running sum that stays accurate over 10^7 float32 terms; its value is ``total`` + ``lost``.
-
-    Kahan's (1965) summation with Knuth's branch-free two-sum, which needs no order of magnitudes: terms may be of any
-    sign and size.
-    """
-
-    total: jax.Array  # [] the sum, rounded
-    lost: jax.Array  # [] what rounding took from it so far
-
-    @classmethod
-    def zero(cls, like: jax.Array) -> "CompensatedSum":
-        """An empty sum in the float type of ``like``."""
-        return cls(total=jnp.zeros_like(like), lost=jnp.zeros_like(like))
-
-    def add(self, term: jax.Array) -> "CompensatedSum":
-        """The sum with one more term []."""
-        carried = term + self.lost
-        total = self.total + carried
-        rounded_term = total - self.total
-        lost = (self.total - (total - rounded_term)) + (carried - rounded_term)
-        return CompensatedSum(total=total, lost=lost)
-
-    def short_of(self, goal: jax.Array) -> jax.Array:
-        """[] goal - sum."""
-        return (goal - self.total) - self.lost
 
 
 @forecaster("oracle")

@@ -14,7 +14,7 @@ A new process is one class: a frozen dataclass that derives from ``Process`` und
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from numbers import Real
 from pathlib import Path
@@ -147,10 +147,6 @@ def _wave(turn: Turn, phase: jax.Array) -> jax.Array:
     return jnp.sin(2 * jnp.pi * (high * 2.0**-32 + low * 2.0**-64 + phase))
 
 
-PERIOD = {"range": Range(low=0.0, open_low=True), "held_as": turns_per_round}
-DAY = {"range": Range(low=0.0, open_low=True), "held_as": lambda rounds: turns_per_round(rounds, 7)}
-
-
 Search = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
 """Of a search outwards from the mode: distance so far, mass left, chances above and below, and the count if found."""
 
@@ -251,6 +247,10 @@ class Process:
     def check(self) -> None:
         """Host only, fields as floats: raises InputError where parameters contradict each other."""
 
+    def prepared(self) -> "Process":
+        """Host only, fields as floats: the process with its fields as the program needs them."""
+        return self
+
     @classmethod
     def keys(cls) -> list[str]:
         """The parameters that a config gives."""
@@ -259,10 +259,7 @@ class Process:
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Any]) -> "Process":
         """The process with checked host numbers as its fields."""
-        values: dict[str, Any] = {}
-        for entry in _fields(cls):
-            value = _number(parameters, entry.name, entry.metadata["range"])
-            values[entry.name] = entry.metadata.get("held_as", float)(value)
+        values = {entry.name: _number(parameters, entry.name, entry.metadata["range"]) for entry in _fields(cls)}
         process = cls(**values)
         process.check()
         return process
@@ -326,7 +323,7 @@ class Sinusoid(Noisy):
 
     mean: jax.Array = field(metadata=POSITIVE)  # [] tasks a round
     amplitude: jax.Array = field(metadata=FRACTION)  # [] swing as a fraction of the mean
-    period: jax.Array = field(metadata=PERIOD)  # [6] ``turns_per_round`` of the rounds given
+    period: jax.Array = field(metadata=POSITIVE)  # rounds; [6] ``turns_per_round`` once prepared
     phase: jax.Array = field(metadata=FRACTION)  # [] head start, as a fraction of the period
     noise: jax.Array = field(metadata=NOT_NEGATIVE)  # [] standard deviation of the log rate
 
@@ -337,6 +334,10 @@ class Sinusoid(Noisy):
     def profile_peak(self) -> float:
         """See ``Noisy.profile_peak``."""
         return float(self.mean * (1 + self.amplitude))
+
+    def prepared(self) -> Process:
+        """See ``Process.prepared``."""
+        return replace(self, period=jnp.asarray(turns_per_round(float(self.period))))
 
 
 @demand_process("diurnal")
@@ -349,7 +350,7 @@ class Diurnal(Noisy):
     """
 
     mean: jax.Array = field(metadata=POSITIVE)  # [] tasks a round
-    period: jax.Array = field(metadata=DAY)  # [6] weeks per round, from the rounds in a day given
+    period: jax.Array = field(metadata=POSITIVE)  # rounds in a day; [6] ``turns_per_round`` of a week once prepared
     amplitude: jax.Array = field(metadata=FRACTION)  # [] daily swing as a fraction of the mean
     phase: jax.Array = field(metadata=FRACTION)  # [] head start of the daily wave, in days
     amplitude_second: jax.Array = field(metadata=FRACTION)  # [] half-daily swing as a fraction of the mean
@@ -374,6 +375,10 @@ class Diurnal(Noisy):
         """See ``Noisy.profile_peak``."""
         busiest_day = self._weekday() * max(1.0, float(self.weekend))
         return float(self.mean * (1 + self.amplitude + self.amplitude_second) * busiest_day)
+
+    def prepared(self) -> Process:
+        """See ``Process.prepared``."""
+        return replace(self, period=jnp.asarray(turns_per_round(float(self.period), 7)))
 
     def check(self) -> None:
         """See ``Process.check``."""
@@ -723,7 +728,7 @@ def build(name: str, parameters: Mapping[str, Any]) -> Demand:
     counts = _counts(given["counts"])
     dispersion = _number(given, "dispersion", NOT_NEGATIVE["range"])
     maximum = _maximum(given, process, dispersion if counts == "negative_binomial" else 0.0)
-    leaves: Process = jax.tree.map(_leaf, process)
+    leaves: Process = jax.tree.map(_leaf, process.prepared())
     return Demand(process=leaves, counts=counts, dispersion=_leaf(dispersion), maximum=_leaf(maximum))
 
 

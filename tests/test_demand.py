@@ -174,7 +174,7 @@ def test_trace_is_exact_to_the_last_round_of_the_longest_horizon(double: bool, t
     counts = np.random.default_rng(4).integers(0, 50, 1007) * 1.0
     with jax.enable_x64(double):
         for horizon in (2**24 + 5, 2**28 + 3, 5 * 10**8, LONGEST):
-            rounds = np.unique(np.concatenate([LATE[LATE < horizon], horizon * np.arange(1, 1007) // 1007]))
+            rounds = np.unique(np.concatenate([LATE[horizon > LATE], horizon * np.arange(1, 1007) // 1007]))
             expected = []
             for t in rounds.tolist():
                 begin, end = Fraction(t * 1007, horizon), Fraction((t + 1) * 1007, horizon)
