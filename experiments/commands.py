@@ -35,6 +35,8 @@ def sync() -> NoReturn:
 
 def _leave(command: Callable[[Sequence[str]], int]) -> NoReturn:
     """Run a command and leave with its exit code: 2 for bad input, 130 interrupted."""
+    if hasattr(sys.stdout, "reconfigure"):  # what no encoding knows, in damaged files, is still shown
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = command(sys.argv[1:])
         sys.stdout.flush()

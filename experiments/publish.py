@@ -1,6 +1,5 @@
 """What is made from stored results: tables, summary, figures, report, dashboards, and the words on the terminal."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -113,8 +112,8 @@ def sync(folder: Path, options: Mapping[str, str]) -> int:
         InputError: no study, nothing finished in it, or options that do not exist.
     """
     config = study_folder.read_record(folder)["config"]
-    own = config.get("tracker") or {}
-    chosen = {**(own if own.get("name") == "wandb" else {"name": "wandb"}), **options}
+    own = config.get("tracker")
+    chosen = {**(own if isinstance(own, dict) and own.get("name") == "wandb" else {"name": "wandb"}), **options}
     tracker = trackers.wandb_settings(chosen, str(config.get("name")), folder)
     made = _made_again(folder)  # so that what is sent belongs together
     sent = _send(made, folder, tracker, EventLog(folder / study_folder.EVENTS))
@@ -125,7 +124,7 @@ def sync(folder: Path, options: Mapping[str, str]) -> int:
 def make(cells: Sequence[CellResult], folder: Path) -> Publication:
     """Write tables, summary, figures and report. Equal results make equal files."""
     record = study_folder.read_record(folder)
-    planned = len(study_folder.read_plan(folder)) or None
+    planned = len(study_folder.read_plan(folder)) or len(store.cells_of(record)) or None
     found = summary.summarise(cells, expected=record["config"].get("expected_exponents"), planned=planned)
     store.write_results(folder, cells)
     store.write_summary(folder, found)
@@ -134,7 +133,9 @@ def make(cells: Sequence[CellResult], folder: Path) -> Publication:
 
 
 def _made_again(folder: Path) -> Publication:
-    study_folder.read_record(folder)
+    store.mend_record(folder)
+    for trouble in study_folder.troubles(folder):
+        store.warn(trouble)
     cells = stored_cells(folder)
     if not cells:
         raise InputError(f"{folder} holds no finished cell yet; llm-bandits-status tells how far the study is")
@@ -150,11 +151,12 @@ def stored_cells(folder: Path) -> list[CellResult]:
     """All results of a folder that are whole, in the order of the study; stderr names those that are not."""
     cells = []
     plan = study_folder.read_plan(folder)
-    for cell in study_folder.in_order(study_folder.stored(folder), plan):
+    order = plan or dict.fromkeys(store.recorded_cells(folder))
+    for cell in study_folder.in_order(study_folder.stored(folder), order):
         try:
             result = store.read_cell(store.cell_path(folder, cell))
-        except ValueError as error:
-            print(f"warning: {error}; going on without", file=sys.stderr)
+        except (OSError, ValueError) as error:
+            store.warn(f"{error}; going on without")
             continue
         cells.append(_as_planned(result, plan))
     return cells

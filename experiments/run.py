@@ -228,6 +228,9 @@ def execute(plain: dict[str, Any]) -> int:
         with live:
             outcome = study.run(settings, planned, folder, log, live)
             hosts.leave()
+        if outcome.decisions:  # what vanished meanwhile is there again
+            store.open_folder(folder, task.record, extend=settings.extend)
+            study_folder.write_plan(folder, planned, settings.seeds)
         try:
             if outcome.left:
                 log.write("left", cells=outcome.left)

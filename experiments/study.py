@@ -101,6 +101,8 @@ def _run(
             f"a run with force=true was stopped here; going on with the {old - len(kept)} cells left to replace"
         )
     runner = _Runner(study, shelf, claims, planned)
+    if runner.blocks:
+        store.check_writable(folder)
     progress.begin(len(kept), len(planned), runner.decisions_left())
     counts = {"cells": len(planned), "done": len(kept), "groups": runner.groups_left()}
     log.write("study", name=study.name, shard=study.shard, **counts)
@@ -233,6 +235,7 @@ class _Runner:
     def __init__(self, study: StudyConfig, shelf: _Shelf, claims: Claims, planned: list[Cell]) -> None:
         self.study, self.shelf = study, shelf
         self.folder, self.log, self.progress = shelf.folder, shelf.log, shelf.progress
+        self.about = store.study_of(self.folder, [cell.id for cell in planned])  # stored with each cell
         self.groups = cells.groups(planned)
         self.shapes = [_shape(study, group) for group in self.groups]
         self.chunks: dict[str, list[_Chunk]] = {}  # of each block that is to be simulated
@@ -401,7 +404,7 @@ class _Runner:
             seeds = np.arange(self.study.seeds)
             with self.lock, warned.working_on([cell.id]):
                 result = measure.cell_result(cell, mine, marks, seeds, wall, self.benchmarks)
-            self._store(cell, result)
+            self._store(cell, replace(result, study=self.about))
         if not self._missing(block):  # what could not be written need not be simulated from its beginning again
             carry.discard(self.folder, [cell.id for cell in chunks[0].cells])
 

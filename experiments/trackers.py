@@ -83,7 +83,12 @@ class EventLog:
             self._warn("only part of a line was written")
 
     def _append(self, content: bytes) -> int:
-        handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+        try:
+            handle = os.open(self.path, flags, 0o666)
+        except FileNotFoundError:  # the folder has vanished
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.path, flags, 0o666)
         try:
             return os.write(handle, content)
         finally:
