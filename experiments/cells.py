@@ -1,9 +1,8 @@
 """From a study's cells to arrays: identity, instances, learners, and the groups that share one compiled program."""
 
 import hashlib
-import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from bandits import forecast, parameters
 from bandits.agent import Learner
 from bandits.confidence import Confidence
 from bandits.deployment import DEPLOYMENT
+from bandits.forecast import FORECASTERS
 from bandits.routing import ROUTING
 from envs import catalogue as catalogues
 from envs import demand as demands
@@ -23,7 +22,8 @@ from envs import inventory
 from envs.catalogue import Catalogue
 from envs.clock import Clock
 from envs.instance import Instance
-from experiments.config import CellConfig, StudyConfig, source_of
+from experiments import sources
+from experiments.config import REGISTRIES, CellConfig, StudyConfig
 
 FORMAT = 4  # of the results; part of every cell's identity
 
@@ -34,6 +34,8 @@ class Cell:
 
     config: CellConfig
     id: str  # hash of everything its results depend on
+    parameters: dict[str, Any]  # what it is made of, every value given or default; groups of plain values
+    sources: dict[str, dict[str, Any]]  # what code and files it depends on; see ``experiments.sources``
     stream: int  # which random stream its runs draw from
     instance: Instance
     learner: Learner  # NumPy leaves
@@ -50,7 +52,16 @@ def build(study: StudyConfig) -> list[Cell]:
     for cell in study.cells:
         padded[cell.world] = max(_catalogue(cell).num_models, padded.get(cell.world, 0))
     worlds: dict[str, Instance] = {}
-    return [_cell(study, config, padded[config.world], worlds) for config in study.cells]
+    contents: dict[str, str] = {}
+    return [_cell(study, config, padded[config.world], worlds, contents) for config in study.cells]
+
+
+def record(cells: Sequence[Cell]) -> dict[str, Any]:
+    """What a folder records of a study's cells: their ids, spaces between, and what they depend on -> its digest."""
+    code: dict[str, str] = {}
+    for cell in cells:
+        code |= sources.components(cell.sources)
+    return {"cells": " ".join(cell.id for cell in cells), "code": dict(sorted(code.items()))}
 
 
 def groups(cells: Iterable[Cell]) -> list[list[Cell]]:
@@ -69,17 +80,22 @@ def stack(cells: list[Cell]) -> tuple[Any, Any]:
     return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *pairs)
 
 
-def _cell(study: StudyConfig, config: CellConfig, padded: int, worlds: dict[str, Instance]) -> Cell:
+def _cell(
+    study: StudyConfig, config: CellConfig, padded: int, worlds: dict[str, Instance], contents: dict[str, str]
+) -> Cell:
     catalogue = _catalogue(config)
     dtype = np.float64 if study.precision == "float64" else np.float32
     demand_identity = _demand_identity(config)
-    world_identity = _digest([_catalogue_identity(catalogue), asdict(config.env), demand_identity, config.horizon])
+    world_identity = sources.digest(
+        [_catalogue_identity(catalogue), asdict(config.env), demand_identity, config.horizon]
+    )
     if world_identity not in worlds:
         worlds[world_identity] = instances.build(catalogue, _demand(config), config.horizon, config.env, padded, dtype)
+    found = _sources(config, contents)
     identity = {
         "format": FORMAT,
-        "policy": asdict(config.policy),
-        "sources": _sources(config),
+        "policy": asdict(replace(config.policy, forecaster=None)),
+        "code": {kind: sources.code(found[kind]) for kind in ("engine", *REGISTRIES)},
         "world": world_identity,
         "forecaster": config.forecaster,
         "seeds": study.seeds,
@@ -88,11 +104,13 @@ def _cell(study: StudyConfig, config: CellConfig, padded: int, worlds: dict[str,
         "precision": study.precision,
     }
     # Policies, budgets and targets share their streams, so that they are compared on the same demand and luck.
-    stream = _digest([_catalogue_identity(catalogue), demand_identity, config.horizon])
+    stream = sources.digest([_catalogue_identity(catalogue), demand_identity, config.horizon])
     learner = _learner(config, dtype)
     return Cell(
         config=config,
-        id=_digest(identity)[:16],
+        id=sources.digest(identity)[:16],
+        parameters=_parameters(study, config),
+        sources=found,
         stream=int(stream[:8], 16),
         instance=worlds[world_identity],
         learner=learner,
@@ -107,21 +125,55 @@ def _clock(horizon: int, instance: Instance, learner: Learner) -> Clock:
     return inventory.clock(instance.world.inventory, horizon, instance.stages, resolve_every)
 
 
-def _sources(config: CellConfig) -> list[str | None]:
-    """Digests of the user's files that this cell's rule and forecaster come from."""
-    forecaster = config.forecaster["name"]
-    classes = [ROUTING[config.policy.routing], DEPLOYMENT[config.policy.deployment]]
-    return [source_of(cls) for cls in (*classes, forecast.FORECASTERS.get(forecaster, object))]
+def _sources(config: CellConfig, contents: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """The code of the engine and of each of a cell's parts, by kind, and the content of the files that it reads.
+
+    ``contents`` keeps the digests of catalogues.
+    """
+    names = {
+        "routing": config.policy.routing,
+        "deployment": config.policy.deployment,
+        "forecaster": config.forecaster["name"],
+        "demand": config.demand["process"],
+    }
+    found = {kind: sources.of(kind, name) for kind, name in names.items()}
+    found["engine"] = {"sha256": sources.engine()}
+    if config.catalogue not in catalogues.GENERATED:
+        if config.catalogue not in contents:
+            contents[config.catalogue] = sources.digest(_catalogue_identity(_read_catalogue(config.catalogue)))
+        found["catalogue"] = {"name": config.catalogue, "sha256": contents[config.catalogue]}
+    if config.demand.get("path"):
+        found["trace"] = {"name": config.demand["path"], "sha256": _demand_identity(config)["path"]}
+    return found
+
+
+def _parameters(study: StudyConfig, config: CellConfig) -> dict[str, Any]:
+    """Everything that a cell is made of, as plain values; what was asked for is one way among many to say it."""
+    policy, world = config.policy, asdict(config.env)
+    chosen = {name: getattr(config, name) for name in ("catalogue", "num_models", "first_quality", "quality_gap")}
+    return {
+        "routing": {"name": policy.routing, **policy.parameters},
+        "deployment": {"name": policy.deployment, **policy.deployment_parameters},
+        "confidence": dict(policy.confidence),
+        "forecaster": dict(config.forecaster),
+        "demand": dict(config.demand),
+        "env": chosen | world.pop("schedule") | world,
+        "horizon": config.horizon,
+        "seeds": study.seeds,
+        "root_seed": study.root_seed,
+        "checkpoints": study.checkpoints,
+        "checkpoint_spacing": study.checkpoint_spacing,
+        "precision": study.precision,
+    }
 
 
 def _learner(config: CellConfig, dtype: type) -> Learner:
-    given = dict(config.forecaster)
-    policy, where = config.policy, f"policy ({config.policy.name})"
+    given, policy = dict(config.forecaster), config.policy
     learner = Learner(
-        deployment=parameters.build(DEPLOYMENT[policy.deployment], policy.deployment_parameters, where),
-        routing=parameters.build(ROUTING[policy.routing], policy.parameters, where),
-        forecaster=forecast.build(given.pop("name"), given),
-        confidence=parameters.build(Confidence, policy.confidence, where),
+        deployment=DEPLOYMENT[policy.deployment](**policy.deployment_parameters),
+        routing=ROUTING[policy.routing](**policy.parameters),
+        forecaster=FORECASTERS[given.pop("name")](**given),
+        confidence=Confidence(**policy.confidence),
     )
     return jax.tree.map(lambda leaf: np.asarray(leaf, dtype), learner)
 
@@ -159,7 +211,3 @@ def _catalogue_identity(catalogue: Catalogue) -> list[Any]:
     partial = catalogue.released, catalogue.retired, catalogue.cost_max_usd
     known = [[None if np.isnan(value) else value for value in values] for values in partial]
     return [list(catalogue.names), *(column.tolist() for column in (*columns, *more)), extras, known]
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

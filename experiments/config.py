@@ -3,6 +3,7 @@
 Nothing downstream reads a DictConfig. Every refusal is an ``InputError`` with one sentence.
 """
 
+import difflib
 import hashlib
 import importlib.util
 import itertools
@@ -13,15 +14,18 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from bandits import parameters
+from bandits import forecast
 from bandits.confidence import Confidence
 from bandits.deployment import DEPLOYMENT
 from bandits.forecast import FORECASTERS
 from bandits.routing import ROUTING
+from envs import demand, parameters
 from envs.catalogue import GENERATED
+from envs.demand import PROCESSES
 from envs.errors import InputError, nearest
 from envs.instance import EdgeCloud
 from envs.inventory import ARRIVALS, ORDERS, Schedule
+from envs.registry import Registry
 from experiments.texts import readable
 from experiments.texts import text as _text
 
@@ -42,7 +46,15 @@ SHORT_AXES = {
     "budget_per_task": "env.budget_per_task",
 }
 _LONGEST_NAME = 200  # bytes; names of files end at 255
-_USER_MODULE = "llm_bandits_user_rules_"
+_LONG_AXES = {path: axis for axis, path in SHORT_AXES.items()}
+USER_MODULE = "llm_bandits_user_rules_"  # begins the name of a user's file as a module; its digest ends it
+REGISTRIES: dict[str, Registry] = {
+    "routing": ROUTING,
+    "deployment": DEPLOYMENT,
+    "forecaster": FORECASTERS,
+    "demand": PROCESSES,
+}
+CONFIDENCE = "confidence"  # the part of a policy that is no rule, where parameters are given by part
 _CHOICES = {
     "budget_rule": ("skip", "stop", "cross", "average"),
     "quality_noise": ("bernoulli", "beta"),
@@ -52,7 +64,10 @@ _CHOICES = {
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyConfig:
-    """A named learner: a deployment and a routing rule, confidence and, if it differs, its own forecaster."""
+    """A named learner: a deployment and a routing rule, confidence and, if it differs, its own forecaster.
+
+    Parameters are all there, given or default.
+    """
 
     name: str
     deployment: str
@@ -74,8 +89,8 @@ class CellConfig:
     first_quality: float | None  # of a generated catalogue
     quality_gap: float | None
     env: EdgeCloud
-    demand: dict[str, Any]
-    forecaster: dict[str, Any]  # the policy's own, or the study's
+    demand: dict[str, Any]  # all parameters, given or default; the process's name under "process"
+    forecaster: dict[str, Any]  # the policy's own, or the study's: all parameters, and "name"
     horizon: int
     swept: dict[str, float | int | str | None]  # axis -> this cell's value
 
@@ -118,9 +133,12 @@ def study_from(given: Mapping[str, Any]) -> StudyConfig:
     for key in (*_GROUPS, "expected_exponents", "worlds"):
         _mapping(plain[key], key)
     plain["rules"] = [_text(path, "rules: a file") for path in _list(plain["rules"], "rules")]
+    for registry in REGISTRIES.values():  # a study knows the files that it names, whatever was loaded before
+        registry.forget(USER_MODULE)
     for path in plain["rules"]:
         load_rules(path)
     plain["name"] = _name(plain["name"])
+    _check_shared(plain["policy"])
     axes = _axes(plain["sweep"], plain)
     cells: dict[str, CellConfig] = {}
     for name, env in (plain["worlds"] or {None: plain["env"]}).items():
@@ -179,48 +197,55 @@ def _named(entry: Any) -> Any:
 
 
 def load_rules(path: str) -> None:
-    """Import a user's rule file; its decorators register what it defines.
+    """Import a user's rule file; its decorators register what it defines. A file of the same content is loaded once.
 
-    The module is named by the file's content, which is what identifies a user's rule (see ``source_of``).
+    The module is named by the file's content, which is what identifies a user's rule (see ``experiments.sources``).
     """
     file = Path(path).expanduser()
     if not file.is_file() or file.suffix != ".py":
         raise InputError(f"rules: {path!r} is no Python file; give the path of a .py file that registers a rule")
-    name = f"{_USER_MODULE}{hashlib.sha256(file.read_bytes()).hexdigest()}"
+    name = f"{USER_MODULE}{hashlib.sha256(file.read_bytes()).hexdigest()}"
+    known = _registered()
+    if any(cls.__module__ == name for cls in known):
+        return
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    already = spec.name in sys.modules
-    known = _registered()
-    sys.modules[spec.name] = module
+    already = name in sys.modules
+    sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
+    except InputError as error:
+        _forget(name)
+        raise InputError(f"rules: {path}: {error}") from error
     except (Exception, SystemExit) as error:
+        _forget(name)
         text = " ".join(str(error).split())
         raise InputError(f"rules: {path} could not be loaded: {type(error).__name__}: {text}") from error
     if _registered() == known and not already:
         raise InputError(
-            f"rules: {path} registers nothing; decorate a class with @routing_rule, @deployment_rule or @forecaster"
+            f"rules: {path} registers nothing; decorate a class with @routing_rule, @deployment_rule, @forecaster or "
+            "@demand_process"
         )
 
 
+def _forget(module: str) -> None:
+    """What a file had registered before it failed."""
+    for registry in REGISTRIES.values():
+        registry.forget(module)
+
+
 def _registered() -> list[type]:
-    return [*ROUTING.values(), *DEPLOYMENT.values(), *FORECASTERS.values()]
-
-
-def source_of(cls: type) -> str | None:
-    """The digest of the user's file that defines a rule or forecaster; None for what ships with the package."""
-    return cls.__module__.removeprefix(_USER_MODULE) if cls.__module__.startswith(_USER_MODULE) else None
+    return [cls for registry in REGISTRIES.values() for cls in registry.values()]
 
 
 def _cells(plain: Mapping[str, Any], world: str | None, swept: dict[str, Any]) -> list[CellConfig]:
-    _one_of(plain["deployment"], "deployment", list(DEPLOYMENT))
-    if plain["routing"] is not None and plain["routing"] not in ROUTING:
-        raise InputError(f"routing: there is no rule {plain['routing']!r}; {nearest(plain['routing'], list(ROUTING))}")
+    DEPLOYMENT.find(plain["deployment"], "deployment")
+    if plain["routing"] is not None:
+        ROUTING.find(plain["routing"], "routing")
     policies = [plain["routing"]] if plain["routing"] is not None else _list(plain["policies"], "policies")
     if not policies:
         raise InputError("policies is empty; give at least one, e.g. policies=[copac_lp,uniform]")
-    _check_shared(plain["policy"])
     env = plain["env"]
     for key in ("catalogue", "num_models"):
         if key not in env:
@@ -229,14 +254,15 @@ def _cells(plain: Mapping[str, Any], world: str | None, swept: dict[str, Any]) -
         _text(plain[group].get(key), f"{group}.{key}")
     plain = {**plain, **{group: _named_as_text(plain[group], group) for group in ("demand", "forecaster")}}
     chosen = [_policy(entry, plain["deployment"], plain["policy"], swept) for entry in policies]
+    arriving, study_forecaster = demand.resolve(plain["demand"]), forecast.resolve(plain["forecaster"])
     made = [
         CellConfig(
             policy=policy,
             world=world,
             **_catalogue(env),
             env=_edge_cloud(env),
-            demand=dict(plain["demand"]),
-            forecaster=dict(policy.forecaster or plain["forecaster"]),
+            demand=arriving,
+            forecaster=policy.forecaster or study_forecaster,
             horizon=_integer(plain["horizon"], "horizon", 1, 2**31 - 2),
             swept={axis: value for axis, value in swept.items() if _concerns(axis, policy)},
         )
@@ -278,17 +304,74 @@ def _concerns(axis: str, policy: PolicyConfig) -> bool:
     group, _, key = axis.partition(".")
     if group == "forecaster":
         return policy.forecaster is None
-    return group != "policy" or any(
-        key in known for known in (policy.parameters, policy.deployment_parameters, policy.confidence)
+    if group != "policy":
+        return True
+    rule, _, key = key.partition(".")
+    parts = (
+        (policy.routing, policy.parameters),
+        (policy.deployment, policy.deployment_parameters),
+        (CONFIDENCE, policy.confidence),
     )
+    return any(rule == name and key in known for name, known in parts)
 
 
 def _check_shared(values: Mapping[str, Any]) -> None:
-    """Refuse a shared parameter that no rule has or that a rule which has it does not allow, used here or not."""
-    _refuse_unknown(values, _policy_parameters(), "policy.")
-    classes: list[type] = [Confidence, *ROUTING.values(), *DEPLOYMENT.values()]
-    for cls in classes:
-        parameters.build(cls, {key: values[key] for key in parameters.names(cls) if key in values}, "policy")
+    """Refuse a shared parameter that its rule does not have or allow, whether a policy uses the rule or not."""
+    for rule, given in values.items():
+        for key, value in _by_parameter(rule, given, f"policy.{rule}").items():
+            cls = _owner(rule, key, f"policy.{rule}.{key}")
+            parameters.checked(_allowed(cls)[key], value, f"policy.{rule}.{key}")
+
+
+def _classes(rule: str) -> list[type]:
+    """What ``policy.<rule>`` may mean: a routing rule, a deployment rule, or both; or the confidence."""
+    found = [registry[rule] for registry in (ROUTING, DEPLOYMENT) if rule in registry]
+    return [Confidence] if rule == CONFIDENCE else found
+
+
+def _allowed(cls: type) -> dict[str, Mapping[str, Any]]:
+    """What each parameter of a rule allows."""
+    return {field.name: field.metadata for field in fields(cls)}
+
+
+def _by_parameter(rule: str, given: Any, where: str) -> Mapping[str, Any]:
+    """What is given for a rule's parameters; InputError where there is no such rule, or no mapping."""
+    _refuse_unknown_rule(rule, where)
+    if not isinstance(given, Mapping):
+        known = [f"{where}.{name}" for cls in _classes(rule) for name in parameters.names(cls)]
+        hint = f"write {' or '.join(known)}" if known else f"{rule!r} has no parameters"
+        raise InputError(f"{where} is {given!r}; it must be a mapping of parameters; {hint}")
+    return given
+
+
+def _refuse_unknown_rule(rule: str, where: str) -> None:
+    if _classes(rule):
+        return
+    owners: dict[str, list[str]] = {}
+    for known in (CONFIDENCE, *dict.fromkeys((*ROUTING, *DEPLOYMENT))):
+        for cls in _classes(known):
+            for key in parameters.names(cls):
+                owners.setdefault(key, []).append(f"{where.removesuffix(rule)}{known}.{key}")
+    if rule in owners:
+        raise InputError(f"{where}: parameters are given by rule; write {' or '.join(owners[rule])}")
+    match = difflib.get_close_matches(rule, owners, n=1, cutoff=0.6)
+    hint = f"did you mean {owners[match[0]][0]}?" if match else nearest(rule, [*ROUTING, *DEPLOYMENT, CONFIDENCE])
+    raise InputError(f"unknown key {where}; parameters are written {where.removesuffix(rule)}RULE.PARAMETER; {hint}")
+
+
+def _owner(rule: str, key: str, where: str) -> type:
+    """The class that has the parameter ``policy.<rule>.<key>``."""
+    found = [cls for cls in _classes(rule) if key in parameters.names(cls)]
+    if len(found) > 1:
+        raise InputError(
+            f"{where}: the routing rule and the deployment rule {rule!r} both have {key!r}; give it to one of them in "
+            f"a policy, e.g. {{routing: {{name: {rule}, {key}: ...}}}}"
+        )
+    if not found:
+        known = [name for cls in _classes(rule) for name in parameters.names(cls)]
+        hint = nearest(str(key), known) if known else f"{rule!r} has no parameters"
+        raise InputError(f"unknown key {where}; {hint}")
+    return found[0]
 
 
 def _edge_cloud(env: Mapping[str, Any]) -> EdgeCloud:
@@ -344,60 +427,84 @@ def _schedule(env: Mapping[str, Any]) -> Schedule:
     )
 
 
-def _policy_parameters() -> set[str]:
-    """Every parameter that some rule, or the confidence, has."""
-    rules: list[type] = [*ROUTING.values(), *DEPLOYMENT.values()]
-    return set(parameters.names(Confidence)).union(*(parameters.names(rule) for rule in rules))
-
-
 def _policy(entry: Any, deployment: str, shared: Mapping[str, Any], swept: Mapping[str, Any]) -> PolicyConfig:
-    """A policy from a routing rule's name, or a mapping {name, routing, deployment, forecaster, parameters}.
+    """A policy from a routing rule's name or a mapping {name, routing, deployment, confidence, forecaster, parameters}.
 
-    A swept parameter wins over the mapping's, which wins over the shared one.
+    A swept parameter wins over the mapping's, which wins over the shared one, which wins over the class's default.
     """
     if not isinstance(entry, str | Mapping):
         raise InputError(f"policies holds {entry!r}; each must be a rule's name or a mapping {{name, routing, ...}}")
     own: dict[str, Any] = {"routing": entry} if isinstance(entry, str) else dict(entry)
-    routing = own.pop("routing", own.get("name"))
-    deployment = own.pop("deployment", deployment)
-    name = own.pop("name", routing)
+    given = {
+        "routing": _part(own.pop("routing", own.get("name")), "routing"),
+        "deployment": _part(own.pop("deployment", deployment), "deployment"),
+        CONFIDENCE: dict(own.pop(CONFIDENCE)) if isinstance(own.get(CONFIDENCE), Mapping) else {},
+    }
+    chosen = {"routing": given["routing"].pop("name"), "deployment": given["deployment"].pop("name")}
+    parts: dict[str, tuple[str, type]] = {
+        "routing": (chosen["routing"], ROUTING.find(chosen["routing"], "policies: routing")),
+        "deployment": (chosen["deployment"], DEPLOYMENT.find(chosen["deployment"], "policies: deployment")),
+        CONFIDENCE: (CONFIDENCE, Confidence),
+    }
+    name = _text(own.pop("name", chosen["routing"]), "policies: name")
     forecaster = own.pop("forecaster", None)
-    registries: tuple[tuple[str, Any, Mapping[str, type]], ...] = (
-        ("routing", routing, ROUTING),
-        ("deployment", deployment, DEPLOYMENT),
-    )
-    for kind, rule, registry in registries:
-        if not isinstance(rule, str):
-            raise InputError(f"policies: {kind} is {rule!r}; it must be a rule's name")
-        if rule not in registry:
-            what = "rule" if kind == "routing" else "deployment rule"
-            raise InputError(f"policies: there is no {what} {rule!r}; {nearest(rule, list(registry))}")
-    classes: tuple[type, ...] = (ROUTING[routing], DEPLOYMENT[deployment], Confidence)
-    mine, theirs, ours = (parameters.names(cls) for cls in classes)
-    _refuse_unknown(own, [*mine, *theirs, *ours, "name", "routing", "deployment", "forecaster"], f"policies.{name}.")
-    swept_names = {axis.removeprefix("policy.") for axis in swept if axis.startswith("policy.")}
-    values = {**shared, **{key: value for key, value in own.items() if key not in swept_names}}
-    for cls, keys in zip(classes, (mine, theirs, ours), strict=True):
-        parameters.build(cls, {k: values[k] for k in keys if k in values}, f"policy ({name})")
-    if isinstance(forecaster, str):
-        forecaster = {"name": forecaster}
-    if forecaster is not None:
-        where = f"policies.{name}.forecaster"
-        _text(_mapping(forecaster, where).get("name"), f"{where}.name")
-        forecaster = _named_as_text(forecaster, where)
+    _distribute(own, given, parts, name)
+    values: dict[str, dict[str, Any]] = {}
+    for part, (rule, cls) in parts.items():
+        known = parameters.names(cls)
+        mine = {key: value for key, value in given[part].items() if f"policy.{rule}.{key}" not in swept}
+        theirs = {key: value for key, value in shared.get(rule, {}).items() if key in known}
+        values[part] = parameters.resolve(cls, theirs | mine, f"policies.{name}")
     return PolicyConfig(
-        name=_text(name, "policies: name"),
-        deployment=deployment,
-        deployment_parameters={k: values[k] for k in theirs if k in values},
-        routing=routing,
-        parameters={k: values[k] for k in mine if k in values},
-        confidence={k: values[k] for k in ours if k in values},
-        forecaster=forecaster,
+        name=name,
+        deployment=chosen["deployment"],
+        deployment_parameters=values["deployment"],
+        routing=chosen["routing"],
+        parameters=values["routing"],
+        confidence=values[CONFIDENCE],
+        forecaster=None if forecaster is None else _own_forecaster(forecaster, f"policies.{name}.forecaster"),
     )
+
+
+def _part(given: Any, kind: str) -> dict[str, Any]:
+    """A rule's name, or {name, parameters}, as the latter."""
+    found = {"name": given} if isinstance(given, str) else given
+    if not isinstance(found, Mapping) or not isinstance(found.get("name"), str):
+        raise InputError(f"policies: {kind} is {given!r}; it must be a rule's name, or a mapping {{name, parameters}}")
+    return dict(found)
+
+
+def _distribute(
+    flat: Mapping[str, Any], given: dict[str, dict[str, Any]], parts: Mapping[str, tuple[str, type]], policy: str
+) -> None:
+    """Hand the flat parameters of a policy's mapping to the one of its parts that has them."""
+    names = {part: parameters.names(cls) for part, (_, cls) in parts.items()}
+    for key, value in flat.items():
+        having = [part for part, known in names.items() if key in known]
+        if not having:
+            known = [*(name for part in names.values() for name in part), *parts, "name", "forecaster"]
+            raise InputError(f"unknown key policies.{policy}.{key}; {nearest(str(key), sorted(set(known)))}")
+        if len(having) > 1:
+            forms = " or ".join(_nested(part, parts[part][0], key) for part in having)
+            raise InputError(f"policies.{policy}.{key}: {' and '.join(having)} both have it; write {forms}")
+        if key in given[having[0]]:
+            raise InputError(f"policies.{policy}.{key} is given twice; give it once")
+        given[having[0]][key] = value
+
+
+def _nested(part: str, rule: str, key: str) -> str:
+    """How a part's parameter is given unmistakably."""
+    return f"{part}: {{{key}: ...}}" if part == CONFIDENCE else f"{part}: {{name: {rule}, {key}: ...}}"
+
+
+def _own_forecaster(given: Any, where: str) -> dict[str, Any]:
+    found = {"name": given} if isinstance(given, str) else _mapping(given, where)
+    _text(found.get("name"), f"{where}.name")
+    return forecast.resolve(_named_as_text(found, where), where)
 
 
 def _axes(sweep: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Flat axes `policy.eta`, `horizon`, ... with their values; a null axis is not swept."""
+    """Flat axes `policy.ucb1.width`, `horizon`, ... with their values; a null axis is not swept."""
     axes: dict[str, list[Any]] = {}
     for key, value in sweep.items():
         if key == "mode":
@@ -407,11 +514,17 @@ def _axes(sweep: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, list[
                 raise InputError(
                     f"sweep.{key} cannot be swept; {nearest(key, ['policy', 'demand', 'forecaster', 'env'])}"
                 )
-            axes |= {f"{key}.{inner}": values for inner, values in value.items() if values is not None}
+            for axis, values in (_policy_axes(value) if key == "policy" else value).items():
+                path = f"{key}.{axis}"
+                if _LONG_AXES.get(path) in axes and values is not None:
+                    raise InputError(f"sweep.{path} and sweep.{_LONG_AXES[path]} are one axis; give it once")
+                axes |= {_LONG_AXES.get(path, path): values} if values is not None else {}
         elif value is not None:
             if key not in SHORT_AXES:
                 known = [*SHORT_AXES, "policy", "demand", "forecaster", "env", "mode"]
                 raise InputError(f"sweep.{key} is no axis; {nearest(key, known)}")
+            if key in axes:
+                raise InputError(f"sweep.{key} and sweep.{SHORT_AXES[key]} are one axis; give it once")
             axes[key] = value
     for axis, values in axes.items():
         if not isinstance(values, list):
@@ -422,10 +535,27 @@ def _axes(sweep: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, list[
     return axes
 
 
+def _policy_axes(given: Mapping[str, Any]) -> dict[str, Any]:
+    """`<rule>.<parameter>` -> values."""
+    axes: dict[str, Any] = {}
+    for rule, inner in given.items():
+        if inner is None:
+            continue
+        for key, values in _by_parameter(rule, inner, f"sweep.policy.{rule}").items():
+            _owner(rule, key, f"sweep.policy.{rule}.{key}")
+            axes[f"{rule}.{key}"] = values
+    return axes
+
+
 def _refuse_unknown_axis(axis: str, plain: Mapping[str, Any]) -> None:
     group, _, key = _axis_path(axis).partition(".")
-    known = _policy_parameters() if group == "policy" else set(plain[group]) if key else set()
-    if key and key not in known:
+    if not key or group == "policy":
+        return
+    known = set(plain[group])
+    for kind, name in (("demand", "process"), ("forecaster", "name")):
+        if group == kind and plain[group].get(name) in REGISTRIES[kind]:
+            known |= set(parameters.names(REGISTRIES[kind][plain[group][name]]))
+    if key not in known:
         raise InputError(f"sweep.{axis}: {group} has no parameter {key!r}; {nearest(key, sorted(known))}")
 
 
@@ -446,8 +576,8 @@ def _with(plain: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]
     """A copy of the configuration with dotted paths set."""
     changed = dict(plain)
     for path, value in values.items():
-        group, _, key = path.partition(".")
-        changed[group] = {**changed[group], key: value} if key else value
+        group, _, rest = path.partition(".")
+        changed[group] = _with(changed.get(group, {}), {rest: value}) if rest else value
     return changed
 
 

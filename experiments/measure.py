@@ -8,7 +8,7 @@ import numpy as np
 from envs import ledger
 from envs.clock import stage_start
 from envs.instance import MONEY, Instance
-from experiments import benchmark
+from experiments import benchmark, sources
 from experiments.benchmark import Epochs
 from experiments.cells import Cell
 from experiments.rollout import Snapshot
@@ -246,4 +246,7 @@ def _description(cell: Cell, feasible: bool, wall_seconds: float) -> dict[str, A
         "benchmark_feasible": feasible,
         "wall_s": round(wall_seconds, 4),
         "swept": config.swept,
+        "parameters": cell.parameters,
+        "sources": cell.sources,
+        "versions": sources.versions(),
     }

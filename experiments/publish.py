@@ -67,7 +67,7 @@ def publish_in_turn(
             publish(outcome, study, folder, tracker, log, console)
             claims.release(_TURN)
             # Who stored a cell after we read them, and then found us publishing, has left that to us.
-            if study_folder.stored(folder) <= _ids(outcome.cells):
+            if study_folder.shown(folder) <= _ids(outcome.cells):
                 return
             cells = stored_cells(folder)
             if _ids(cells) <= _ids(outcome.cells):
@@ -77,9 +77,9 @@ def publish_in_turn(
 
 
 def _is_published(folder: Path) -> bool:
-    """Whether nothing was stored since somebody published, as far as the events tell."""
+    """Whether somebody has published what is to be shown now, as far as events and summary tell."""
     told = [event["event"] for event in study_folder.read_events(folder) if event["event"] in ("cell", "finished")]
-    return told[-1:] == ["finished"]
+    return told[-1:] == ["finished"] and study_folder.summarised(folder) == study_folder.shown(folder)
 
 
 def _is_my_turn(claims: Claims) -> bool:
@@ -124,7 +124,7 @@ def sync(folder: Path, options: Mapping[str, str]) -> int:
 def make(cells: Sequence[CellResult], folder: Path) -> Publication:
     """Write tables, summary, figures and report. Equal results make equal files."""
     record = study_folder.read_record(folder)
-    planned = len(study_folder.read_plan(folder)) or len(store.cells_of(record)) or None
+    planned = len(study_folder.read_plan(folder)) or len(study_folder.current(record)) or None
     found = summary.summarise(cells, expected=record["config"].get("expected_exponents"), planned=planned)
     store.write_results(folder, cells)
     store.write_summary(folder, found)
@@ -148,11 +148,11 @@ def _made_again(folder: Path) -> Publication:
 
 
 def stored_cells(folder: Path) -> list[CellResult]:
-    """All results of a folder that are whole, in the order of the study; stderr names those that are not."""
+    """The results of a folder's studies that are whole, in their order; stderr names those that are not."""
     cells = []
     plan = study_folder.read_plan(folder)
     order = plan or dict.fromkeys(store.recorded_cells(folder))
-    for cell in study_folder.in_order(study_folder.stored(folder), order):
+    for cell in study_folder.in_order(study_folder.shown(folder), order):
         try:
             result = store.read_cell(store.cell_path(folder, cell))
         except (OSError, ValueError) as error:
@@ -174,6 +174,8 @@ def _send(made: Publication, folder: Path, tracker: WandbSettings, log: EventLog
 
 def _say_page(made: Publication, console: Console) -> None:
     folder = made.page.parent
+    for sentence in study_folder.kept(folder, made.record):
+        display.say(console, sentence)
     display.say(console, f"results, figures and report: {folder}/  (open {made.page})")
 
 

@@ -2,11 +2,9 @@
 
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +36,7 @@ FREE_TEXT = {
     **{"out": True, "demand.path": True, "tracker.entity": True},
     **{"name": False, "env.catalogue": False, "demand.column": False, "tracker.project": False},
 }
-GROUPS = ("env", "demand", "policy", "forecaster", "sweep", "tracker", "study")
+GROUPS = ("env", "demand", "forecaster", "sweep", "tracker", "study")
 
 
 def main() -> None:
@@ -72,7 +70,8 @@ def open_overrides(arguments: Sequence[str]) -> list[str]:
         verbatim = key not in FREE_TEXT or value == "" or (value == "null" and FREE_TEXT[key])
         opened.append(f"++{key}={value if verbatim else launch.quoted(value)}" if own else argument)
         axis = f"sweep.{SHORT_AXIS.get(key, key)}"
-        sweepable = key in SHORT_AXIS or (key.count(".") == 1 and key.partition(".")[0] in SWEPT_GROUPS)
+        group, dots = key.partition(".")[0], key.count(".")
+        sweepable = key in SHORT_AXIS or (group in SWEPT_GROUPS and dots == (2 if group == "policy" else 1))
         if own and sweepable and axis not in given:
             opened.append(f"++{axis}=null")
     return opened
@@ -175,7 +174,7 @@ def _understood(plain: dict[str, Any]) -> _Task:
     """InputError where something is wrong with the configuration, or with using its folder for it."""
     import jax
 
-    from experiments import cells, hosts, store, trackers
+    from experiments import cells, hosts, sources, store, trackers
 
     jax.config.update("jax_enable_x64", plain.get("precision") == "float64")
     settings = study_from(plain)
@@ -183,7 +182,7 @@ def _understood(plain: dict[str, Any]) -> _Task:
     folder = Path(settings.out).expanduser() if settings.out else _default_folder(settings.name, settings.plain)
     # What this command does is not what its study is.
     recorded = settings.plain | {"force": False, "extend": False, "shard": None, "distributed": None}
-    record = {"config": recorded, "versions": versions(), "cells": " ".join(cell.id for cell in planned)}
+    record = {"config": recorded, "versions": sources.versions(), **cells.record(planned)}
     if hosts.leads():  # the others see nothing of the folder
         store.is_open(folder, record, extend=settings.extend)
     return _Task(
@@ -254,23 +253,6 @@ def _default_folder(name: str, plain: dict[str, Any]) -> Path:
     from experiments import store
 
     return Path("results") / f"{name}-{store.study_digest(plain)}"
-
-
-def versions() -> dict[str, str]:
-    """What computed the results."""
-    import jax
-
-    found = {name: metadata.version(name) for name in ("jax", "jaxlib", "numpy", "optax", "scipy")}
-    found |= {"python": sys.version.split()[0], "device": str(jax.devices()[0].device_kind)}
-    try:
-        found["llm_bandits"] = metadata.version("llm-bandits")
-    except metadata.PackageNotFoundError:
-        found["llm_bandits"] = "not installed"
-    here = Path(__file__).resolve().parent.parent
-    if (here / ".git").exists():
-        asked = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
-        found["git"] = asked.stdout.strip()
-    return found
 
 
 if __name__ == "__main__":

@@ -72,6 +72,7 @@ class Status:
     failed: tuple[Failure, ...]
     damaged: int  # files that were found damaged and are computed anew
     warnings: int
+    kept: tuple[str, ...]  # sentences about cells that are there and not shown
     parts: tuple[Part, ...]  # by policy, in the order of the study
     processes: tuple[Process, ...]  # since the study was last begun, those at work first
     cells_per_minute: float | None
@@ -108,7 +109,7 @@ def read(folder: Path) -> Status:
         InputError: the folder holds no study.
     """
     record, trouble = study_folder.find_record(folder)
-    plan, there = study_folder.read_plan(folder), study_folder.fresh(folder)
+    plan, there = study_folder.read_plan(folder), study_folder.fresh(folder) & study_folder.shown(folder)
     events = list(study_folder.read_events(folder))
     known = plan.keys() or _recorded(record)
     failures = {
@@ -130,6 +131,7 @@ def read(folder: Path) -> Status:
         failed=tuple(failures.values()),
         damaged=sum(event["event"] == "damaged" for event in events),
         warnings=sum(event["event"] == "warning" for event in events),
+        kept=tuple(study_folder.kept(folder, record)),
         parts=_parts(plan, there, failures),
         processes=tuple(sorted(processes, key=lambda process: not process.alive)),
         cells_per_minute=_total(process.cells_per_minute for process in alive),
@@ -276,11 +278,12 @@ def show(status: Status) -> RenderableType:
     ]
     if len(status.failed) > _MOST_FAILURES:
         parts.append(f"{len(status.failed) - _MOST_FAILURES} further cells failed; --json lists them all")
+    parts += [Text(sentence) for sentence in status.kept]
     if status.damaged:
         parts.append(f"{status.damaged} damaged files were found; their cells are computed anew")
     if status.warnings:
         parts.append(f"{status.warnings} warnings are in {study_folder.EVENTS}")
-    parts += [f"[yellow]warning:[/yellow] {escape(trouble)}" for trouble in status.troubles]
+    parts += [Text.assemble(("warning:", "yellow"), f" {trouble}") for trouble in status.troubles]
     return Group(*parts)
 
 

@@ -14,7 +14,7 @@ import secrets
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -27,7 +27,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from envs.errors import InputError
-from experiments import claims, study_folder
+from experiments import claims, sources, study_folder
 from experiments.claims import CLAIMS, Claims
 from experiments.study_folder import DIGEST, JOBS, RECORD, REDO, STAMP, DamagedError
 
@@ -50,7 +50,10 @@ class CellResult:
     ``description`` holds plain values only (str, int, float, bool, None): at least ``cell`` (id), ``policy``,
     ``deployment``, ``env``, ``demand``, ``forecaster``, ``num_models``, ``horizon``, ``budget`` (USD in total or None),
     ``budget_per_task`` (USD or None), ``target`` (latency target or None), ``clairvoyant`` (bool),
-    ``benchmark_feasible`` (bool), ``wall_s`` and ``swept`` (this cell's values of the swept parameters).
+    ``benchmark_feasible`` (bool), ``wall_s`` and ``swept`` (this cell's values of the swept parameters: axis -> value);
+    and what the cell was made of, in groups: ``parameters`` (every value given or default, under "routing",
+    "deployment", "confidence", "forecaster", "demand", "env", and beside them "root_seed" and what else the whole study
+    shares), ``sources`` (see ``experiments.sources``: digests, and the text of a user's files) and ``versions``.
     ``metrics`` names the last axis of ``curves``: reward, reward_expected, benchmark, regret (expected),
     regret_realised, violation (largest over metrics), violation_worst, overspend (largest share of a budget spent
     beyond it, counted in whole quanta: 0.0 means exactly none), declined (all tasks not served), refused (those of
@@ -209,10 +212,13 @@ def _unwritable(folder: Path, error: OSError) -> InputError:
 def open_folder(folder: Path, record: Mapping[str, Any], *, extend: bool = False) -> None:
     """Make the results folder, or check that it belongs to this very study, or add this study to it with ``extend``.
 
-    ``record`` is {"config": resolved configuration, "versions": ..., "cells": its cells' ids, with spaces between}.
-    What a folder records is the newest study in this form, and under "earlier" a list of those before it. A record that
-    is damaged or missing is made again from the stored cells; the damaged one is set aside, and one line says so.
-    InputError where the folder holds another study's results, or files that are no study's.
+    ``record`` is {"config": resolved configuration, "versions": ..., "cells": its cells' ids, with spaces between,
+    "code": what they depend on, in words -> its digest}. What a folder records is the newest study in this form, and
+    under "earlier" a list of those before it. The code of the study that was opened last counts: cells that were made
+    by other code leave the "cells" of their studies, and "superseded" tells of what they are an earlier version (in
+    words -> ids). A record that is damaged or missing is made again from the stored cells; the damaged one is set
+    aside, and one line says so. InputError where the folder holds another study's results, or files that are no
+    study's.
     """
     if is_open(folder, record, extend=extend):
         return
@@ -220,8 +226,10 @@ def open_folder(folder: Path, record: Mapping[str, Any], *, extend: bool = False
         folder.mkdir(parents=True, exist_ok=True)
         with Claims(folder) as mine, mine.exclusively("config"):
             known, trouble = _known(folder, record)  # another process may have been quicker
-            wanted = record if known is None else _with_study(known, record, folder, extend)
             (folder / CELLS).mkdir(exist_ok=True)
+            wanted = (
+                record if known is None else _superseding(_with_study(known, record, folder, extend), record, folder)
+            )
             if trouble:
                 _mend(folder, wanted, trouble)
             elif wanted != known:
@@ -293,7 +301,10 @@ def _with_study(known: Mapping[str, Any], record: Mapping[str, Any], folder: Pat
         if not _differences(study["config"], record["config"]):
             # The same configuration may mean other cells, where a file that it names has changed.
             if study.get("cells") != record.get("cells"):
-                studies[place] = {**study, "versions": record["versions"], "cells": record["cells"]}
+                studies[place] = {
+                    **study,
+                    **{key: record[key] for key in ("versions", "cells", "code") if key in record},
+                }
             break
     else:
         if not extend:
@@ -311,14 +322,39 @@ def _studies(known: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [*known.get("earlier", []), {key: value for key, value in known.items() if key != "earlier"}]
 
 
+def _superseding(known: Mapping[str, Any], record: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """A folder's record without the stored cells that other code has made than that of the study ``record``."""
+    code, mine = record.get("code", {}), set(record.get("cells", "").split())
+    left: dict[str, list[str]] = {}
+    for cell in sorted(study_folder.stored(folder) - mine) if code else ():
+        if differing := _differing(folder, cell, code):
+            left.setdefault(" and ".join(differing), []).append(cell)
+    gone = {cell for cells in left.values() for cell in cells}
+
+    def without(study: Mapping[str, Any]) -> dict[str, Any]:
+        found = {key: value for key, value in study.items() if key != "superseded"}
+        if "cells" in found:
+            found["cells"] = " ".join(cell for cell in found["cells"].split() if cell not in gone)
+        return found
+
+    earlier = {"earlier": [without(study) for study in known["earlier"]]} if "earlier" in known else {}
+    superseded = {what: " ".join(cells) for what, cells in left.items()}
+    return without(known) | earlier | ({"superseded": superseded} if left else {})
+
+
+def _differing(folder: Path, cell: str, code: Mapping[str, str]) -> list[str]:
+    """In words, what a stored cell was made by in another version than ``code`` has."""
+    try:
+        found = read_cell(cell_path(folder, cell)).description.get("sources")
+    except (OSError, ValueError):  # it is set aside when it is needed
+        return []
+    made_by = sources.components(found) if found else {sources.PROGRAM: ""}
+    return [what for what, digest in made_by.items() if code.get(what, digest) != digest]
+
+
 def recorded_cells(folder: Path) -> list[str]:
     """The ids of all cells of all studies that a folder records, the oldest study first."""
-    return cells_of(_recorded(folder) or {})
-
-
-def cells_of(record: Mapping[str, Any]) -> list[str]:
-    """The ids of all cells of all studies of a record, the oldest study first."""
-    return list(dict.fromkeys(cell for study in _studies(record) for cell in study.get("cells", "").split()))
+    return study_folder.current(_recorded(folder) or {})
 
 
 def study_of(folder: Path, cells: Iterable[str]) -> bytes:
@@ -330,6 +366,7 @@ def study_of(folder: Path, cells: Iterable[str]) -> bytes:
     for place, study in enumerate(_studies(_recorded(folder) or {})):
         if set(study.get("cells", "").split()) == wanted:
             about = {"config": study["config"], "versions": study.get("versions", {}), "place": place}
+            about |= {"code": study["code"]} if "code" in study else {}
             return zlib.compress(json.dumps(about, default=str).encode())
     return b""
 
@@ -337,22 +374,28 @@ def study_of(folder: Path, cells: Iterable[str]) -> bytes:
 def rebuilt(folder: Path) -> dict[str, Any] | None:
     """A folder's record as its stored cells tell it; None where none of them does.
 
-    Cells that are planned and not stored are taken for the newest study's.
+    Cells that are planned and not stored are taken for the newest study's; those that other code has computed than the
+    newest of their study are left out.
     """
     plan = study_folder.read_plan(folder)
-    studies: dict[str, dict[str, Any]] = {}
+    studies: dict[tuple[str, str], dict[str, Any]] = {}
     for cell in study_folder.in_order(study_folder.stored(folder), plan):
-        if (about := _told_study(cell_path(folder, cell))) is not None:
-            study = studies.setdefault(study_digest(about["config"]), about | {"cells": []})
+        path = cell_path(folder, cell)
+        if (about := _told_study(path)) is not None:
+            key = study_digest(about["config"]), json.dumps(about.get("code"), sort_keys=True)
+            study = studies.setdefault(key, about | {"cells": [], "written": 0.0})
             study["cells"].append(cell)
+            study["written"] = max(study["written"], path.stat().st_mtime)
     if not studies:
         return None
-    ordered = sorted(studies.values(), key=lambda study: study["place"])
-    told = {cell for study in ordered for cell in study["cells"]}
+    # Of one study that different code has computed, the newest counts.
+    newest = {digest: study for (digest, _), study in sorted(studies.items(), key=lambda item: item[1]["written"])}
+    ordered = sorted(newest.values(), key=lambda study: study["place"])
+    told = {cell for study in studies.values() for cell in study["cells"]}
     ordered[-1]["cells"] = study_folder.in_order({*ordered[-1]["cells"], *(plan.keys() - told)}, plan)
+    kept = ("config", "versions", "cells", "code")
     records = [
-        {"config": study["config"], "versions": study["versions"], "cells": " ".join(study["cells"])}
-        for study in ordered
+        {key: study[key] for key in kept if key in study} | {"cells": " ".join(study["cells"])} for study in ordered
     ]
     return records[-1] | ({"earlier": records[:-1]} if len(records) > 1 else {})
 
@@ -512,13 +555,46 @@ def _parse_cell(content: bytes) -> CellResult:
     return CellResult(description=description, extras=extras, study=study, **words, **arrays)
 
 
-def write_results(folder: Path, cells: Iterable[CellResult]) -> None:
+_DESCRIBED = (
+    *("cell", "policy", "routing", "deployment", "env", "demand", "forecaster", "num_models", "horizon"),
+    *("budget", "budget_per_task", "target", "benchmark_feasible"),
+)
+_NAMES = ("routing.name", "deployment.name", "forecaster.name", "demand.process")  # which the description has itself
+_VOLATILE = ("versions.git_dirty",)  # of the moment, not of the results
+_FORMULA = r"^[=+\-@\t\r]"  # the beginnings of text that spreadsheets run, or that hide such a beginning
+
+
+def described(description: Mapping[str, Any]) -> dict[str, Any]:
+    """What a cell is, flat: ``policy``, ``routing.eta``, ``env.target``, ``sources.routing.sha256`` and so on.
+
+    A swept axis has its whole path as its name, so that no parameter of a rule is taken for something else. Lists
+    become JSON. The text of sources is left out: it would stand in every row.
+    """
+    found = {name: description.get(name) for name in _DESCRIBED}
+    groups = {**description.get("parameters", {}), "sources": description.get("sources", {})}
+    made_of = _flat(groups | {"versions": description.get("versions", {})})
+    skipped = (
+        *_NAMES,
+        *_VOLATILE,
+        *(f"sources.{kind}.{key}" for kind in groups["sources"] for key in ("name", "text")),
+    )
+    found |= {name: value for name, value in made_of.items() if name not in (*found, *skipped) and value != {}}
+    found |= {axis: value for axis, value in description["swept"].items() if axis not in found}
+    return {name: json.dumps(value) if isinstance(value, list | dict) else value for name, value in found.items()}
+
+
+def write_results(folder: Path, cells: Sequence[CellResult]) -> None:
     """``results.parquet`` and ``results.csv``: one row per run, at its horizon.
 
     Columns whose values are of different kinds, such as numbers and words, hold text in both files. In the CSV file
     alone, text that a spreadsheet would run as a formula begins with an apostrophe (:data:`_FORMULA`).
     """
-    tables = _unified([_table(cell) for cell in cells])
+    about = [described(cell.description) for cell in cells]
+    names = list(dict.fromkeys(name for entry in about for name in entry))
+    words = [name for name in names if _is_mixed([entry.get(name) for entry in about])]
+    for entry in about:
+        entry |= {name: _spelt(entry[name]) for name in words if entry.get(name) is not None}
+    tables = [_table(cell, {name: entry.get(name) for name in names}) for cell, entry in zip(cells, about, strict=True)]
     table = pa.concat_tables(tables, promote_options="permissive")
     sink = pa.BufferOutputStream()
     pa.parquet.write_table(table, sink)
@@ -528,7 +604,15 @@ def write_results(folder: Path, cells: Iterable[CellResult]) -> None:
     write_atomically(folder / "results.csv", sink.getvalue().to_pybytes())
 
 
-_FORMULA = r"^[=+\-@\t\r]"  # the beginnings of text that spreadsheets run, or that hide such a beginning
+def _is_mixed(values: Sequence[Any]) -> bool:
+    """Whether a column holds words and numbers: two rules may call a choice and a number alike."""
+    kinds = {type(value) for value in values if value is not None}
+    return len({"number" if kind in (int, float) else kind for kind in kinds}) > 1
+
+
+def _spelt(value: Any) -> str:
+    """A value as text: words as they are, everything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _without_formulas(table: pa.Table) -> pa.Table:
@@ -540,43 +624,9 @@ def _without_formulas(table: pa.Table) -> pa.Table:
     return table
 
 
-def _unified(tables: list[pa.Table]) -> list[pa.Table]:
-    """Tables whose columns of one name have types that go together: text where they would not."""
-    kinds: dict[str, set[str]] = {}
-    for table in tables:
-        for column in table.schema:
-            kinds.setdefault(column.name, set()).add(_kind(column.type))
-    mixed = {name for name, found in kinds.items() if len(found - {"null"}) > 1 or "other" in found}
-    return [
-        pa.table({name: _spelt(table[name]) if name in mixed else table[name] for name in table.column_names})
-        for table in tables
-    ]
-
-
-def _kind(kind: pa.DataType) -> str:
-    """What goes together in one column."""
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        return "number"
-    return str(kind) if kind in (pa.null(), pa.string(), pa.bool_()) else "other"
-
-
-def _spelt(column: pa.ChunkedArray) -> pa.Array:
-    """A column as text: words as they are, everything else as JSON."""
-    values = column.to_pylist()
-    words = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
-    return pa.array(words, pa.string())
-
-
-_DESCRIBED = (
-    *("cell", "policy", "deployment", "env", "demand", "forecaster", "num_models", "horizon"),
-    *("budget", "budget_per_task", "target", "benchmark_feasible"),
-)
-
-
-def _table(cell: CellResult) -> pa.Table:
+def _table(cell: CellResult, about: Mapping[str, Any]) -> pa.Table:
     runs = len(cell.seeds)
-    columns: dict[str, Any] = {name: [cell.description[name]] * runs for name in _DESCRIBED}
-    columns |= {axis: [value] * runs for axis, value in cell.description["swept"].items() if axis not in columns}
+    columns: dict[str, Any] = {name: [value] * runs for name, value in about.items()}
     columns["seed"] = cell.seeds
     renamed = {"demand": "demand_total"}
     columns |= {renamed.get(name, name): cell.final(name) for name in cell.metrics}

@@ -111,13 +111,14 @@ def _run(
     store.end_redo(folder)
     claims.tidy()
     mine = [cell.id for cell in planned]
+    whole = store.recorded_cells(folder) or mine  # a process with other code may have taken the folder over
     # Looked at before the results are read: who stores one of these later looks later, and finds all of ours.
     left = {cell for cell in runner.work.left if not shelf.has(cell)}
-    results = {cell: kept.get(cell) or shelf.read(cell) for cell in [*store.recorded_cells(folder), *mine]}
+    results = {cell: kept.get(cell) or shelf.read(cell) for cell in dict.fromkeys([*whole, *mine])}
     gone = [cell for cell in mine if not results[cell] and cell not in left]
     lost = dict.fromkeys(gone, "its file was lost or damaged; the same command makes it anew")
     return Outcome(
-        cells=[result for result in results.values() if result is not None],
+        cells=[result for cell in whole if (result := results[cell]) is not None],
         failed=lost | {cell: error for cell, error in runner.failed.items() if not shelf.has(cell)},
         left=len(left),
         compilations=runner.compilations,

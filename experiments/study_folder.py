@@ -135,6 +135,56 @@ def seal(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
+def current(record: Mapping[str, Any]) -> list[str]:
+    """The ids of the cells that a record's studies consist of, the oldest study first; none where it names none.
+
+    What is stored besides has been computed by other code, or from other files: it is kept, and not shown.
+    """
+    studies = [*record.get("earlier", []), record]
+    return list(dict.fromkeys(cell for study in studies for cell in str(study.get("cells", "")).split()))
+
+
+def shown(folder: Path) -> set[str]:
+    """The ids of the cells whose results are there and belong to what the folder records."""
+    mine = current(read_record(folder))
+    return stored(folder) & set(mine) if mine else stored(folder)
+
+
+def summarised(folder: Path) -> set[str]:
+    """The ids of the cells that ``summary.json`` tells of; none where it cannot be read."""
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        return {entry["cell"] for entry in summary["cells"]}
+    except (OSError, ValueError, TypeError, KeyError):
+        return set()
+
+
+def kept(folder: Path, record: Mapping[str, Any]) -> list[str]:
+    """A sentence for each kind of cells that are stored and not shown."""
+    mine = set(current(record))
+    if not mine:
+        return []
+    left, sentences = stored(folder) - mine, []
+    for what, cells in record.get("superseded", {}).items():
+        there = left & set(cells.split())
+        left -= there
+        if there:
+            sentences.append(f"{_count(there)} of an earlier version of {what} {_are(there)} kept in cells/, not shown")
+    if left:
+        sentences.append(
+            f"{_count(left)} that no study of this folder consists of {_are(left)} kept in cells/, not shown"
+        )
+    return sentences
+
+
+def _count(cells: set[str]) -> str:
+    return "1 cell" if len(cells) == 1 else f"{len(cells):,} cells"
+
+
+def _are(cells: set[str]) -> str:
+    return "is" if len(cells) == 1 else "are"
+
+
 def write_plan(folder: Path, planned: Sequence["Cell"], seeds: int) -> None:
     """Say which cells the study has, in its order; what an earlier study of the folder planned stays, in front.
 

@@ -176,7 +176,7 @@ def test_all_studies_of_a_folder_come_back(call: CommandLine, out: Path) -> None
     assert [study["config"] for study in (again["earlier"][0], again)] == [
         study["config"] for study in (record["earlier"][0], record)
     ]
-    assert set(store.cells_of(again)) == set(store.cells_of(record))
+    assert set(study_folder.current(again)) == set(study_folder.current(record))
     assert call.done("sweep.horizon=[20,30]", "out=out").decisions == 0
     (out / "config.yaml").unlink()
     refused = call("sweep.horizon=[20,40]", "out=out")

@@ -610,8 +610,8 @@ def test_every_config_has_a_forecaster():
 @pytest.mark.parametrize(
     ("name", "values", "sentence"),
     [
-        ("ewmaa", {}, "forecaster.name is 'ewmaa', which is unknown; did you mean 'ewma'?"),
-        (None, {}, "forecaster.name is None, which is unknown; known: ar, ewma"),
+        ("ewmaa", {}, "forecaster.name is 'ewmaa', which is no forecaster; did you mean 'ewma'?"),
+        (None, {}, "forecaster.name is None, which is no forecaster; known: ar, ewma"),
         ("ewma", {"smothing": 0.1}, "forecaster: unknown parameter 'smothing'; did you mean 'smoothing'?"),
         ("ewma", {"smoothing": 1.5}, "forecaster.smoothing is 1.5; it must lie in [0, 1]"),
         ("ewma", {"smoothing": math.nan}, "forecaster.smoothing is nan; it must be a finite number"),

@@ -299,7 +299,7 @@ def test_a_run_a_cell_and_an_aggregate(tmp_path: Path, log: EventLog, wandb: Fak
     first = runs[0].arguments
     assert first["job_type"] == "cell" and first["tags"] == ["ucb", "edge_cloud", "0123456", "mine"]
     assert first["name"] == "ucb | T=500 | 0.001 USD a task"
-    assert first["config"]["policy"] == "ucb" and first["config"]["study"] == CONFIG and first["config"]["runs"] == 4
+    assert first["config"]["policy"] == "ucb" and first["config"]["asked"] == CONFIG and first["config"]["runs"] == 4
     assert runs[0].metrics == [(("*",), {"step_metric": "t"})]
     assert first["settings"]["x_disable_stats"] and first["settings"]["init_timeout"] == 30
     assert aggregate.arguments["job_type"] == "aggregate" and aggregate.arguments["tags"][0] == "edge_cloud"
@@ -752,5 +752,6 @@ def test_the_example_of_a_sweep_asks_for_what_there_is() -> None:
     program, *arguments = [word for word in example["command"] if word != "${args_no_hyphens}"]
     assert program == "llm-bandits" and len(example["command"]) == len(arguments) + 2
     (cell,) = config.study_from(studies.plain(*arguments, *tried)).cells
-    values = cell.policy.parameters | cell.policy.confidence
-    assert {f"policy.{name}" for name, value in values.items() if value in (0.01, 0.02)} == set(example["parameters"])
+    parts = {cell.policy.routing: cell.policy.parameters, "confidence": cell.policy.confidence}
+    lowest = {f"policy.{p}.{name}" for p, values in parts.items() for name in values if values[name] in (0.01, 0.02)}
+    assert lowest == set(example["parameters"])

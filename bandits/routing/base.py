@@ -11,7 +11,6 @@ A rule is one file and one decorator, inside this package or outside it::
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, ClassVar, TypeAlias
 
 import jax
@@ -19,13 +18,11 @@ import jax.numpy as jnp
 
 from bandits.estimates import Estimates
 from bandits.forecast import Forecast
-from envs.pytree import register_apart
+from envs.registry import Registry
 from envs.rows import pick, put
 from envs.types import Feedback, Problem, Truth
 
 _Filling: TypeAlias = tuple[jax.Array, jax.Array, jax.Array, jax.Array]  # top worth [], worth [M], shares [M], left []
-
-ROUTING: dict[str, type["RoutingRule"]] = {}
 
 
 @jax.tree_util.register_dataclass
@@ -90,17 +87,8 @@ class RoutingRule:
         return jnp.zeros(problem.budget.shape[0] + problem.target.shape[0], problem.throughput.dtype)
 
 
-def routing_rule(name: str) -> Callable[[type], type]:
-    """Class decorator: make the class a frozen pytree dataclass and register it under ``name``."""
-
-    def register(cls: type) -> type:
-        known = ROUTING.get(name)
-        if known is not None and known.__module__ != cls.__module__ and known.__module__.startswith("bandits."):
-            raise ValueError(f"there is a rule called {name!r} already; choose another name")
-        ROUTING[name] = register_apart(dataclasses.dataclass(frozen=True, kw_only=True)(cls))
-        return ROUTING[name]
-
-    return register
+ROUTING: Registry = Registry("routing rule", RoutingRule, reserved=("confidence",))
+routing_rule = ROUTING.register
 
 
 def fill(index: jax.Array, caps: jax.Array, *, decline: bool = True) -> jax.Array:

@@ -29,8 +29,8 @@ class CopacUCB(RoutingRule):
     After the round, with s_i = 1 (packing) or -1 (covering), g_i = q_t (s_i - F_i zc_i(a_t)), from the bounds that the
     played model a_t had, and λ ← Π_S(λ - η_t g) with S = {λ >= 0, ‖λ‖₁ <= T^(1/4)}, λ_1 = 1/d,
     η_t = ``eta_scale`` · 2/(M √t) and M = q̄ + q̄²/b. Once a packing total is above its budget, everything is declined
-    for ever. Under a hard budget that moment never comes; there, models whose worst case no longer fits are left out, and
-    declined rounds move no price.
+    for ever. Under a hard budget that moment never comes; there, models whose worst case no longer fits are left out,
+    and declined rounds move no price.
 
     What the paper leaves open, and is decided here: b is the least of B_i/T and α q̄, which makes M a bound on each
     |g_i|; a row without a limit (an unlimited budget, a target of 0) is no row; ties go to the lower number; caps below
