@@ -21,16 +21,10 @@ from bandits.routing import ROUTING
 from envs.catalogue import GENERATED
 from envs.errors import InputError, nearest
 from envs.instance import EdgeCloud
-from envs.inventory import ARRIVALS, ORDERS, Schedule
+from envs.inventory import Schedule
+from experiments import schema
+from experiments.schema import shown
 
-PRECISIONS = ("float32", "float64")
-_GROUPS = ("env", "demand", "forecaster", "policy", "sweep", "tracker")
-_TOP = (
-    *("name", "policies", "deployment", "routing", "rules", "horizon", "seeds", "root_seed", "checkpoints"),
-    *("checkpoint_spacing", "precision", "chunk_rows", "checkpoint_minutes", "out", "force", "extend", "shard"),
-    "distributed",  # read by experiments.hosts, before anything else
-)
-_KNOWN = (*_GROUPS, *_TOP, "claims", "worlds")
 _CATALOGUE = ("catalogue", "num_models", "first_quality", "quality_gap")
 SHORT_AXES = {
     "horizon": "horizon",
@@ -38,12 +32,8 @@ SHORT_AXES = {
     "target": "env.target",
     "budget_per_task": "env.budget_per_task",
 }
+SWEPT_GROUPS = ("policy", "demand", "forecaster", "env")
 _USER_MODULE = "llm_bandits_user_rules_"
-_CHOICES = {
-    "budget_rule": ("skip", "stop", "average"),
-    "quality_noise": ("bernoulli", "beta"),
-    "demand_seen": ("before", "after"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,17 +91,17 @@ class StudyConfig:
 
 def study_from(plain: Mapping[str, Any]) -> StudyConfig:
     """Validate a resolved configuration and expand its sweep."""
-    _refuse_unknown(plain, _KNOWN, "")
-    for key in _KNOWN:
-        if key not in plain:
-            raise InputError(f"{key} is missing; conf/config.yaml shows every key")
-    for key in (*_GROUPS, "claims", "worlds"):
-        _mapping(plain[key], key)
-    for path in _list(plain["rules"], "rules"):
-        load_rules(_text(path, "rules: a file"))
+    values = schema.read(schema.TOP, plain)
+    schema.check_numbers(plain)
+    for path in values["rules"]:
+        load_rules(path)
     axes = _axes(plain["sweep"], plain)
+    worlds: dict[str | None, Any] = {str(name): env for name, env in plain["worlds"].items()}
+    worlds = worlds or {None: plain["env"]}
+    policies = 1 if plain["routing"] is not None else len(plain["policies"])
+    _refuse_too_many(axes, plain["sweep"].get("mode", "product"), len(worlds), policies)
     cells: dict[str, CellConfig] = {}
-    for name, env in (plain["worlds"] or {None: plain["env"]}).items():
+    for name, env in worlds.items():
         world = {**plain, "env": env}
         for swept in _combinations(axes, plain["sweep"].get("mode", "product")):
             variant = _with(world, {_axis_path(axis): value for axis, value in swept.items()})
@@ -120,31 +110,19 @@ def study_from(plain: Mapping[str, Any]) -> StudyConfig:
     return StudyConfig(
         name=_name(plain["name"]),
         cells=tuple(cells.values()),
-        seeds=_integer(plain["seeds"], "seeds", 1),
-        root_seed=_integer(plain["root_seed"], "root_seed", 0, 2**32 - 1),
-        checkpoints=_integer(plain["checkpoints"], "checkpoints", 2),
-        checkpoint_spacing=_one_of(plain["checkpoint_spacing"], "checkpoint_spacing", ("log", "linear")),
-        precision=_one_of(plain["precision"], "precision", PRECISIONS),
-        chunk_rows=None if plain["chunk_rows"] is None else _integer(plain["chunk_rows"], "chunk_rows", 1),
-        checkpoint_minutes=_minutes(plain["checkpoint_minutes"]),
+        **{key: values[key] for key in ("seeds", "root_seed", "checkpoints", "checkpoint_spacing", "precision")},
+        **{key: values[key] for key in ("chunk_rows", "checkpoint_minutes", "force", "extend", "shard")},
         out=None if plain["out"] is None else _text(plain["out"], "out"),
-        force=_flag(plain["force"], "force"),
-        extend=_flag(plain["extend"], "extend"),
-        shard=None if plain["shard"] is None else _integer(plain["shard"], "shard", 0),
         tracker=dict(plain["tracker"]),
-        claims=_claims(plain["claims"]),
+        claims=_claims(values["claims"]),
         rules=tuple(plain["rules"]),
         plain=dict(plain),
     )
 
 
-def _minutes(value: Any) -> float | None:
-    return None if value is None else _real(value, "checkpoint_minutes", 0.0)
-
-
-def _claims(given: Mapping[str, Any]) -> dict[str, float]:
+def _claims(given: dict[str, float]) -> dict[str, float]:
     _refuse_unknown(given, ("regret", "violation"), "claims.")
-    return {key: _real(value, f"claims.{key}") for key, value in given.items()}
+    return given
 
 
 def load_rules(path: str) -> None:
@@ -186,14 +164,11 @@ def _cells(plain: Mapping[str, Any], world: str | None, swept: dict[str, Any]) -
     _one_of(plain["deployment"], "deployment", list(DEPLOYMENT))
     if plain["routing"] is not None and plain["routing"] not in ROUTING:
         raise InputError(f"routing: there is no rule {plain['routing']!r}; {nearest(plain['routing'], list(ROUTING))}")
-    policies = [plain["routing"]] if plain["routing"] is not None else _list(plain["policies"], "policies")
+    policies = [plain["routing"]] if plain["routing"] is not None else plain["policies"]
     if not policies:
         raise InputError("policies is empty; give at least one, e.g. policies=[copac_lp,uniform]")
     _check_shared(plain["policy"])
-    env = plain["env"]
-    for key in ("catalogue", "num_models"):
-        if key not in env:
-            raise InputError(f"env.{key} is missing; conf/env/routerbench.yaml shows every key")
+    env = schema.read(schema.ENV, plain["env"], "env")
     for group, key in (("demand", "process"), ("forecaster", "name")):
         _text(plain[group].get(key), f"{group}.{key}")
     if plain["demand"].get("path") is not None:
@@ -207,7 +182,7 @@ def _cells(plain: Mapping[str, Any], world: str | None, swept: dict[str, Any]) -
             env=_edge_cloud(env),
             demand=dict(plain["demand"]),
             forecaster=dict(policy.forecaster or plain["forecaster"]),
-            horizon=_integer(plain["horizon"], "horizon", 1, 2**31 - 2),
+            horizon=schema.TOP["horizon"].read(plain["horizon"], "horizon"),
             swept={axis: value for axis, value in swept.items() if _concerns(axis, policy)},
         )
         for policy in chosen
@@ -221,14 +196,12 @@ def _cells(plain: Mapping[str, Any], world: str | None, swept: dict[str, Any]) -
 
 def _catalogue(env: Mapping[str, Any]) -> dict[str, Any]:
     """Which models there are: the fields of a ``CellConfig``."""
-    name = _text(env["catalogue"], "env.catalogue")
-    number = None if env["num_models"] is None else _integer(env["num_models"], "env.num_models", 1)
-    numbers: dict[str, Any] = {"first_quality": None, "quality_gap": None}
-    for key in numbers:
-        value = env[key]
-        if name in GENERATED:
-            numbers[key] = _real(value, f"env.{key}", 0.0, 1.0)
-        elif value is not None:
+    name, number = env["catalogue"], env["num_models"]
+    numbers: dict[str, Any] = {"first_quality": env["first_quality"], "quality_gap": env["quality_gap"]}
+    for key, value in numbers.items():
+        if name in GENERATED and value is None:
+            raise InputError(f"env.{key} is null; the generated catalogue {name!r} needs a number in [0, 1]")
+        if name not in GENERATED and value is not None:
             raise InputError(
                 f"env.{key} is for generated catalogues ({', '.join(GENERATED)}); {name} has its own quality"
             )
@@ -255,56 +228,14 @@ def _check_shared(values: Mapping[str, Any]) -> None:
         parameters.build(cls, {key: values[key] for key in parameters.names(cls) if key in values}, "policy")
 
 
-def _edge_cloud(env: Mapping[str, Any]) -> EdgeCloud:
+def _edge_cloud(values: Mapping[str, Any]) -> EdgeCloud:
+    """From the values that ``schema.ENV`` describes."""
     nested = [field.name for field in fields(Schedule)]
-    known = [field.name for field in fields(EdgeCloud) if field.name != "schedule"] + nested
-    _refuse_unknown(env, [*known, *_CATALOGUE], "env.")
-    for key in (*known, *_CATALOGUE):
-        if key not in env:
-            raise InputError(f"env.{key} is missing; conf/env/routerbench.yaml shows every key")
-    for key, options in _CHOICES.items():
-        _one_of(env[key], f"env.{key}", options)
-    for key in ("resources", "floors"):
-        _mapping(env[key], f"env.{key}")
-    numbers: dict[str, Any] = {
-        "cloud_rtt_s": _real(env["cloud_rtt_s"], "env.cloud_rtt_s", 0.0),
-        "cost_bound_multiple": _real(env["cost_bound_multiple"], "env.cost_bound_multiple", 1.0),
-    }
-    for key in ("latency_slo_s", "quality_concentration"):
-        numbers[key] = _real(env[key], f"env.{key}", 0.0, above=True)
-    for key in ("edge_throughput", "cloud_throughput"):
-        numbers[key] = _real(env[key], f"env.{key}", 0.0, 1.0, above=True)
-    budget, target = env["budget_per_task"], env["target"]
-    values: dict[str, Any] = {
-        "budget_per_task": None if budget is None else _real(budget, "env.budget_per_task", 0.0, 1e9, above=True),
-        "resources": {k: _real(v, f"env.resources.{k}", 0.0, 1e9, above=True) for k, v in env["resources"].items()},
-        "target": None if target is None else _real(target, "env.target", 0.0, 1.0),
-        "floors": {k: _real(v, f"env.floors.{k}", 0.0, 1.0) for k, v in env["floors"].items()},
-    }
-    most, stages = env["max_deployed"], env["stages"]
-    values |= {
-        "schedule": _schedule(env),
-        "max_deployed": None if most is None else _integer(most, "env.max_deployed", 1),
-        "stages": None if stages is None else _integer(stages, "env.stages", 1),
-        "stage_exponent": _real(env["stage_exponent"], "env.stage_exponent", 0.0, 1.0),
-        "deployment_cost_usd": _real(env["deployment_cost_usd"], "env.deployment_cost_usd", 0.0, 1e9),
-    }
-    return EdgeCloud(**values, **numbers, **{key: env[key] for key in _CHOICES})
-
-
-def _schedule(env: Mapping[str, Any]) -> Schedule:
-    arrivals = [_real(at, "env.arrival_at", 0.0, 1.0) for at in _list(env["arrival_at"], "env.arrival_at")]
-    ends = _list(env["retirement_at"], "env.retirement_at")
-    lifetime = env["lifetime"]
-    return Schedule(
-        arrivals=_one_of(env["arrivals"], "env.arrivals", ARRIVALS),
-        arrival_order=_one_of(env["arrival_order"], "env.arrival_order", ORDERS),
-        arrival_span=_real(env["arrival_span"], "env.arrival_span", 0.0, 1.0, above=True),
-        initial_models=_integer(env["initial_models"], "env.initial_models", 1),
-        arrival_seed=_integer(env["arrival_seed"], "env.arrival_seed", 0),
-        arrival_at=tuple(arrivals),
-        retirement_at=tuple(None if at is None else _real(at, "env.retirement_at", 0.0) for at in ends),
-        lifetime=None if lifetime is None else _real(lifetime, "env.lifetime", 0.0, above=True),
+    lists = {key: tuple(values[key]) for key in ("arrival_at", "retirement_at")}
+    own = [field.name for field in fields(EdgeCloud) if field.name != "schedule"]
+    return EdgeCloud(
+        schedule=Schedule(**{key: values[key] for key in nested} | lists),
+        **{key: values[key] for key in own},
     )
 
 
@@ -364,20 +295,20 @@ def _axes(sweep: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, list[
     for key, value in sweep.items():
         if key == "mode":
             _one_of(value, "sweep.mode", ("product", "zip"))
-        elif isinstance(value, Mapping):
-            if key not in ("policy", "demand", "forecaster", "env"):
-                raise InputError(
-                    f"sweep.{key} cannot be swept; {nearest(key, ['policy', 'demand', 'forecaster', 'env'])}"
-                )
+        elif isinstance(value, Mapping) and key not in SHORT_AXES:
+            if key not in SWEPT_GROUPS:
+                raise InputError(f"sweep.{key} cannot be swept; {nearest(key, list(SWEPT_GROUPS))}")
             axes |= {f"{key}.{inner}": values for inner, values in value.items() if values is not None}
         elif value is not None:
+            if key in SWEPT_GROUPS:
+                raise InputError(f"sweep.{key} is {shown(value)}; it must be a mapping, as in sweep.{key}.KEY=[1,2]")
             if key not in SHORT_AXES:
-                known = [*SHORT_AXES, "policy", "demand", "forecaster", "env", "mode"]
+                known = [*SHORT_AXES, *SWEPT_GROUPS, "mode"]
                 raise InputError(f"sweep.{key} is no axis; {nearest(key, known)}")
             axes[key] = value
     for axis, values in axes.items():
         if not isinstance(values, list):
-            raise InputError(f"sweep.{axis} is {values!r}; it must be a list, e.g. sweep.{axis}=[{values}]")
+            raise InputError(f"sweep.{axis} is {shown(values)}; it must be a list, e.g. sweep.{axis}=[{shown(values)}]")
         if not values:
             raise InputError(f"sweep.{axis} is empty; give at least one value, or leave the axis out")
         _refuse_unknown_axis(axis, plain)
@@ -389,6 +320,19 @@ def _refuse_unknown_axis(axis: str, plain: Mapping[str, Any]) -> None:
     known = _policy_parameters() if group == "policy" else set(plain[group]) if key else set()
     if key and key not in known:
         raise InputError(f"sweep.{axis}: {group} has no parameter {key!r}; {nearest(key, sorted(known))}")
+
+
+def _refuse_too_many(axes: Mapping[str, list[Any]], mode: str, worlds: int, policies: int) -> None:
+    """Before a sweep is expanded: cells that nobody waits for are refused while they are only a number."""
+    lengths = [len(values) for values in axes.values()]
+    combined = math.prod(lengths) if mode == "product" else max(lengths, default=1)
+    number = combined * worlds * max(policies, 1)
+    if number > schema.MOST_CELLS:
+        swept = " x ".join(f"{len(values)} of {axis}" for axis, values in axes.items())
+        raise InputError(
+            f"sweep: {swept}, {policies} policies and {worlds} worlds are {number:,} cells; "
+            f"at most {schema.MOST_CELLS:,} fit in one study, so sweep over fewer values"
+        )
 
 
 def _combinations(axes: Mapping[str, list[Any]], mode: str) -> list[dict[str, Any]]:
@@ -419,34 +363,6 @@ def _refuse_unknown(given: Mapping[str, Any], known: Sequence[str] | set[str], p
             raise InputError(f"unknown key {prefix}{key}; {nearest(str(key), sorted(known))}")
 
 
-def _real(value: Any, where: str, low: float = -math.inf, high: float = math.inf, *, above: bool = False) -> float:
-    """A finite number within [low, high], or (low, high] with ``above``."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputError(f"{where} is {value!r}; it must be a finite number")
-    if not low <= value <= high or (above and value == low):
-        least = f"above {low:g}" if above else f"at least {low:g}"
-        raise InputError(
-            f"{where} is {value}; it must be {least}" + (f" and at most {high:g}" if high < math.inf else "")
-        )
-    return float(value)
-
-
-def _integer(value: Any, where: str, low: int, high: int = 2**31 - 1) -> int:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InputError(f"{where} is {value!r}; it must be a whole number")
-    if not low <= value <= high:
-        raise InputError(f"{where} is {value}; it must be between {low} and {high}")
-    return value
-
-
-def _flag(value: Any, where: str) -> bool:
-    if not isinstance(value, bool):
-        raise InputError(f"{where} is {value!r}; it must be true or false")
-    return value
-
-
 def _name(value: Any) -> str:
     if "/" in _text(value, "name"):
         raise InputError(f"name is {value!r}; it must hold no slash, since it names a folder")
@@ -455,23 +371,17 @@ def _name(value: Any) -> str:
 
 def _text(value: Any, where: str) -> str:
     if not isinstance(value, str) or not value:
-        raise InputError(f"{where} is {value!r}; it must be a name")
+        raise InputError(f"{where} is {shown(value)}; it must be a name")
     return value
 
 
 def _mapping(value: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise InputError(f"{where} is {value!r}; it must be a mapping, e.g. {where}={{}}")
-    return value
-
-
-def _list(value: Any, where: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise InputError(f"{where} is {value!r}; it must be a list, e.g. {where}=[{value}]")
+        raise InputError(f"{where} is {shown(value)}; it must be a mapping, e.g. {where}={{}}")
     return value
 
 
 def _one_of(value: Any, where: str, options: Sequence[str]) -> str:
     if value not in options:
-        raise InputError(f"{where} is {value!r}; it must be one of {', '.join(options)}")
+        raise InputError(f"{where} is {shown(value)}; it must be one of {', '.join(options)}")
     return value
