@@ -2,7 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -22,7 +24,9 @@ from envs import instance as instances
 from envs import inventory
 from envs.catalogue import Catalogue
 from envs.clock import Clock
+from envs.errors import InputError
 from envs.instance import Instance
+from experiments import blame
 from experiments.config import CellConfig, StudyConfig, source_of
 
 FORMAT = 4  # of the results; part of every cell's identity
@@ -75,7 +79,11 @@ def _cell(study: StudyConfig, config: CellConfig, padded: int, worlds: dict[str,
     demand_identity = _demand_identity(config)
     world_identity = _digest([_catalogue_identity(catalogue), asdict(config.env), demand_identity, config.horizon])
     if world_identity not in worlds:
-        worlds[world_identity] = instances.build(catalogue, _demand(config), config.horizon, config.env, padded, dtype)
+        with _representable(config):
+            demand = _demand(config)
+            world = instances.build(catalogue, demand, config.horizon, config.env, padded, dtype)
+            _refuse_infinite(world.world)
+        worlds[world_identity] = world
     identity = {
         "format": FORMAT,
         "policy": asdict(config.policy),
@@ -89,7 +97,8 @@ def _cell(study: StudyConfig, config: CellConfig, padded: int, worlds: dict[str,
     }
     # Policies, budgets and targets share their streams, so that they are compared on the same demand and luck.
     stream = _digest([_catalogue_identity(catalogue), demand_identity, config.horizon])
-    learner = _learner(config, dtype)
+    with _representable(config):
+        learner = _learner(config, dtype)
     return Cell(
         config=config,
         id=_digest(identity)[:16],
@@ -99,6 +108,42 @@ def _cell(study: StudyConfig, config: CellConfig, padded: int, worlds: dict[str,
         models_padded=padded,
         clock=_clock(config.horizon, worlds[world_identity], learner),
     )
+
+
+@contextmanager
+def _representable(config: CellConfig) -> Iterator[None]:
+    """InputError where numbers, each fine alone, are together too large or too small to compute with."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)
+            yield
+    except InputError:
+        raise
+    except (ArithmeticError, RuntimeWarning) as error:
+        extremes = ", ".join(_extremes({"env": asdict(config.env), "demand": config.demand}))
+        place = blame.sentence(error) if blame.is_theirs(error) else str(error)
+        raise InputError(
+            f"{extremes or 'env and demand'}: too large or too small to compute with ({place}); give moderate numbers"
+        ) from error
+    except Exception as error:
+        if blame.is_theirs(error):
+            raise InputError(f"rules: {blame.sentence(error)}") from error
+        raise
+
+
+def _refuse_infinite(world: Any) -> None:
+    for path, leaf in jax.tree.leaves_with_path(world):
+        if np.issubdtype(np.asarray(leaf).dtype, np.floating) and not np.isfinite(leaf).all():
+            raise FloatingPointError(f"{jax.tree_util.keystr(path, simple=True, separator='.')} is not finite")
+
+
+def _extremes(value: Any, where: str = "") -> Iterator[str]:
+    """The numbers that may be why: "demand.noise is 1e+300"."""
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            yield from _extremes(entry, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, int | float) and value and not 1e-6 <= abs(value) <= 1e6:
+        yield f"{where} is {value:g}"
 
 
 def _clock(horizon: int, instance: Instance, learner: Learner) -> Clock:

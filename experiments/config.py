@@ -8,7 +8,7 @@ import importlib.util
 import itertools
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -23,17 +23,11 @@ from envs.errors import InputError, nearest
 from envs.instance import EdgeCloud
 from envs.inventory import Schedule
 from experiments import schema
-from experiments.schema import shown
+from experiments.hints import hint
+from experiments.schema import SHORT_AXES, SWEPT_GROUPS, shown
 
 _CATALOGUE = ("catalogue", "num_models", "first_quality", "quality_gap")
-SHORT_AXES = {
-    "horizon": "horizon",
-    "num_models": "env.num_models",
-    "target": "env.target",
-    "budget_per_task": "env.budget_per_task",
-}
-SWEPT_GROUPS = ("policy", "demand", "forecaster", "env")
-_USER_MODULE = "llm_bandits_user_rules_"
+USER_MODULE = "llm_bandits_user_rules_"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +85,7 @@ class StudyConfig:
 
 def study_from(plain: Mapping[str, Any]) -> StudyConfig:
     """Validate a resolved configuration and expand its sweep."""
+    _refuse_unknown(plain, schema.TOP, "")
     values = schema.read(schema.TOP, plain)
     schema.check_numbers(plain)
     for path in values["rules"]:
@@ -133,7 +128,7 @@ def load_rules(path: str) -> None:
     file = Path(path).expanduser()
     if not file.is_file() or file.suffix != ".py":
         raise InputError(f"rules: {path!r} is no Python file; give the path of a .py file that registers a rule")
-    name = f"{_USER_MODULE}{hashlib.sha256(file.read_bytes()).hexdigest()}"
+    name = f"{USER_MODULE}{hashlib.sha256(file.read_bytes()).hexdigest()}"
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -157,7 +152,7 @@ def _registered() -> list[type]:
 
 def source_of(cls: type) -> str | None:
     """The digest of the user's file that defines a rule or forecaster; None for what ships with the package."""
-    return cls.__module__.removeprefix(_USER_MODULE) if cls.__module__.startswith(_USER_MODULE) else None
+    return cls.__module__.removeprefix(USER_MODULE) if cls.__module__.startswith(USER_MODULE) else None
 
 
 def _cells(plain: Mapping[str, Any], world: str | None, swept: dict[str, Any]) -> list[CellConfig]:
@@ -168,6 +163,7 @@ def _cells(plain: Mapping[str, Any], world: str | None, swept: dict[str, Any]) -
     if not policies:
         raise InputError("policies is empty; give at least one, e.g. policies=[copac_lp,uniform]")
     _check_shared(plain["policy"])
+    _refuse_unknown(plain["env"], schema.ENV, "env.")
     env = schema.read(schema.ENV, plain["env"], "env")
     for group, key in (("demand", "process"), ("forecaster", "name")):
         _text(plain[group].get(key), f"{group}.{key}")
@@ -304,7 +300,7 @@ def _axes(sweep: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, list[
                 raise InputError(f"sweep.{key} is {shown(value)}; it must be a mapping, as in sweep.{key}.KEY=[1,2]")
             if key not in SHORT_AXES:
                 known = [*SHORT_AXES, *SWEPT_GROUPS, "mode"]
-                raise InputError(f"sweep.{key} is no axis; {nearest(key, known)}")
+                raise InputError(f"sweep.{key} is no axis; {hint(str(key), known, 'sweep.')}")
             axes[key] = value
     for axis, values in axes.items():
         if not isinstance(values, list):
@@ -319,7 +315,7 @@ def _refuse_unknown_axis(axis: str, plain: Mapping[str, Any]) -> None:
     group, _, key = _axis_path(axis).partition(".")
     known = _policy_parameters() if group == "policy" else set(plain[group]) if key else set()
     if key and key not in known:
-        raise InputError(f"sweep.{axis}: {group} has no parameter {key!r}; {nearest(key, sorted(known))}")
+        raise InputError(f"sweep.{axis}: {group} has no parameter {key!r}; {hint(key, sorted(known), 'sweep.')}")
 
 
 def _refuse_too_many(axes: Mapping[str, list[Any]], mode: str, worlds: int, policies: int) -> None:
@@ -357,10 +353,10 @@ def _with(plain: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]
     return changed
 
 
-def _refuse_unknown(given: Mapping[str, Any], known: Sequence[str] | set[str], prefix: str) -> None:
+def _refuse_unknown(given: Mapping[str, Any], known: Iterable[str], prefix: str) -> None:
     for key in given:
         if key not in known:
-            raise InputError(f"unknown key {prefix}{key}; {nearest(str(key), sorted(known))}")
+            raise InputError(f"unknown key {prefix}{key}; {hint(str(key), sorted(known), prefix)}")
 
 
 def _name(value: Any) -> str:

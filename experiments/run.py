@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -18,15 +19,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from envs.errors import InputError, nearest
-from experiments import compiler, launch
-from experiments.config import SHORT_AXES, StudyConfig, study_from
+from experiments import launch, variables
 
 if TYPE_CHECKING:
     from experiments.cells import Cell
+    from experiments.config import StudyConfig
     from experiments.trackers import WandbSettings
 
-SHORT_AXIS = {path: axis for axis, path in SHORT_AXES.items()}
-SWEPT_GROUPS = ("policy", "demand", "forecaster", "env")
 FLAGS = (
     *("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--info"),
     *("--shell-completion", "--config-path", "--config-name", "--config-dir", "--experimental-rerun"),
@@ -34,20 +33,24 @@ FLAGS = (
     *launch.FLAGS,
 )
 FREE_TEXT = ("out", "name", "env.catalogue", "demand.path")  # may hold what Hydra's grammar would stumble on
+_NO_NAMES = ("null", "true", "false", "nan", "inf")  # to Hydra
 GROUPS = ("env", "demand", "policy", "forecaster", "sweep", "tracker", "study")
 
 
 def main() -> None:
     """Entry point. Exit codes: 0 done, 1 some cells failed, 2 bad input, 130 interrupted, 143 terminated."""
-    compiler.prepare()
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us instead of Hydra's own printer
     try:
+        variables.check()
         sys.argv[1:] = open_overrides(sys.argv[1:])
         if launch.is_asked_for(sys.argv[1:]):
             _launch()
         else:
             _app()
     except (InputError, HydraException, OmegaConfBaseException) as error:
+        raise SystemExit(_refused(error)) from None
+    except Exception as error:
+        if not _raised_by_hydra(error):
+            raise
         raise SystemExit(_refused(error)) from None
 
 
@@ -57,17 +60,20 @@ def open_overrides(arguments: Sequence[str]) -> list[str]:
     Every key is let through to our own validation, which knows the nearest right one, also where Hydra has none of that
     name. A value given directly (``horizon=500``) takes the place of a study's sweep over it.
     """
+    from experiments.schema import SHORT_AXES, SWEPT_GROUPS
+
+    short_axis = {path: axis for axis, path in SHORT_AXES.items()}
     opened, given = [], {argument.partition("=")[0] for argument in arguments}
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if not key or (key.startswith("-") and key not in FLAGS):
             raise InputError(f"cannot read the argument {argument!r}; write key=value, or --help for what there is")
-        if key in GROUPS and (value == "null" or not re.fullmatch(r"\w*[A-Za-z]\w*", value)):
+        if key in GROUPS and (value.lower() in _NO_NAMES or not re.fullmatch(r"[A-Za-z_]\w*", value)):
             raise InputError(f"{argument}: {key} must be the name of a file in conf/{key}; --help lists them")
         own = equals and re.fullmatch(r"[A-Za-z_][\w.]*", key) and key not in GROUPS and not key.startswith("hydra.")
         opened.append(f"++{key}={launch.quoted(value) if key in FREE_TEXT else value}" if own else argument)
-        axis = f"sweep.{SHORT_AXIS.get(key, key)}"
-        sweepable = key in SHORT_AXIS or (key.count(".") == 1 and key.partition(".")[0] in SWEPT_GROUPS)
+        axis = f"sweep.{short_axis.get(key, key)}"
+        sweepable = key in short_axis or (key.count(".") == 1 and key.partition(".")[0] in SWEPT_GROUPS)
         if own and sweepable and axis not in given:
             opened.append(f"++{axis}=null")
     return opened
@@ -76,6 +82,12 @@ def open_overrides(arguments: Sequence[str]) -> list[str]:
 def _refused(error: Exception) -> int:
     print(f"error: {sentence(error)}", file=sys.stderr)
     return 2
+
+
+def _raised_by_hydra(error: Exception) -> bool:
+    """Some of its errors about arguments have no class of their own."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).partition(".")[0] in ("hydra", "omegaconf", "antlr4", "yaml")
 
 
 def sentence(error: Exception) -> str:
@@ -108,8 +120,8 @@ def sentence(error: Exception) -> str:
 def _app(configuration: DictConfig) -> None:
     from experiments import interrupt
 
-    compiler.prepare()  # a job's environment need not be that of the command
     try:
+        variables.check()  # a job's environment need not be that of the command
         with interrupt.signals(launch.notices()):
             from experiments import hosts
 
@@ -159,7 +171,7 @@ def _launch() -> None:
 class _Task:
     """A configuration, understood and found good."""
 
-    settings: StudyConfig
+    settings: "StudyConfig"
     planned: "list[Cell]"
     folder: Path
     record: dict[str, Any]  # for the folder's config.yaml
@@ -170,11 +182,14 @@ def _understood(plain: dict[str, Any]) -> _Task:
     """InputError where something is wrong with the configuration, or with using its folder for it."""
     import jax
 
-    from experiments import cells, hosts, store, trackers
+    from experiments import cells, hosts, sizes, store, trackers
+    from experiments.config import study_from
 
+    variables.use_devices()
     jax.config.update("jax_enable_x64", plain.get("precision") == "float64")
     settings = study_from(plain)
     planned = cells.build(settings)
+    sizes.check(settings, planned)
     folder = Path(settings.out).expanduser() if settings.out else _default_folder(settings.name, plain)
     # What this command does is not what its study is.
     recorded = plain | {"force": False, "extend": False, "shard": None, "distributed": None}
