@@ -46,7 +46,9 @@ def _paths(swept: bool) -> list[str]:
     groups: dict[str, Iterable[str]] = {
         "env": schema.ENV,
         "policy": _fields([Confidence, *ROUTING.values(), *DEPLOYMENT.values()]),
-        "demand": dict.fromkeys(["process", *OPTIONS, *(key for kind in PROCESSES.values() for key in kind.keys())]),
+        "demand": dict.fromkeys(
+            ["process", *OPTIONS, *(key for keys in [kind.keys() for kind in PROCESSES.values()] for key in keys)]
+        ),
         "forecaster": ["name", *_fields(FORECASTERS.values())],
     }
     paths = [f"{group}.{key}" for group, keys in groups.items() for key in keys]

@@ -36,6 +36,23 @@ FREE_TEXT = ("out", "name", "env.catalogue", "demand.path")  # may hold what Hyd
 _NO_NAMES = ("null", "true", "false", "nan", "inf")  # to Hydra
 GROUPS = ("env", "demand", "policy", "forecaster", "sweep", "tracker", "study")
 
+_LONGEST = 400  # characters of a sentence about arguments
+# What Hydra says, and what we say; {0} and so on are the pattern's groups.
+_HYDRA = {
+    r"Ambiguous value for argument '\+*(([^=']*)=([^']*))'": "{0} is ambiguous; a list is written {1}=[{2}]",
+    r"(.)requires --multirun": "a sweep is a list in brackets, as in sweep.horizon=[10,20]; several shards need -m, see "
+    "docs/cluster.md",
+    r"Error merging override \+*(.*?)( [A-Z].*)?$": "{0} does not fit what is there; {hint}",
+    r"An item is already at '([^']*)'": "+{0}: there is such a key already; write {0}=VALUE, without the +",
+    r"Could not delete from config\. '([^']*)' does not exist": "~{0}: there is no such key; {hint}",
+    r"Multiple values for ([\w/@.]+)": "{0} is given more than once; write {0}=NAME, once and without a +",
+    r"config groups is not supported: '\+\+([\w/@.]+)=": "++{0}: {0} is the name of a file in conf; write {0}=NAME",
+    r"Could not override '([\w/.]+@[\w.]+)'": "{0}: there is none to replace; another world is +env@worlds.NAME=FILE",
+    r"Could not override '([^']*)'": "{0}: there is no such key; {hint}",
+    r"Could not delete\. No match for '([^']*)'": "~{0}: there is none to remove; --help lists what there is",
+    r"Config group override must be a string or a list\. Got (\w+)": "the name of a file in conf is text, not {0}",
+}
+
 
 def main() -> None:
     """Entry point. Exit codes: 0 done, 1 some cells failed, 2 bad input, 130 interrupted, 143 terminated."""
@@ -92,28 +109,42 @@ def _raised_by_hydra(error: Exception) -> bool:
 
 def sentence(error: Exception) -> str:
     """One sentence for a configuration error."""
+    if isinstance(error, InputError):
+        return str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
         if group == "hydra/launcher":
             return f"there is no launcher called {name!r} here; {launch.WHERE_FROM}"
         return f"there is no {group or 'config'} called {name!r}; {nearest(name, list(error.options or []))}"
     if isinstance(error, OverrideParseException):
-        argument = error.override.lstrip("+")
+        argument = _bounded(error.override.lstrip("+"))
         return f"cannot read the argument {argument!r}; write key=value, a list as key=[1,2], odd text in quotes"
-    if isinstance(error, InputError):
-        return str(error)
-    ambiguous = re.match(r"Ambiguous value for argument '\+*([^']*)'", str(error))
-    if ambiguous:
-        key, _, value = ambiguous[1].partition("=")
-        return f"{ambiguous[1]} is ambiguous; a list is written {key}=[{value}]"
+    if isinstance(error, RecursionError):
+        return "the arguments are nested too deeply; write lists and mappings as conf/ shows them"
+    said = " ".join(str(error).split())
+    for pattern, words in _HYDRA.items():
+        if found := re.search(pattern, said):
+            return _bounded(words.format(*found.groups(), **{"hint": _hint_for(found[1])}))
     if isinstance(error, OmegaConfBaseException):
-        return str(error).splitlines()[0]
-    if "requires --multirun" in str(error):
-        return "a sweep is a list in brackets, as in sweep.horizon=[10,20]; several shards need -m, see docs/cluster.md"
-    merging = re.match(r"Error merging override \+*(.*)", str(error))
-    if merging:
-        return f"{merging[1].strip()} does not fit what is there; --help shows every key and its kind"
-    return " ".join(str(error).split())
+        place = f"{error.full_key}: " if error.full_key else ""
+        return _bounded(f"{place}{str(error).splitlines()[0]}; ${{...}} must name a key with its full path")
+    return _bounded(said)
+
+
+def _hint_for(argument: str) -> str:
+    """What may have been meant by a key that Hydra does not know, or what kind of value a key must have."""
+    from experiments import hints, schema
+
+    key, equals, _ = argument.partition("=")
+    if not equals:
+        return hints.hint(key, schema.TOP)
+    group, _, inner = key.partition(".")
+    kind = schema.ENV.get(inner) if group == "env" else schema.TOP.get(key)
+    return f"it must be {kind.wanted}" if kind else "--help shows every key and its kind"
+
+
+def _bounded(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 @hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")
