@@ -42,6 +42,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from bandits import contract
 from bandits.sums import CompensatedSum
 from envs import parameters
 from envs.errors import InputError
@@ -136,7 +137,14 @@ class Forecaster:
             hint=hint,
             key=key,
         )
-        forecast = self.outlook(state, now)
+        forecast: Any = self.outlook(state, now)
+        if not isinstance(forecast, Forecast):
+            text = f"returned a {type(forecast).__name__}; it must return a Forecast, as steady(level, now) makes one"
+            raise contract.ContractError(self, "outlook", text)
+        for name in ("next", "remaining"):
+            if jnp.shape(getattr(forecast, name)) != ():
+                text = f"returned {name} of shape {jnp.shape(getattr(forecast, name))}; it must be one number"
+                raise contract.ContractError(self, "outlook", text)
         return Forecast(
             next=_sensible(forecast.next, nominal),
             remaining=_sensible((1.0 + self.upward_bias) * forecast.remaining, nominal * rounds_left),
@@ -145,7 +153,9 @@ class Forecaster:
     def update(self, state: Any, demand: jax.Array, profile: jax.Array) -> Any:
         """The state after a round with true demand ``demand`` []; every leaf keeps its type, as loops require."""
         after = self.learn(state, demand, profile)
-        return jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), after, state)
+        if contract.same_structure(state, after):
+            after = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), after, state)
+        return contract.kept(self, "learn", state, after)
 
 
 FORECASTERS: Registry = Registry("forecaster", Forecaster)

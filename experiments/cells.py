@@ -1,7 +1,9 @@
 """From a study's cells to arrays: identity, instances, learners, and the groups that share one compiled program."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -21,8 +23,9 @@ from envs import instance as instances
 from envs import inventory
 from envs.catalogue import Catalogue
 from envs.clock import Clock
+from envs.errors import InputError
 from envs.instance import Instance
-from experiments import sources
+from experiments import blame, sources
 from experiments.config import REGISTRIES, CellConfig, StudyConfig
 
 FORMAT = 4  # of the results; part of every cell's identity
@@ -90,7 +93,11 @@ def _cell(
         [_catalogue_identity(catalogue), asdict(config.env), demand_identity, config.horizon]
     )
     if world_identity not in worlds:
-        worlds[world_identity] = instances.build(catalogue, _demand(config), config.horizon, config.env, padded, dtype)
+        with _representable(config):
+            demand = _demand(config)
+            world = instances.build(catalogue, demand, config.horizon, config.env, padded, dtype)
+            _refuse_infinite(world.world)
+        worlds[world_identity] = world
     found = _sources(config, contents)
     identity = {
         "format": FORMAT,
@@ -105,7 +112,8 @@ def _cell(
     }
     # Policies, budgets and targets share their streams, so that they are compared on the same demand and luck.
     stream = sources.digest([_catalogue_identity(catalogue), demand_identity, config.horizon])
-    learner = _learner(config, dtype)
+    with _representable(config):
+        learner = _learner(config, dtype)
     return Cell(
         config=config,
         id=sources.digest(identity)[:16],
@@ -117,6 +125,42 @@ def _cell(
         models_padded=padded,
         clock=_clock(config.horizon, worlds[world_identity], learner),
     )
+
+
+@contextmanager
+def _representable(config: CellConfig) -> Iterator[None]:
+    """InputError where numbers, each fine alone, are together too large or too small to compute with."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)
+            yield
+    except InputError:
+        raise
+    except (ArithmeticError, RuntimeWarning) as error:
+        extremes = ", ".join(_extremes({"env": asdict(config.env), "demand": config.demand}))
+        place = blame.sentence(error) if blame.is_theirs(error) else str(error)
+        raise InputError(
+            f"{extremes or 'env and demand'}: too large or too small to compute with ({place}); give moderate numbers"
+        ) from error
+    except Exception as error:
+        if blame.is_theirs(error):
+            raise InputError(f"rules: {blame.sentence(error)}") from error
+        raise
+
+
+def _refuse_infinite(world: Any) -> None:
+    for path, leaf in jax.tree.leaves_with_path(world):
+        if np.issubdtype(np.asarray(leaf).dtype, np.floating) and not np.isfinite(leaf).all():
+            raise FloatingPointError(f"{jax.tree_util.keystr(path, simple=True, separator='.')} is not finite")
+
+
+def _extremes(value: Any, where: str = "") -> Iterator[str]:
+    """The numbers that may be why: "demand.noise is 1e+300"."""
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            yield from _extremes(entry, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, int | float) and value and not 1e-6 <= abs(value) <= 1e6:
+        yield f"{where} is {value:g}"
 
 
 def _clock(horizon: int, instance: Instance, learner: Learner) -> Clock:

@@ -86,8 +86,9 @@ def _report(arguments: Sequence[str]) -> int:
         "exit codes: 0 done, 2 bad input; running it twice gives the same files",
     )
     folder = parser.parse_args(arguments).folder.expanduser()
-    from experiments import publish
+    from experiments import publish, variables
 
+    variables.check()
     return publish.rebuild(folder)
 
 
@@ -101,8 +102,9 @@ def _sync(arguments: Sequence[str]) -> int:
     parser.add_argument("--project", help="the W&B project")
     parser.add_argument("--entity", help="W&B user or team")
     given = parser.parse_args(arguments)
-    from experiments import publish
+    from experiments import publish, variables
 
+    variables.check()
     wanted = {name: getattr(given, name) for name in ("mode", "project", "entity")}
     return publish.sync(given.folder.expanduser(), {name: value for name, value in wanted.items() if value is not None})
 

@@ -5,11 +5,12 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Timer
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -17,7 +18,7 @@ import jax
 import numpy as np
 
 from envs.errors import InputError
-from experiments import batch, carry, cells, hosts, interrupt, measure, store, warned
+from experiments import batch, blame, carry, cells, hosts, interrupt, measure, store, warned
 from experiments.batch import Program
 from experiments.cells import Cell
 from experiments.claims import Claims
@@ -66,6 +67,7 @@ class _Chunk:
 
 
 _CPU_ROWS, _ACCELERATOR_ROWS = 2048, 65536  # runs of a chunk, for each device
+_SLOW_SECONDS = 10.0  # of compiling, after which a person is told
 _COPIES = 32  # of a run's state that a chunk may need at once; 5 (uniform) to 20 (stageroute) were measured
 
 
@@ -160,7 +162,13 @@ def _rows(group: list[Cell]) -> int:
     memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     if not memory:
         return _ACCELERATOR_ROWS
-    fitting = max(1, memory // (_COPIES * batch.bytes_a_run(*cells.stack(group[:1]))))
+    try:
+        needed = batch.bytes_a_run(*cells.stack(group[:1]))
+    except BaseException as error:  # of a user's rule, whose cells fail when its program is compiled
+        if blame.is_request_to_stop(error):
+            raise
+        return _ACCELERATOR_ROWS
+    fitting = max(1, memory // (_COPIES * needed))
     return min(_ACCELERATOR_ROWS, 1 << (fitting.bit_length() - 1))  # a power of two
 
 
@@ -325,7 +333,9 @@ class _Runner:
             try:
                 with warned.working_on(block.cells):
                     self._run_block(block)
-            except Exception as error:
+            except BaseException as error:  # a user's rule may raise anything
+                if blame.is_request_to_stop(error):
+                    raise
                 self._give_up(block.group, error)
             finally:
                 if self.work.give_back(block):
@@ -353,18 +363,18 @@ class _Runner:
             for part in parts:
                 part.cancel()
 
-    def _give_up(self, number: int, error: Exception) -> None:
+    def _give_up(self, number: int, error: BaseException) -> None:
         """Once a group: its other blocks are not begun any more."""
         self.work.drop(number)
-        text = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         group = self.groups[number]
+        text = blame.sentence(error, _parts_of(group[0]))
         lost = [cell.id for cell in group if not self.shelf.has(cell.id)]
         with self.lock:
             fresh = [cell for cell in lost if cell not in self.failed]
             self.failed |= dict.fromkeys(fresh, text)
         if fresh:
             name = group[0].config.policy.name
-            self.log.write("failed", cells=fresh, policy=name, error=text)
+            self.log.write("failed", cells=fresh, policy=name, error=text, traceback=blame.record(error))
             self.progress.note(f"{name}: {text}")
 
     def _compile(self, group: list[Cell], wide: int, deep: int) -> "_Programs":
@@ -381,12 +391,13 @@ class _Runner:
     def _compiled(self, group: list[Cell], wide: int, deep: int) -> Program:
         worlds, learners = cells.stack(_padded(group, wide))
         keys = batch.run_keys(self.study.root_seed, np.zeros(wide, np.uint32), np.arange(deep))
-        program = batch.compile_program(worlds, learners, keys)
+        name = group[0].config.policy.name
+        with _announced(lambda seconds: self.progress.note(f"{name}: compiling, {seconds:.0f} s so far")):
+            program = batch.compile_program(worlds, learners, keys)
         with self.lock:
             self.compilations += 1
             self.compile_seconds += program.compile_seconds
-        name, seconds = group[0].config.policy.name, round(program.compile_seconds, 3)
-        self.log.write("compiled", policy=name, seconds=seconds, cells=len(group))
+        self.log.write("compiled", policy=name, seconds=round(program.compile_seconds, 3), cells=len(group))
         return program
 
     def _store_block(self, block: Block, parts: list[tuple[Snapshot, float]]) -> None:
@@ -521,8 +532,26 @@ class _Programs:
             return smaller
 
 
+@contextmanager
+def _announced(tell: Callable[[float], None]) -> Iterator[None]:
+    """Something that may take long: it is told once how long it takes, after ``_SLOW_SECONDS``."""
+    timer = Timer(_SLOW_SECONDS, tell, [_SLOW_SECONDS])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+    return (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)) and not blame.is_theirs(error)
+
+
+def _parts_of(cell: Cell) -> list[Any]:
+    """What of a cell a user may have written."""
+    learner = cell.learner
+    return [learner.routing, learner.deployment, learner.forecaster, cell.instance.world.demand.process]
 
 
 def _whole(wide: int, seeds: int) -> tuple[int, int]:
