@@ -146,16 +146,18 @@ def study_from(given: Mapping[str, Any]) -> StudyConfig:
     )
 
 
-def _expected_exponents(plain: Mapping[str, Any], given: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+def _expected_exponents(plain: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """By policy; a routing rule's name may stand there also where this study leaves that rule out."""
     listed = [_named(entry) for entry in plain["policies"]]
     known = sorted({*ROUTING, *(str(name) for name in listed if name is not None)})
+    expected: dict[str, dict[str, float]] = {}
     for policy, exponents in given.items():
         where = f"expected_exponents.{policy}"
         if policy not in known:
             raise InputError(f"{where}: there is no policy {policy!r}; {nearest(policy, known)}")
+        expected[policy] = schema.Table(values=schema.Number()).read(exponents, where)
         _refuse_unknown(exponents, ("regret", "violation"), f"{where}.")
-    return given
+    return expected
 
 
 def _named(entry: Any) -> Any:

@@ -221,7 +221,7 @@ TOP: dict[str, Kind] = {
     "extend": Flag(),
     "shard": Whole(low=0, or_null=True),
     "distributed": Free(),  # read by experiments.hosts, before anything else
-    "expected_exponents": Table(values=Table(values=Number())),
+    "expected_exponents": Table(),
     "program_cache": FlagOrText(),
     "worlds": Table(values=Table()),
 }
