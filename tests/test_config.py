@@ -131,6 +131,13 @@ REFUSED = {
     "policies=[3]": ["policies", "3"],
     "policies=[[uniform]]": ["policies", "['uniform']"],
     "name=": ["name"],
+    "name=a/b": ["name", "slash"],
+    f"name={'x' * 300}": ["name", "200 bytes"],
+    "name=a\x07b": ["name", "U+0007"],
+    "out=a\nb": ["out", "U+000A"],
+    "out=a\udcffb": ["out", "U+DCFF"],
+    "env.catalogue=a\x85b": ["env.catalogue", "U+0085"],
+    "policies=[{name: 'a\u2028b', routing: uniform}]": ["policies", "U+2028"],
     "out=": ["out"],
     # Axes.
     "sweep.horizon=[]": ["sweep.horizon", "empty"],
