@@ -1,6 +1,7 @@
 """Routing rules, found by name in ``ROUTING``; importing this package registers those that ship with it."""
 
 from bandits.routing import (  # noqa: F401
+    ad_ucb,
     best_fixed,
     copac_lp,
     copac_primal_dual,
@@ -8,7 +9,9 @@ from bandits.routing import (  # noqa: F401
     greedy_value_per_cost,
     lp_oracle,
     oa_ucb,
+    pd_bwk,
     stageroute,
+    sw_ucb,
     ucb1,
     uniform,
 )
