@@ -42,7 +42,7 @@ def gamma(confidence: Confidence, num_models: jax.Array, horizon: jax.Array) -> 
 def confidence_radius(
     spread: jax.Array, count: jax.Array, level: jax.Array, linear: jax.Array | None = None
 ) -> jax.Array:
-    """sqrt(level * spread / count) + linear / count; shapes broadcast, count >= 1; ``linear`` is ``level`` if None."""
+    """sqrt(level * spread / count) + linear / count, where ``linear`` may be left out: ``level``. Shapes broadcast."""
     return jnp.sqrt(level * spread / count) + (level if linear is None else linear) / count
 
 

@@ -47,13 +47,19 @@ class View(Estimates):
 
         A refused round teaches nothing, so a rule that keeps proposing such a model never moves on.
         """
-        return self.affordable_caps_for(self.demand)
-
-    def affordable_caps_for(self, demand: jax.Array) -> jax.Array:
-        """[M] ``affordable_caps`` if the round brings ``demand`` [] tasks."""
-        worst = demand * self.problem.consumption_bound
+        worst = self.demand * self.problem.consumption_bound
         fits = jnp.all(worst <= self.observation.remaining[None], axis=1) | ~self.problem.budget_hard
         return jnp.where(fits, self.caps, 0.0)
+
+    @property
+    def blind(self) -> "View":
+        """This view before the round's demand is seen, which is when the published rules choose."""
+        return dataclasses.replace(
+            self,
+            demand=self.forecast.next,
+            total_demand=self.observation.demand_so_far + self.forecast.remaining,
+            remaining_demand=jnp.maximum(self.forecast.remaining, self.forecast.next),
+        )
 
 
 class RoutingRule:
