@@ -23,6 +23,7 @@ from envs import inventory
 from envs.catalogue import Catalogue
 from envs.clock import Clock
 from envs.instance import Instance
+from experiments import interrupt
 from experiments.config import CellConfig, StudyConfig, source_of
 
 FORMAT = 4  # of the results; part of every cell's identity
@@ -47,10 +48,10 @@ def build(study: StudyConfig) -> list[Cell]:
     Models are padded to the largest number that one of the study's worlds has anywhere in the sweep.
     """
     padded: dict[str | None, int] = {}
-    for cell in study.cells:
+    for cell in interrupt.looking(study.cells):
         padded[cell.world] = max(_catalogue(cell).num_models, padded.get(cell.world, 0))
     worlds: dict[str, Instance] = {}
-    return [_cell(study, config, padded[config.world], worlds) for config in study.cells]
+    return [_cell(study, config, padded[config.world], worlds) for config in interrupt.looking(study.cells)]
 
 
 def groups(cells: Iterable[Cell]) -> list[list[Cell]]:

@@ -26,7 +26,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from envs.errors import InputError
-from experiments import claims, study_folder
+from experiments import claims, interrupt, study_folder
 from experiments.claims import CLAIMS, Claims
 from experiments.study_folder import DIGEST, JOBS, RECORD, REDO, STAMP, DamagedError
 
@@ -163,7 +163,7 @@ _TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8}-\d+-\d+)\.[^.]+")
 
 def tidy(folder: Path) -> None:
     """Remove the unfinished files of processes that were killed, where that is possible."""
-    for path in (*folder.glob(".*"), *(folder / CELLS).glob(".*")):
+    for path in (*folder.glob(".*"), *folder.glob(f"{CELLS}/.*"), *folder.glob("figures/.*")):
         found = _TEMPORARY.fullmatch(path.name)
         if found and claims.is_gone(found[1]):
             with suppress(OSError):
@@ -337,7 +337,7 @@ def rebuilt(folder: Path) -> dict[str, Any] | None:
     """
     plan = study_folder.read_plan(folder)
     studies: dict[str, dict[str, Any]] = {}
-    for cell in study_folder.in_order(study_folder.stored(folder), plan):
+    for cell in interrupt.looking(study_folder.in_order(study_folder.stored(folder), plan)):
         if (about := _told_study(cell_path(folder, cell))) is not None:
             study = studies.setdefault(study_digest(about["config"]), about | {"cells": []})
             study["cells"].append(cell)
@@ -510,7 +510,7 @@ def _parse_cell(content: bytes) -> CellResult:
 
 def write_results(folder: Path, cells: Iterable[CellResult]) -> None:
     """``results.parquet`` and ``results.csv``: one row a run, at its horizon."""
-    tables = [_table(cell) for cell in cells]
+    tables = [_table(cell) for cell in interrupt.looking(cells)]
     table = pa.concat_tables(tables, promote_options="permissive")
     sink = pa.BufferOutputStream()
     pa.parquet.write_table(table, sink)
