@@ -25,7 +25,7 @@ from envs.catalogue import Catalogue
 from envs.clock import Clock
 from envs.errors import InputError
 from envs.instance import Instance
-from experiments import blame, sources
+from experiments import blame, interrupt, sources
 from experiments.config import REGISTRIES, CellConfig, StudyConfig
 
 FORMAT = 4  # of the results; part of every cell's identity
@@ -52,11 +52,12 @@ def build(study: StudyConfig) -> list[Cell]:
     Models are padded to the largest number that one of the study's worlds has anywhere in the sweep.
     """
     padded: dict[str | None, int] = {}
-    for cell in study.cells:
+    for cell in interrupt.looking(study.cells):
         padded[cell.world] = max(_catalogue(cell).num_models, padded.get(cell.world, 0))
     worlds: dict[str, Instance] = {}
     contents: dict[str, str] = {}
-    return [_cell(study, config, padded[config.world], worlds, contents) for config in study.cells]
+    configs = interrupt.looking(study.cells)
+    return [_cell(study, config, padded[config.world], worlds, contents) for config in configs]
 
 
 def record(cells: Sequence[Cell]) -> dict[str, Any]:

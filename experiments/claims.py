@@ -22,8 +22,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from threading import Event, RLock, Thread
-from time import monotonic, sleep
+from time import monotonic
 from types import TracebackType
+
+from experiments import interrupt
 
 CLAIMS = "claims"
 BEAT_SECONDS = 3.0  # between two counts of an owner
@@ -153,7 +155,7 @@ class Claims:
     def exclusively(self, name: str) -> Iterator[None]:
         """Wait until ``name`` is ours, and own it for a while."""
         while not self.acquire(name):
-            sleep(0.05)
+            interrupt.pause(0.05)
         try:
             yield
         finally:

@@ -1,12 +1,14 @@
 """The commands about a study's folder: ``llm-bandits-status``, ``-report`` and ``-sync``."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from envs.errors import InputError
+from experiments import interrupt
 
 STATUS_CODES = "exit codes: 0 all done, 1 something failed, 2 bad input, 3 not all done yet"
 
@@ -34,7 +36,7 @@ def sync() -> NoReturn:
 
 
 def _leave(command: Callable[[Sequence[str]], int]) -> NoReturn:
-    """Run a command and leave with its exit code: 2 for bad input, 130 interrupted."""
+    """Run a command and leave with its exit code: 2 for bad input, 130 or 143 interrupted."""
     if hasattr(sys.stdout, "reconfigure"):  # what no encoding knows, in damaged files, is still shown
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -44,11 +46,15 @@ def _leave(command: Callable[[Sequence[str]], int]) -> NoReturn:
         print(f"error: {error}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
-        code = 130
+        code = interrupt.exit_code()
     except BrokenPipeError:  # whoever read has read enough
         sys.stderr.close()
         code = 0
     raise SystemExit(code)
+
+
+def _leave_at_once() -> None:
+    os._exit(interrupt.exit_code())
 
 
 def _parser(name: str, description: str, epilog: str) -> _Parser:
@@ -89,7 +95,8 @@ def _report(arguments: Sequence[str]) -> int:
     from experiments import publish, variables
 
     variables.check()
-    return publish.rebuild(folder)
+    with interrupt.signals(leave=_leave_at_once):
+        return publish.rebuild(folder)
 
 
 def _sync(arguments: Sequence[str]) -> int:
@@ -106,7 +113,9 @@ def _sync(arguments: Sequence[str]) -> int:
 
     variables.check()
     wanted = {name: getattr(given, name) for name in ("mode", "project", "entity")}
-    return publish.sync(given.folder.expanduser(), {name: value for name, value in wanted.items() if value is not None})
+    options = {name: value for name, value in wanted.items() if value is not None}
+    with interrupt.signals(leave=_leave_at_once):
+        return publish.sync(given.folder.expanduser(), options)
 
 
 COMMANDS = {"status": status, "report": report, "sync": sync}

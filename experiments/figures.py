@@ -30,6 +30,7 @@ from matplotlib.ticker import (
     StrMethodFormatter,
 )
 
+from experiments import interrupt
 from experiments.drawing import (
     DASHES,
     LEVEL,
@@ -213,7 +214,7 @@ def write_all(cells: Sequence[CellResult], folder: str | Path) -> list[Written]:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     before = {path for figure in read_index(folder) for path in (figure.png, figure.svg)}
-    written = [save(drawing, folder) for drawing in draw_all(cells)]
+    written = [save(drawing, folder) for drawing in interrupt.looking(draw_all(cells))]
     index = [{"name": figure.name, "caption": figure.caption} for figure in written]
     write_informing(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False).encode())
     for path in before - {path for figure in written for path in (figure.png, figure.svg)}:

@@ -265,7 +265,10 @@ def _connected(settings: dict[str, Any]) -> _Team:
 
     connecting = Thread(target=connect, daemon=True)  # it cannot be told to stop, and would not let signals in
     connecting.start()
-    connecting.join(JOIN_SECONDS)
+    until = monotonic() + JOIN_SECONDS
+    while connecting.is_alive() and monotonic() < until:
+        interrupt.check()
+        connecting.join(_POLL_SECONDS)
     if connecting.is_alive():
         print(f"error: distributed: not all processes were there within {JOIN_SECONDS} s", file=sys.stderr, flush=True)
         os._exit(2)  # JAX would end the process with a stack trace, sooner or later

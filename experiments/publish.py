@@ -3,13 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from time import sleep
 from typing import Any
 
 from rich.console import Console
 
 from envs.errors import InputError
-from experiments import display, report, store, study_folder, summary, trackers
+from experiments import display, interrupt, report, store, study_folder, summary, trackers
 from experiments.claims import Claims
 from experiments.config import StudyConfig
 from experiments.store import CellResult
@@ -87,7 +86,7 @@ def _is_my_turn(claims: Claims) -> bool:
     while not claims.acquire(_TURN):
         if claims.is_at_work(_TURN):
             return False
-        sleep(0.5)
+        interrupt.pause(0.5)
     return True
 
 
@@ -126,8 +125,10 @@ def make(cells: Sequence[CellResult], folder: Path) -> Publication:
     record = study_folder.read_record(folder)
     planned = len(study_folder.read_plan(folder)) or len(study_folder.current(record)) or None
     found = summary.summarise(cells, expected=record["config"].get("expected_exponents"), planned=planned)
+    interrupt.check()
     store.write_results(folder, cells)
     store.write_summary(folder, found)
+    interrupt.check()
     page = report.write(cells, record, found, folder)
     return Publication(cells=cells, record=record, found=found, page=page)
 
@@ -152,7 +153,7 @@ def stored_cells(folder: Path) -> list[CellResult]:
     cells = []
     plan = study_folder.read_plan(folder)
     order = plan or dict.fromkeys(store.recorded_cells(folder))
-    for cell in study_folder.in_order(study_folder.shown(folder), order):
+    for cell in interrupt.looking(study_folder.in_order(study_folder.shown(folder), order)):
         try:
             result = store.read_cell(store.cell_path(folder, cell))
         except (OSError, ValueError) as error:

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -71,6 +71,9 @@ def main() -> None:
         if not _raised_by_hydra(error):
             raise
         raise SystemExit(_refused(error)) from None
+    except KeyboardInterrupt:  # before anything was begun
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 def open_overrides(arguments: Sequence[str]) -> list[str]:
@@ -157,7 +160,7 @@ def _app(configuration: DictConfig) -> None:
 
     try:
         variables.check()  # a job's environment need not be that of the command
-        with interrupt.signals(launch.notices()):
+        with interrupt.signals(launch.notices(), _leave):
             from experiments import hosts
 
             plain: dict[str, Any] = OmegaConf.to_container(configuration, resolve=True)  # type: ignore[assignment]
@@ -166,13 +169,19 @@ def _app(configuration: DictConfig) -> None:
     except (InputError, OmegaConfBaseException) as error:
         code = _refused(error)
     except KeyboardInterrupt:
-        kept = "finished cells and saved carries are kept"
-        print(f"interrupted; {kept}, and the same command goes on from there", file=sys.stderr, flush=True)
         sys.stdout.flush()
-        code = launch.hand_back(interrupt.exit_code())
-        os._exit(code)  # a compiled program cannot be told to stop, and no thread is writing any more
+        _leave()
     if code and HydraConfig.get().mode is not RunMode.MULTIRUN:  # a launcher takes a job that exits for lost
         raise SystemExit(code)
+
+
+def _leave() -> NoReturn:
+    """End an interrupted process at once: a compiled program cannot be told to stop. Every file is whole."""
+    from experiments import interrupt
+
+    kept = "finished cells and saved carries are kept"
+    print(f"interrupted; {kept}, and the same command goes on from there", file=sys.stderr, flush=True)
+    os._exit(launch.hand_back(interrupt.exit_code()))
 
 
 def _launch() -> None:

@@ -27,7 +27,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from envs.errors import InputError
-from experiments import claims, sources, study_folder
+from experiments import claims, interrupt, sources, study_folder
 from experiments.claims import CLAIMS, Claims
 from experiments.study_folder import DIGEST, JOBS, RECORD, REDO, STAMP, DamagedError
 
@@ -170,7 +170,7 @@ _TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8}-\d+-\d+)\.[^.]+")
 
 def tidy(folder: Path) -> None:
     """Remove the unfinished files of processes that were killed, where that is possible."""
-    for path in (*folder.glob(".*"), *(folder / CELLS).glob(".*")):
+    for path in (*folder.glob(".*"), *folder.glob(f"{CELLS}/.*"), *folder.glob("figures/.*")):
         found = _TEMPORARY.fullmatch(path.name)
         if found and claims.is_gone(found[1]):
             with suppress(OSError):
@@ -379,7 +379,7 @@ def rebuilt(folder: Path) -> dict[str, Any] | None:
     """
     plan = study_folder.read_plan(folder)
     studies: dict[tuple[str, str], dict[str, Any]] = {}
-    for cell in study_folder.in_order(study_folder.stored(folder), plan):
+    for cell in interrupt.looking(study_folder.in_order(study_folder.stored(folder), plan)):
         path = cell_path(folder, cell)
         if (about := _told_study(path)) is not None:
             key = study_digest(about["config"]), json.dumps(about.get("code"), sort_keys=True)
@@ -594,7 +594,8 @@ def write_results(folder: Path, cells: Sequence[CellResult]) -> None:
     words = [name for name in names if _is_mixed([entry.get(name) for entry in about])]
     for entry in about:
         entry |= {name: _spelt(entry[name]) for name in words if entry.get(name) is not None}
-    tables = [_table(cell, {name: entry.get(name) for name in names}) for cell, entry in zip(cells, about, strict=True)]
+    rows = zip(interrupt.looking(cells), about, strict=True)
+    tables = [_table(cell, {name: entry.get(name) for name in names}) for cell, entry in rows]
     table = pa.concat_tables(tables, promote_options="permissive")
     sink = pa.BufferOutputStream()
     pa.parquet.write_table(table, sink)

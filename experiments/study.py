@@ -211,6 +211,7 @@ class _Shelf:
 
     def read(self, cell: str) -> CellResult | None:
         """A cell's results if they are there and whole; a damaged file is told of, set aside, and will be made anew."""
+        interrupt.check()
         path = store.cell_path(self.folder, cell)
         try:
             return store.read_cell(path)
@@ -278,7 +279,7 @@ class _Runner:
         workers = ThreadPoolExecutor(number)
         try:
             for worker in [workers.submit(work or self._work) for _ in range(number)]:
-                worker.result()
+                interrupt.awaited(worker)
         except KeyboardInterrupt:
             self.work.stop()
             for pool in (workers, self.simulators):
@@ -342,7 +343,9 @@ class _Runner:
                     self.programs.pop(block.group, None)
 
     def _run_block(self, block: Block) -> None:
-        self._store_block(block, hosts.together(block.id, partial(self._parts, block), self.log))
+        parts = hosts.together(block.id, partial(self._parts, block), self.log)
+        with interrupt.finishing():  # what is simulated is not lost
+            self._store_block(block, parts)
 
     def _parts(self, block: Block) -> list[tuple[Snapshot, float]]:
         """What this process sees of a block, chunk by chunk."""

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from envs.errors import InputError, nearest
+from experiments import interrupt
 from experiments.store import CellResult, described, study_digest
 from experiments.summary import METRICS, metric_band, metric_curve
 
@@ -313,7 +314,7 @@ def _write_runs(study: _Study, cells: Sequence[CellResult], mode: str) -> None:
     with _environment(WANDB_SILENT="true", WANDB_CACHE_DIR=study.folder / "cache"):
         import wandb
 
-        for cell in cells if study.trial is None else ():
+        for cell in interrupt.looking(cells if study.trial is None else ()):
             with _open_run(wandb, study, mode, **_cell_identity(study, cell)) as run:
                 run.define_metric("*", step_metric="t")
                 for row in history(cell):
