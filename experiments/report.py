@@ -423,6 +423,12 @@ def _warnings(cells: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     invalid = sum(1 for cell in cells if (cell.get("invalid") or {}).get("mean"))
     if invalid:
         yield f"In {_plural(invalid, 'cell')} some decisions were not finite and were declined."
+    clipped = sum(1 for cell in cells if (cell.get("clipped") or {}).get("mean"))
+    if clipped:
+        yield (
+            f"In {_plural(clipped, 'cell')} some shares were negative, above the caps or more than 1 in sum; "
+            "they were cut."
+        )
     if all(cell["runs"] == 1 for cell in cells):
         yield "One run a cell: there are no intervals."
 

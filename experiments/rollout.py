@@ -211,8 +211,8 @@ def _total_demand(world: World, key_start: jax.Array, key_run: jax.Array, horizo
     def body(t: jax.Array, carry: WorldState) -> WorldState:
         key = jax.random.fold_in(jax.random.fold_in(key_run, t), _KEY_DEMAND)
         demand_state, demand = edge_cloud.arrivals(world, carry, t, key)
-        total = ledger.add(carry.demand, ledger.to_quanta(demand, world.quanta))
+        total = ledger.add(carry.demand, ledger.record(demand, world.scale))
         return replace(carry, demand_state=demand_state, demand=total)
 
     end = jax.lax.fori_loop(0, horizon, body, edge_cloud.reset(world, key_start, staged=False))
-    return ledger.value(end.demand, world.quanta)
+    return ledger.value(end.demand, world.scale)

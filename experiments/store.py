@@ -57,10 +57,11 @@ class CellResult:
     ``metrics`` names the last axis of ``curves``: reward, reward_expected, benchmark, regret (expected),
     regret_realised, violation (largest over metrics), violation_worst, overspend (largest share of a budget spent
     beyond it, counted in whole quanta: 0.0 means exactly none), declined (all tasks not served), refused (those of
-    them that a hard budget refused), invalid (rounds whose decision was not finite), served, demand, forecast_total,
-    forecast_error (|forecast total - realised total| / realised total), pace (largest over resources of spent / (budget
-    per task x demand so far)), spent_<resource>, violation_<metric>, dual_<resource or metric>. Money is in USD. All
-    sums are cumulative up to the checkpoint's round.
+    them that a hard budget refused), invalid (rounds whose decision was not finite), clipped (rounds whose shares were
+    negative, above the caps or more than 1 in sum, and so were cut), served, demand, forecast_total, forecast_error
+    (|forecast total - realised total| / realised total), pace (largest over resources of spent / (budget per task x
+    demand so far)), spent_<resource>, violation_<metric>, dual_<resource or metric>. Money is in USD. All sums are
+    cumulative up to the checkpoint's round.
 
     Where what is live can change, also regret_waiting, regret_deployment and regret_routing (see
     ``experiments.deployment_books``; they sum to regret), benchmark_fluid (the best plan for the whole run, blind to

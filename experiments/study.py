@@ -252,6 +252,7 @@ class _Runner:
         self.programs: dict[int, _Programs] = {}
         self.benchmarks: dict[Any, Any] = {}
         self.failed: dict[str, str] = {}  # cell id -> error
+        self.clipping: set[str] = set()  # rules whose shares had to be cut, and which people know of
         self.compilations, self.compile_seconds, self.decisions = 0, 0.0, 0
         self.lock, self.writing = Lock(), Lock()
         self.simulators = ThreadPoolExecutor(cores())
@@ -443,6 +444,19 @@ class _Runner:
             text = f"{name}: decisions that were not finite, declined, in {int((invalid > 0).sum())} of its runs"
             self.log.write("warning", text=text, cells=[cell.id])
             self.progress.note(text)
+        if result.final("clipped").any():
+            self._clipped(cell)
+
+    def _clipped(self, cell: Cell) -> None:
+        """A rule whose shares had to be cut is named once; how often is in the column ``clipped`` of every cell."""
+        rule = cell.config.policy.routing
+        with self.lock:
+            if rule in self.clipping:
+                return
+            self.clipping.add(rule)
+        text = f"{rule}: some of its shares were negative, above the caps or more than 1 in sum; they were cut"
+        self.log.write("warning", text=text, cells=[cell.id])
+        self.progress.note(text)
 
     def _marks(self, chunk: _Chunk) -> np.ndarray:
         return batch.checkpoints(chunk.cells[0].config.horizon, self.study.checkpoints, self.study.checkpoint_spacing)

@@ -38,6 +38,7 @@ METRICS = (
     "declined_share",
     "refused_share",
     "invalid",
+    "clipped",
     "forecast_error",
     *DEPLOYMENT_METRICS,
 )
