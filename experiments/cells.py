@@ -51,6 +51,7 @@ def build(study: StudyConfig) -> list[Cell]:
 
     Models are padded to the largest number that one of the study's worlds has anywhere in the sweep.
     """
+    _read_catalogue.cache_clear()  # a study reads each file once, and as it is now
     padded: dict[str | None, int] = {}
     for cell in interrupt.looking(study.cells):
         padded[cell.world] = max(_catalogue(cell).num_models, padded.get(cell.world, 0))

@@ -1,4 +1,4 @@
-"""The commands about a study's folder: ``llm-bandits-status``, ``-report`` and ``-sync``."""
+"""The commands about a study's folder: ``llm-bandits-status``, ``-report``, ``-sync`` and ``-replay``."""
 
 import argparse
 import os
@@ -33,6 +33,11 @@ def report() -> NoReturn:
 def sync() -> NoReturn:
     """Entry point of ``llm-bandits-sync``."""
     _leave(_sync)
+
+
+def replay() -> NoReturn:
+    """Entry point of ``llm-bandits-replay``."""
+    _leave(_replay)
 
 
 def _leave(command: Callable[[Sequence[str]], int]) -> NoReturn:
@@ -118,9 +123,51 @@ def _sync(arguments: Sequence[str]) -> int:
         return publish.sync(given.folder.expanduser(), options)
 
 
-COMMANDS = {"status": status, "report": report, "sync": sync}
+def _replay(arguments: Sequence[str]) -> int:
+    parser = _parser(
+        "replay",
+        "Simulates one run of a stored cell again and prints its final numbers and its curve, bit for bit as stored. "
+        "The last bit may depend on the run's place in its batch, so the whole block of cells and seeds is simulated, "
+        "as the study did it, and the run picked from it: this takes as long as the block took.",
+        "exit codes: 0 every bit is as stored, 1 it is not (another jax, device or number of processes), 2 bad input, "
+        "or code or files that are another version here",
+    )
+    parser.add_argument("cell", metavar="CELL", help="the cell's id, as in the tables and in cells/")
+    parser.add_argument("--seed", type=int, required=True, help="which of its runs")
+    parser.add_argument("--curve", type=Path, metavar="FILE", help="write the curve there, as CSV; else it is printed")
+    given = parser.parse_args(arguments)
+    from experiments import compiler
 
-if __name__ == "__main__":  # scripts/status, scripts/report and scripts/sync
+    compiler.prepare()
+    from experiments import replay
+
+    found = replay.replay(given.folder.expanduser(), given.cell, given.seed)
+    about = found.cell.description
+    print(f"cell {given.cell}: {about['policy']}, {about['horizon']:,} rounds, seed {found.seed}")
+    for name, value in found.final.items():
+        print(f"{name} {value!r}")
+    if given.curve is None:
+        print(f"\n{found.curve_csv()}", end="")
+    else:
+        _write(given.curve.expanduser(), found.curve_csv())
+    if found.equal:
+        print("\nevery bit is as stored")
+        return 0
+    apart = ", ".join(f"{name} {there} there and {here} here" for name, (there, here) in found.versions.items())
+    print(f"not every bit is as stored ({apart or 'versions are the same'})", file=sys.stderr)
+    return 1
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"--curve: {path} cannot be written ({error.strerror or error}); give another file") from error
+
+
+COMMANDS = {"status": status, "report": report, "sync": sync, "replay": replay}
+
+if __name__ == "__main__":  # scripts/status, scripts/report, scripts/sync and scripts/replay
     name = sys.argv.pop(1) if len(sys.argv) > 1 else ""
     if name not in COMMANDS:
         sys.exit(f"error: the first argument must be one of {', '.join(COMMANDS)}")

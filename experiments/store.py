@@ -629,11 +629,14 @@ def _without_formulas(table: pa.Table) -> pa.Table:
 def _table(cell: CellResult, about: Mapping[str, Any]) -> pa.Table:
     runs = len(cell.seeds)
     columns: dict[str, Any] = {name: [value] * runs for name, value in about.items()}
-    columns["seed"] = cell.seeds
+    return pa.table(columns | {"seed": cell.seeds} | finals(cell))
+
+
+def finals(cell: CellResult) -> dict[str, np.ndarray]:
+    """[R] of every metric at the horizon, under the name of its column in the tables."""
     renamed = {"demand": "demand_total"}
-    columns |= {renamed.get(name, name): cell.final(name) for name in cell.metrics}
-    columns["spent"] = cell.final("spent_money") if "spent_money" in cell.metrics else np.zeros(runs)
-    return pa.table(columns)
+    columns = {renamed.get(name, name): cell.final(name) for name in cell.metrics}
+    return columns | {"spent": columns.get("spent_money", np.zeros(len(cell.seeds)))}
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:

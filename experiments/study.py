@@ -87,6 +87,22 @@ def follow(study: StudyConfig, planned: list[Cell], folder: Path) -> None:
     runner.run(partial(hosts.follow, runner.followed, told))
 
 
+def simulate_again(study: StudyConfig, planned: list[Cell], folder: Path, cell: str) -> CellResult:
+    """What a study makes of one of its cells, whose whole block is simulated; nothing is read or stored."""
+    silent = hosts.Told()
+    alone = replace(study, checkpoint_minutes=None)
+    runner = _Runner(alone, _NoShelf(folder, silent, silent), Claims(folder), planned)
+    block = next(block for block in runner.blocks if cell in block.cells)
+    try:
+        joined = _join([seen for seen, _ in runner.followed(block.id)])
+    finally:
+        runner.simulators.shutdown()
+    chunk, number = runner.chunks[block.id][0], block.cells.index(cell)
+    mine = jax.tree.map(lambda leaf: leaf[:, number], joined)
+    seeds = np.arange(study.seeds)
+    return measure.cell_result(chunk.cells[number], mine, runner._marks(chunk), seeds, 0.0, {})
+
+
 def _run(
     study: StudyConfig, planned: list[Cell], folder: Path, claims: Claims, log: EventLog, progress: Progress
 ) -> Outcome:

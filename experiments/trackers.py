@@ -298,6 +298,7 @@ class _Study:
         self.results_folder = results_folder
         self.folder = Path(settings.folder or results_folder) / "wandb"
         self.config = config
+        self.asked = config.get("config", config)
         self.digest = study_digest(config.get("config", config))
         self.summary = summary
         self.entries = {entry.get("cell"): entry for entry in summary.get("cells") or ()}
@@ -411,7 +412,7 @@ def _cell_identity(study: _Study, cell: CellResult) -> dict[str, Any]:
         "job_type": "cell",
         "name": _cell_name(about, study.entries.get(about.get("cell"), {})),
         "tags": _tags(about.get("policy"), about.get("env"), study.revision, *study.settings.tags),
-        "config": _made_of(cell) | {"models": list(cell.models), "asked": plain(study.config)},
+        "config": _made_of(cell) | {"models": list(cell.models), "asked": plain(study.asked)},
     }
 
 
@@ -431,7 +432,7 @@ def _aggregate_identity(study: _Study, cells: Sequence[CellResult]) -> dict[str,
         "job_type": "aggregate",
         "name": f"{study.settings.group}: all cells"[:_LONGEST_NAME],
         "tags": _tags(*worlds, study.revision, *study.settings.tags),
-        "config": {"cells": len(cells), "asked": plain(study.config)},
+        "config": {"cells": len(cells), "asked": plain(study.asked)},
     }
 
 

@@ -64,8 +64,7 @@ def plain(*arguments: str) -> dict[str, Any]:
 
 
 def planned(*arguments: str) -> list[Cell]:
-    """The cells of a study; a catalogue is read anew, as every process does."""
-    cells._read_catalogue.cache_clear()
+    """The cells of a study."""
     return cells.build(config.study_from(plain(*arguments)))
 
 
@@ -113,7 +112,6 @@ class CommandLine:
         """Exactly these arguments."""
         self.outcomes.clear()
         self.capture.readouterr()
-        cells._read_catalogue.cache_clear()
         self.monkeypatch.setattr(sys, "argv", ["llm-bandits", *arguments])
         code = 0
         try:

@@ -299,7 +299,11 @@ def test_a_run_a_cell_and_an_aggregate(tmp_path: Path, log: EventLog, wandb: Fak
     first = runs[0].arguments
     assert first["job_type"] == "cell" and first["tags"] == ["ucb", "edge_cloud", "0123456", "mine"]
     assert first["name"] == "ucb | T=500 | 0.001 USD a task"
-    assert first["config"]["policy"] == "ucb" and first["config"]["asked"] == CONFIG and first["config"]["runs"] == 4
+    assert (
+        first["config"]["policy"] == "ucb"
+        and first["config"]["asked"] == CONFIG["config"]
+        and first["config"]["runs"] == 4
+    )
     assert runs[0].metrics == [(("*",), {"step_metric": "t"})]
     assert first["settings"]["x_disable_stats"] and first["settings"]["init_timeout"] == 30
     assert aggregate.arguments["job_type"] == "aggregate" and aggregate.arguments["tags"][0] == "edge_cloud"
@@ -606,7 +610,7 @@ def test_a_cells_file_holds_what_was_meant(written) -> None:
     assert run["job_type"] == "cell" and run["project"] == "llm-bandits"
     assert set(run["tags"]) == {"ucb", "edge_cloud", "0123456", "mine"}
     config = run["config"]["update"]
-    assert config["horizon"] == 2000 and config["study"]["config"]["name"] == "pilot"
+    assert config["horizon"] == 2000 and config["asked"]["name"] == "pilot"
     assert found["metric"][0]["glob_name"] == "*" and found["metric"][0]["step_metric"] == "t"
     rows = [entry["item"] for entry in found["history"]]
     assert [row["t"] for row in rows] == cell.checkpoints.tolist()
