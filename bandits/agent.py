@@ -52,6 +52,7 @@ class LearnerState:
     deployment: Any
     routing: Any
     forecaster: Any
+    forecast_total: jax.Array | None  # [] the forecaster's latest total, only where it is kept for several rounds
 
 
 def ceiling(problem: Problem, bound: jax.Array) -> jax.Array:
@@ -76,6 +77,7 @@ def init(learner: Learner, problem: Problem, truth: Truth | None) -> LearnerStat
         deployment=learner.deployment.init(problem, truth if learner.deployment.clairvoyant else None),
         routing=learner.routing.init(problem, truth if learner.routing.clairvoyant else None),
         forecaster=learner.forecaster.init(problem),
+        forecast_total=None if learner.forecaster.refresh == "every" else jnp.zeros_like(problem.expected_demand),
     )
 
 
@@ -120,15 +122,17 @@ def decide(
     forecast = learner.forecaster.predict(
         state.forecaster, observation.t, problem, observation.profile, hint, jax.random.fold_in(key, _KEY_FORECAST)
     )
+    forecast, kept = learner.forecaster.keep(state.forecast_total, forecast, observation.t, observation.demand_so_far)
     demand = jnp.where(observation.demand_seen, observation.demand, forecast.next)
     remaining = remaining_demand(forecast, observation.demand, observation.demand_seen)
+    improved = jnp.where(observation.demand_seen, remaining, forecast.remaining)  # by a demand that is seen
     view = View(
         problem=problem,
         observation=observation,
         statistics=state.statistics,
         bounds=state.bounds,
         demand=demand,
-        total_demand=observation.demand_so_far + remaining,
+        total_demand=observation.demand_so_far + (forecast.remaining if kept is not None else improved),
         remaining_demand=remaining,
         forecast=forecast,
         resolve=resolve,
@@ -136,7 +140,7 @@ def decide(
         truth=truth if learner.routing.clairvoyant else None,
     )
     shares, rule_state = learner.routing.decide(state.routing, view)
-    return shares, replace(state, routing=rule_state), view
+    return shares, replace(state, routing=rule_state, forecast_total=kept), view
 
 
 def learn(learner: Learner, state: LearnerState, view: View, feedback: Feedback) -> LearnerState:

@@ -44,7 +44,7 @@ import jax
 import jax.numpy as jnp
 
 from bandits import parameters
-from bandits.parameters import number
+from bandits.parameters import choice, number
 from bandits.sums import CompensatedSum
 from envs.errors import InputError, nearest
 from envs.pytree import register_apart
@@ -53,6 +53,7 @@ from envs.types import Problem
 Number = jax.Array | float
 
 FORECASTERS: dict[str, type["Forecaster"]] = {}
+REFRESH = ("every", "powers_of_two")
 
 SIMULATED_STEPS = 50  # of an autoregression, before its long-run mean takes over
 CEILING = 2.0  # no autoregression predicts a round above this multiple of the largest demand seen
@@ -65,7 +66,7 @@ class Forecast:
     """What is predicted at the start of a round; nonnegative and finite."""
 
     next: jax.Array  # [] demand q_t of this round, tasks
-    remaining: jax.Array  # [] demand of this round and all later ones, tasks
+    remaining: jax.Array  # [] demand of this round and all later ones, tasks; below 0 where more came than a total kept
 
 
 @jax.tree_util.register_dataclass
@@ -104,6 +105,7 @@ class Forecaster:
     needs_hint: ClassVar[bool] = False  # whether ``predict`` must be given a Hint
 
     upward_bias: Number = number(0.0, low=0.0)  # the remaining demand is multiplied by 1 + this
+    refresh: str = choice("every", REFRESH)  # the rounds in which the total is predicted anew
 
     def init(self, problem: Problem) -> Any:
         """The state before the first round: any pytree of arrays of fixed shapes."""
@@ -145,6 +147,21 @@ class Forecaster:
             remaining=_sensible((1.0 + self.upward_bias) * forecast.remaining, nominal * rounds_left),
         )
 
+    def keep(
+        self, kept: jax.Array | None, forecast: Forecast, t: jax.Array, so_far: jax.Array
+    ) -> tuple[Forecast, jax.Array | None]:
+        """(the forecast whose total obeys ``refresh``, that total [] for the next round).
+
+        With ``powers_of_two`` the total, ``so_far`` [] (demand of earlier rounds) and what remains, is predicted anew
+        after t = 0, 1, 2, 4, 8, ... rounds and kept in between, as in COPAC's experiments (arXiv 2606.17489); ``next``
+        is predicted anew every round. With ``every`` there is nothing to keep.
+        """
+        if self.refresh == "every":
+            return forecast, kept
+        assert kept is not None
+        total = jnp.where(t & (t - 1) == 0, so_far + forecast.remaining, kept)
+        return Forecast(next=forecast.next, remaining=total - so_far), total
+
     def update(self, state: Any, demand: jax.Array, profile: jax.Array) -> Any:
         """The state after a round with true demand ``demand`` []; every leaf keeps its type, as loops require."""
         after = self.learn(state, demand, profile)
@@ -171,7 +188,8 @@ def build(name: str, values: Mapping[str, Any]) -> Forecaster:
     for key in whole:
         if getattr(built, key) != int(getattr(built, key)):
             raise InputError(f"forecaster.{key} is {getattr(built, key)}; it must be a whole number")
-    built = dataclasses.replace(built, **{key: int(getattr(built, key)) for key in whole})
+    numbers: dict[str, Any] = {key: int(getattr(built, key)) for key in whole}
+    built = dataclasses.replace(built, **numbers)
     built.check()
     return built
 
@@ -308,12 +326,28 @@ class RunningMean(Forecaster):
 
     def outlook(self, state: MeanState, now: Now) -> Forecast:
         """A flat line; the total over the count, since averaging step by step stalls in float32."""
+        return steady(self.average(state, now), now)
+
+    def average(self, state: MeanState, now: Now) -> jax.Array:
+        """[] the mean so far; nominal before there is one."""
         mean = state.demand.total / jnp.maximum(state.rounds, 1)
-        return steady(jnp.where(state.rounds > 0, mean, now.nominal), now)
+        return jnp.where(state.rounds > 0, mean, now.nominal)
 
     def learn(self, state: MeanState, demand: jax.Array, profile: jax.Array) -> MeanState:
         """One more round."""
         return MeanState(demand=state.demand.add(demand), rounds=state.rounds + 1)
+
+
+@forecaster("past_only")
+class PastOnly(RunningMean):
+    """The total is what has come so far, as if nothing remained: the forecast that COPAC's AR(1) figure plots.
+
+    Of a steady demand it misses a share 1 - t/T. The next round is expected to be like the average so far.
+    """
+
+    def outlook(self, state: MeanState, now: Now) -> Forecast:
+        """Nothing remains."""
+        return Forecast(next=self.average(state, now), remaining=jnp.zeros_like(now.nominal))
 
 
 @jax.tree_util.register_dataclass
