@@ -12,13 +12,17 @@ from envs.errors import InputError, nearest
 
 
 def number(default: float, *, low: float = -math.inf, high: float = math.inf, whole: bool = False) -> Any:
-    """A numeric parameter with its allowed range (both ends included)."""
-    return dataclasses.field(default=default, metadata={"low": low, "high": high, "whole": whole})
+    """A numeric parameter with its allowed range (both ends included); InputError where the default lies outside."""
+    field: Any = dataclasses.field(default=default, metadata={"low": low, "high": high, "whole": whole})
+    _check(field, default, "the default of a number(...)")
+    return field
 
 
 def choice(default: str, options: tuple[str, ...]) -> Any:
-    """A parameter that selects one of a few programs."""
-    return dataclasses.field(default=default, metadata={"static": True, "options": options})
+    """A parameter that selects one of a few programs; InputError where the default is none of them."""
+    field: Any = dataclasses.field(default=default, metadata={"static": True, "options": options})
+    _check(field, default, "the default of a choice(...)")
+    return field
 
 
 def names(cls: type) -> list[str]:

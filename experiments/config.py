@@ -10,7 +10,6 @@ import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 from bandits import parameters
@@ -18,16 +17,16 @@ from bandits.confidence import Confidence
 from bandits.deployment import DEPLOYMENT
 from bandits.forecast import FORECASTERS
 from bandits.routing import ROUTING
+from envs import files
 from envs.catalogue import GENERATED
 from envs.errors import InputError, nearest
 from envs.instance import EdgeCloud
 from envs.inventory import Schedule
-from experiments import schema
-from experiments.hints import hint
+from experiments import blame, hints, schema
+from experiments.blame import USER_MODULE
 from experiments.schema import SHORT_AXES, SWEPT_GROUPS, shown
 
 _CATALOGUE = ("catalogue", "num_models", "first_quality", "quality_gap")
-USER_MODULE = "llm_bandits_user_rules_"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +87,8 @@ def study_from(plain: Mapping[str, Any]) -> StudyConfig:
     _refuse_unknown(plain, schema.TOP, "")
     values = schema.read(schema.TOP, plain)
     schema.check_numbers(plain)
+    for group in ("demand", "forecaster", "tracker"):
+        hints.misplaced(group, plain[group])
     for path in values["rules"]:
         load_rules(path)
     axes = _axes(plain["sweep"], plain)
@@ -125,10 +126,10 @@ def load_rules(path: str) -> None:
 
     The module is named by the file's content, which is what identifies a user's rule (see ``source_of``).
     """
-    file = Path(path).expanduser()
+    file = files.reachable(path, "rules")
     if not file.is_file() or file.suffix != ".py":
         raise InputError(f"rules: {path!r} is no Python file; give the path of a .py file that registers a rule")
-    name = f"{USER_MODULE}{hashlib.sha256(file.read_bytes()).hexdigest()}"
+    name = f"{USER_MODULE}{hashlib.sha256(files.content(file, 'rules')).hexdigest()}"
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -137,9 +138,10 @@ def load_rules(path: str) -> None:
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        text = " ".join(str(error).split())
-        raise InputError(f"rules: {path} could not be loaded: {type(error).__name__}: {text}") from error
+    except BaseException as error:
+        if blame.is_request_to_stop(error):
+            raise
+        raise InputError(f"rules: {path} could not be loaded: {blame.sentence(error)}") from error
     if _registered() == known and not already:
         raise InputError(
             f"rules: {path} registers nothing; decorate a class with @routing_rule, @deployment_rule or @forecaster"
@@ -168,7 +170,7 @@ def _cells(plain: Mapping[str, Any], world: str | None, swept: dict[str, Any]) -
     for group, key in (("demand", "process"), ("forecaster", "name")):
         _text(plain[group].get(key), f"{group}.{key}")
     if plain["demand"].get("path") is not None:
-        _text(plain["demand"]["path"], "demand.path")
+        files.reachable(_text(plain["demand"]["path"], "demand.path"), "demand.path")
     chosen = [_policy(entry, plain["deployment"], plain["policy"], swept) for entry in policies]
     made = [
         CellConfig(
@@ -193,6 +195,7 @@ def _cells(plain: Mapping[str, Any], world: str | None, swept: dict[str, Any]) -
 def _catalogue(env: Mapping[str, Any]) -> dict[str, Any]:
     """Which models there are: the fields of a ``CellConfig``."""
     name, number = env["catalogue"], env["num_models"]
+    files.reachable(name, "env.catalogue")
     numbers: dict[str, Any] = {"first_quality": env["first_quality"], "quality_gap": env["quality_gap"]}
     for key, value in numbers.items():
         if name in GENERATED and value is None:
@@ -300,7 +303,7 @@ def _axes(sweep: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, list[
                 raise InputError(f"sweep.{key} is {shown(value)}; it must be a mapping, as in sweep.{key}.KEY=[1,2]")
             if key not in SHORT_AXES:
                 known = [*SHORT_AXES, *SWEPT_GROUPS, "mode"]
-                raise InputError(f"sweep.{key} is no axis; {hint(str(key), known, 'sweep.')}")
+                raise InputError(f"sweep.{key} is no axis; {hints.hint(str(key), known, 'sweep.')}")
             axes[key] = value
     for axis, values in axes.items():
         if not isinstance(values, list):
@@ -315,7 +318,7 @@ def _refuse_unknown_axis(axis: str, plain: Mapping[str, Any]) -> None:
     group, _, key = _axis_path(axis).partition(".")
     known = _policy_parameters() if group == "policy" else set(plain[group]) if key else set()
     if key and key not in known:
-        raise InputError(f"sweep.{axis}: {group} has no parameter {key!r}; {hint(key, sorted(known), 'sweep.')}")
+        raise InputError(f"sweep.{axis}: {group} has no parameter {key!r}; {hints.hint(key, sorted(known), 'sweep.')}")
 
 
 def _refuse_too_many(axes: Mapping[str, list[Any]], mode: str, worlds: int, policies: int) -> None:
@@ -356,7 +359,7 @@ def _with(plain: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]
 def _refuse_unknown(given: Mapping[str, Any], known: Iterable[str], prefix: str) -> None:
     for key in given:
         if key not in known:
-            raise InputError(f"unknown key {prefix}{key}; {hint(str(key), sorted(known), prefix)}")
+            raise InputError(f"unknown key {prefix}{key}; {hints.hint(str(key), sorted(known), prefix)}")
 
 
 def _name(value: Any) -> str:
