@@ -26,13 +26,21 @@ def number(default: Any = dataclasses.MISSING, **allowed: Any) -> Any:
         default: the value where none is given.
         allowed: ``low`` and ``high``, the range, both ends included; ``above`` true where ``low`` itself is refused;
             ``whole`` true for whole numbers; ``static`` true where the number sets a shape, so that it is no leaf.
+
+    Raises:
+        InputError: the default lies outside.
     """
-    return dataclasses.field(default=default, metadata=span(**allowed))
+    field: Any = dataclasses.field(default=default, metadata=span(**allowed))
+    if default is not dataclasses.MISSING:
+        checked(field.metadata, default, "the default of a number(...)")
+    return field
 
 
 def choice(default: str, options: tuple[str, ...]) -> Any:
     """A parameter that selects one of a few programs."""
-    return dataclasses.field(default=default, metadata={"static": True, "options": options})
+    field: Any = dataclasses.field(default=default, metadata={"static": True, "options": options})
+    checked(field.metadata, default, "the default of a choice(...)")
+    return field
 
 
 def names(cls: type) -> list[str]:

@@ -167,7 +167,7 @@ class Table:
             raise _wrong(where, value, f"{self.wanted}, e.g. {where}={{}}")
         if self.values is None:
             return dict(value)
-        return {key: self.values.read(entry, f"{where}.{key}") for key, entry in value.items()}
+        return {str(key): self.values.read(entry, f"{where}.{key}") for key, entry in value.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

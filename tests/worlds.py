@@ -214,10 +214,13 @@ class Recorded:
     duals: jax.Array  # [P + C] before the round
 
 
+_noted: list[Any] = []  # what a Recorder has noted while the round is traced, for the code around that round
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class Recorder(RoutingRule):
-    """A rule that leaves a record of the last round beside the state of the rule it wraps."""
+    """A rule that notes each round beside the rule that it wraps, whose state it leaves alone."""
 
     inner: RoutingRule
 
@@ -226,17 +229,18 @@ class Recorder(RoutingRule):
         return self.inner.clairvoyant
 
     def init(self, problem: Problem, truth: Truth | None) -> Any:
-        return self.inner.init(problem, truth), None
+        return self.inner.init(problem, truth)
 
     def decide(self, state: Any, view: View) -> tuple[jax.Array, Any]:
-        shares, inner = self.inner.decide(state[0], view)
-        return shares, (inner, (shares, self.inner.duals(state[0], view.problem)))
+        shares, after = self.inner.decide(state, view)
+        _noted.append((shares, self.inner.duals(state, view.problem)))
+        return shares, after
 
     def update(self, state: Any, view: View, feedback: Feedback) -> Any:
-        inner, (shares, duals) = state
+        shares, duals = _noted.pop()
         # The key is left out: it is consumed, and one per round must not leave the loop.
-        record = Recorded(view=replace(view, key=None), shares=shares, feedback=feedback, duals=duals)
-        return self.inner.update(inner, view, feedback), record
+        _noted.append(Recorded(view=replace(view, key=None), shares=shares, feedback=feedback, duals=duals))
+        return self.inner.update(state, view, feedback)
 
 
 def tasks_served(feedback: Feedback, models: int) -> np.ndarray:
@@ -257,8 +261,7 @@ def record(worlds: Sequence[World], made: Learner | Sequence[Learner], rounds: i
 
         def body(state: rollout.RunState, t: jax.Array) -> tuple[rollout.RunState, Recorded]:
             state = rollout._round(world, watched, key, state, t, t == 0)
-            inner, seen = state.learner.routing
-            return replace(state, learner=replace(state.learner, routing=(inner, None))), seen
+            return state, _noted.pop()
 
         start = rollout.start(world, watched, key, world.problem.horizon)
         return jax.lax.scan(body, start, jnp.arange(rounds, dtype=jnp.int32))[1]
