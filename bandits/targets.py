@@ -15,8 +15,8 @@ def round_targets(view: View, targets: str) -> tuple[jax.Array, jax.Array]:
     """(spending [P], service [C]) per task of this round.
 
     ``resolving``: rho = (B - spent) / R_t and g = clip((target (so far + R_t) - service so far) / R_t, 0, 1), with R_t
-    the predicted remaining demand. ``static``: rho = B / Q and g = target, with Q the predicted total. No task uses more
-    than 1, so rho is cut there: a larger one never binds, and an unlimited budget stays finite.
+    the predicted remaining demand. ``static``: rho = B / Q and g = target, with Q the predicted total. No task uses
+    more than 1, so rho is cut there: a larger one never binds, and an unlimited budget stays finite.
     """
     observation, problem = view.observation, view.problem
     remaining = jnp.maximum(view.remaining_demand, jnp.finfo(view.remaining_demand.dtype).tiny)
