@@ -64,7 +64,7 @@ def test_scalars_are_text_where_names_are_meant(value: object, wanted: str) -> N
 
 @pytest.mark.parametrize("value", [None, "", [], ["a"], {"a": 1}])
 def test_what_is_no_scalar_is_no_name(value: object) -> None:
-    with pytest.raises(InputError, match="^name is .*; it must be a name$"):
+    with pytest.raises(InputError, match=r"^name is .*; it must be a name$"):
         text(value, "name")
 
 
