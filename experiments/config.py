@@ -20,7 +20,7 @@ from bandits.forecast import FORECASTERS
 from bandits.routing import ROUTING
 from envs.catalogue import GENERATED
 from envs.errors import InputError, nearest
-from envs.instance import EdgeCloud
+from envs.instance import TOKENS_PER_PRICE, EdgeCloud
 from envs.inventory import ARRIVALS, ORDERS, Schedule
 
 PRECISIONS = ("float32", "float64")
@@ -274,13 +274,23 @@ def _edge_cloud(env: Mapping[str, Any]) -> EdgeCloud:
         numbers[key] = _real(env[key], f"env.{key}", 0.0, above=True)
     for key in ("edge_throughput", "cloud_throughput"):
         numbers[key] = _real(env[key], f"env.{key}", 0.0, 1.0, above=True)
-    budget, target = env["budget_per_task"], env["target"]
+    for key in ("cost_cv", "latency_cv"):
+        numbers[key] = None if env[key] is None else _real(env[key], f"env.{key}", 0.0)
+    if env["cost_unit"] is not None:
+        _one_of(env["cost_unit"], "env.cost_unit", list(TOKENS_PER_PRICE))
+    budget, whole, target = env["budget_per_task"], env["budget_usd"], env["target"]
     values: dict[str, Any] = {
         "budget_per_task": None if budget is None else _real(budget, "env.budget_per_task", 0.0, 1e9, above=True),
+        "budget_usd": None if whole is None else _real(whole, "env.budget_usd", 0.0, 1e15, above=True),
+        "cost_unit": env["cost_unit"],
         "resources": {k: _real(v, f"env.resources.{k}", 0.0, 1e9, above=True) for k, v in env["resources"].items()},
         "target": None if target is None else _real(target, "env.target", 0.0, 1.0),
         "floors": {k: _real(v, f"env.floors.{k}", 0.0, 1.0) for k, v in env["floors"].items()},
     }
+    if budget is not None and whole is not None:
+        raise InputError(
+            f"env.budget_per_task is {budget} and env.budget_usd is {whole}; give one of them and set the other to null"
+        )
     most, stages = env["max_deployed"], env["stages"]
     values |= {
         "schedule": _schedule(env),

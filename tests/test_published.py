@@ -11,6 +11,7 @@ from scipy import sparse
 from scipy.optimize import linprog
 
 from bandits.agent import Learner
+from envs import catalogue as catalogues
 from envs import draws, ledger
 from envs.edge_cloud import World
 from tests import oracles, twins, worlds
@@ -255,3 +256,33 @@ def test_on_the_two_model_instance_the_spend_rate_tends_to_the_budget() -> None:
     late = rate[2]  # rounds 9,000 to 18,000
     assert (np.abs(late[0] - 0.5) < 0.05).all() and (np.abs(late[1] - 0.5) < 0.02).all()
     assert (np.abs(late - 0.5) < np.abs(rate[0] - 0.5)).all()  # after 1,000 rounds it is farther off
+
+
+@pytest.mark.parametrize(("unit", "divisor"), [("per_token", 1.0), ("per_1k_tokens", 1000.0)])
+def test_the_papers_world_has_its_prices_budget_and_delays(unit: str, divisor: float) -> None:
+    made = worlds.instance(
+        models=catalogues.find("copac_paper"),
+        horizon=10_000,
+        demand={"mean": 2.0},
+        budget_per_task=None,
+        budget_usd=8000.0,
+        cost_unit=unit,
+        latency_cv=0.8,
+        cost_bound_multiple=2.5,
+        target=0.8,
+        latency_slo_s=180.0,
+    )
+    assert made.budget.tolist() == pytest.approx([8000.0])
+    printed = {  # accuracy, mean delay in seconds, USD per 1k tokens, mean tokens
+        "gemma2-2b": (0.77, 281.92, 0.005, 168.29),
+        "llama3.2-1b": (0.84, 84.43, 0.015, 124.67),
+        "qwen2.5-0.5b": (0.54, 41.05, 0.001, 209.98),
+        "qwen2.5-1.5b": (0.27, 111.53, 0.003, 130.84),
+    }
+    quality, delay, price, tokens = np.array([printed[name] for name in made.models]).T
+    np.testing.assert_allclose(made.world.reward_mean, quality, rtol=1e-6)
+    mean = np.asarray(made.world.consumption_mean, float)[:, 0] * made.unit[0]
+    np.testing.assert_allclose(mean, price * tokens / divisor, rtol=0.01)  # the bound takes a little off the mean
+    assert made.unit[0] == pytest.approx(2.5 * 0.015 * 124.67 / divisor)
+    met = oracles.met_probability(delay, np.full(4, 0.8), np.zeros(4), 180.0)
+    np.testing.assert_allclose(made.world.service_mean[:, 0], met, rtol=1e-5)

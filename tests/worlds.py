@@ -28,6 +28,10 @@ from experiments.rollout import Snapshot
 
 SETTINGS: dict[str, Any] = {
     "budget_per_task": 3.0e-4,
+    "budget_usd": None,
+    "cost_unit": None,
+    "cost_cv": None,
+    "latency_cv": None,
     "resources": {},
     "budget_rule": "skip",
     "target": 0.7,
