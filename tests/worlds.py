@@ -16,7 +16,7 @@ from bandits.routing import ROUTING, RoutingRule, View
 from envs import catalogue as catalogues
 from envs import demand as demands
 from envs import instance as instances
-from envs import inventory
+from envs import inventory, ledger
 from envs.catalogue import Catalogue
 from envs.clock import Clock
 from envs.edge_cloud import World
@@ -28,6 +28,10 @@ from experiments.rollout import Snapshot
 
 SETTINGS: dict[str, Any] = {
     "budget_per_task": 3.0e-4,
+    "budget_usd": None,
+    "cost_unit": None,
+    "cost_cv": None,
+    "latency_cv": None,
     "resources": {},
     "budget_rule": "skip",
     "target": 0.7,
@@ -91,6 +95,12 @@ def instance(
 def world(**overrides: Any) -> World:
     """The world of ``instance``."""
     return instance(**overrides).world
+
+
+def limited(world: World, budget: np.ndarray, target: np.ndarray) -> World:
+    """The world with other budgets [P], in normalised units and inf for none, and targets [C]."""
+    problem = replace(world.problem, budget=budget, target=target)
+    return replace(world, problem=problem, budget=ledger.limit(budget, float(world.quanta)))
 
 
 def learner(
