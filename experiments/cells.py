@@ -219,9 +219,10 @@ def _learner(config: CellConfig, dtype: type) -> Learner:
     for path, leaf in jax.tree.leaves_with_path(learner):
         if isinstance(leaf, bool) or not isinstance(leaf, int | float | np.ndarray | jax.Array):
             part, _, name = jax.tree_util.keystr(path, simple=True, separator=".").partition(".")
+            owner = type(getattr(learner, part)).__name__
             raise InputError(
-                f"policy ({config.policy.name}): {name} of {type(getattr(learner, part)).__name__} is {leaf!r}, which is no number; declare "
-                "parameters with number(...) or choice(...)"
+                f"policy ({config.policy.name}): {name} of {owner} is {leaf!r}, which is no number; declare parameters "
+                "with number(...) or choice(...)"
             )
     return jax.tree.map(lambda leaf: np.asarray(leaf, dtype), learner)
 

@@ -348,10 +348,10 @@ def _edge_cloud(values: Mapping[str, Any]) -> EdgeCloud:
     nested = [field.name for field in fields(Schedule)]
     lists = {key: tuple(values[key]) for key in ("arrival_at", "retirement_at")}
     own = [field.name for field in fields(EdgeCloud) if field.name != "schedule"]
-    if values["budget_per_task"] is not None and values["budget_usd"] is not None:
+    per_task, total = values["budget_per_task"], values["budget_usd"]
+    if per_task is not None and total is not None:
         raise InputError(
-            f"env.budget_per_task is {values['budget_per_task']} and env.budget_usd is {values['budget_usd']}; give one "
-            "of them and set the other to null"
+            f"env.budget_per_task is {per_task} and env.budget_usd is {total}; give one of them and set the other to null"
         )
     return EdgeCloud(
         schedule=Schedule(**{key: values[key] for key in nested} | lists),
