@@ -1,12 +1,13 @@
 """Demand: how many tasks arrive in each round.
 
 A *process* gives the rate of every round, a ``Demand`` draws the tasks around that rate. Both are pytrees whose fields
-are numeric leaves, written for ONE run (batching is outside), with a state of constant size. Horizons up to 5e8 rounds.
+are numeric leaves, written for ONE run (batching is outside), with a state of constant size. Round numbers are only
+ever divided and compared in whole numbers, so that phases are as exact in the last of 2^31 - 2 rounds as in the first.
 
-Whatever the process, the expected average of its rate over a run is ``mean`` tasks a round: exactly for ``constant``,
+The expected average of a process's rate over a run is ``mean`` tasks a round: exactly for ``constant``,
 ``trend``, ``shocks``, ``walk``, ``mmpp`` and ``trace``; for ``sinusoid`` over whole periods and for ``diurnal`` over
-whole weeks (seven periods), so a run that ends inside one is off by at most that part's share. ``expected_total`` gives
-the exact figure for any horizon.
+whole weeks (seven periods), so a run that ends inside one is off by at most that part's share. ``normal`` and
+``autoregressive`` say what their mean is. ``expected_total`` gives the exact figure for any process and horizon.
 
 A new process is a class and a decorator, inside this package or outside it::
 
@@ -19,10 +20,10 @@ A new process is a class and a decorator, inside this package or outside it::
             ...
 """
 
-import csv
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from envs import parameters
+from envs import csv_table, parameters
 from envs.errors import InputError, nearest
 from envs.parameters import span
 from envs.registry import Registry
@@ -60,20 +61,79 @@ def _unit_mean_exp(exponent: jax.Array, variance: jax.Array) -> jax.Array:
     return jnp.exp(exponent - variance / 2)
 
 
+def _mean_above_zero(mean: jax.Array, deviation: jax.Array) -> jax.Array:
+    """[] E max(X, 0) for X ~ N(mean, deviation^2): mean Phi(mean / deviation) + deviation phi(mean / deviation)."""
+    ratio = mean / jnp.where(deviation > 0, deviation, 1)
+    below = jnp.exp(-ratio * ratio / 2) * deviation / math.sqrt(2 * math.pi)
+    return jnp.where(deviation > 0, mean * jax.lax.erfc(-ratio / math.sqrt(2)) / 2 + below, jnp.maximum(mean, 0))
+
+
+def _normal_peak(deviation: float) -> float:
+    """What a centred normal variate passes with a chance of at most exp(-NEGLIGIBLE)."""
+    return deviation * math.sqrt(2 * NEGLIGIBLE)
+
+
 def _unit_mean_exp_peak(deviation: float) -> float:
     """The value that ``_unit_mean_exp`` passes with a chance of at most exp(-NEGLIGIBLE)."""
-    return math.exp(deviation * math.sqrt(2 * NEGLIGIBLE) - deviation**2 / 2)
+    return math.exp(_normal_peak(deviation) - deviation**2 / 2)
 
 
-def _wave(t: jax.Array, period: jax.Array, phase: jax.Array) -> jax.Array:
-    """sin(2 pi (t / period + phase)) [], ``phase`` as a fraction of the period."""
-    # The remainder is exact in floating point; t / period alone would lose the phase after some 10^6 rounds of float32.
-    return jnp.sin(2 * jnp.pi * (_within(t, period) / period + phase))
+def turns_per_round(rounds: float, periods: int = 1) -> np.ndarray:
+    """[6] 1 / (``periods`` ``rounds``) modulo 1, rounded up to 2^-96: its digits of 16 bits, which any float holds.
+
+    ``rounds`` is taken for the decimal number that it prints as. Rounding up puts a round at which a period begins at
+    its beginning, never at the end of the one before.
+
+    >>> turns_per_round(4.0).tolist()
+    [16384.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    """
+    units = math.ceil((1 << 96) / (periods * Fraction(repr(float(rounds)))))
+    return np.array([float(units >> shift & 0xFFFF) for shift in range(80, -1, -16)])
 
 
-def _within(t: jax.Array, period: jax.Array) -> jax.Array:
-    """Rounds since the current period began [], in [0, period)."""
-    return jnp.fmod(jnp.asarray(t, jnp.result_type(period, float)), period)
+Turn = tuple[jax.Array, jax.Array]
+"""Where a round lies within its period, in units of 2^-64 of the period: two limbs [] uint32, the high one first."""
+
+
+def _turn(t: jax.Array, frequency: jax.Array) -> Turn:
+    """t ``frequency`` modulo 1 for a frequency [6] as ``turns_per_round`` gives it.
+
+    In whole numbers, so that the result is within 2^-64 of a period of the true place whatever the period, where
+    float32 would lose the phase after 2^24 rounds.
+    """
+    t, digits = jnp.asarray(t).astype(jnp.uint32), frequency.astype(jnp.uint32)
+    high, middle, low = (digits[place] << 16 | digits[place + 1] for place in (0, 2, 4))
+    carried = _high_product(t, low)
+    below = t * middle + carried
+    return t * high + _high_product(t, middle) + (below < carried), below
+
+
+def _times(turn: Turn, number: int) -> Turn:
+    """``turn`` times a small whole number, modulo 1."""
+    high, low = turn
+    factor = jnp.uint32(number)
+    return high * factor + _high_product(low, factor), low * factor
+
+
+def _at_least(turn: Turn, bound: int) -> jax.Array:
+    """[] bool, whether ``turn`` is at least ``bound`` 2^-64 of a period."""
+    high, low = jnp.uint32(bound >> 32), jnp.uint32(bound & 0xFFFFFFFF)
+    return (turn[0] > high) | ((turn[0] == high) & (turn[1] >= low))
+
+
+def _high_product(a: jax.Array, b: jax.Array) -> jax.Array:
+    """The upper 32 bits of the product of two uint32 numbers, from products of their halves."""
+    a_high, a_low, b_high, b_low = a >> 16, a & 0xFFFF, b >> 16, b & 0xFFFF
+    crossed, other = a_high * b_low, a_low * b_high
+    middle = (a_low * b_low >> 16) + (crossed & 0xFFFF) + (other & 0xFFFF)
+    return a_high * b_high + (crossed >> 16) + (other >> 16) + (middle >> 16)
+
+
+def _wave(turn: Turn, phase: jax.Array) -> jax.Array:
+    """sin(2 pi (turn + phase)) [], ``phase`` as a fraction of the period."""
+    # Signed, in [-1/2, 1/2): a float holds numbers near 0 most finely.
+    high, low = (limb.astype(jnp.result_type(phase, float)) for limb in (turn[0].astype(jnp.int32), turn[1]))
+    return jnp.sin(2 * jnp.pi * (high * 2.0**-32 + low * 2.0**-64 + phase))
 
 
 Search = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
@@ -173,8 +233,16 @@ class Process:
         """Host only, fields as floats: a rate that is passed with a chance of at most exp(-NEGLIGIBLE) a round."""
         return float(self.mean)
 
+    def average(self) -> float:
+        """Host only, fields as floats: the expected rate in the long run."""
+        return float(self.mean)
+
     def check(self) -> None:
         """Host only, fields as floats: raises InputError where parameters contradict each other."""
+
+    def prepared(self) -> "Process":
+        """Host only, fields as floats: the process with its fields as the program needs them."""
+        return self
 
     @classmethod
     def keys(cls) -> list[str]:
@@ -235,17 +303,21 @@ class Sinusoid(Noisy):
 
     mean: jax.Array = field(metadata=POSITIVE)  # [] tasks a round
     amplitude: jax.Array = field(metadata=FRACTION)  # [] swing as a fraction of the mean
-    period: jax.Array = field(metadata=POSITIVE)  # [] rounds
+    period: jax.Array = field(metadata=POSITIVE)  # rounds; [6] ``turns_per_round`` once prepared
     phase: jax.Array = field(metadata=FRACTION)  # [] head start, as a fraction of the period
     noise: jax.Array = field(metadata=NOT_NEGATIVE)  # [] standard deviation of the log rate
 
     def profile(self, t: jax.Array, horizon: jax.Array) -> jax.Array:
         """See ``Process.profile``."""
-        return self.mean * (1 + self.amplitude * _wave(t, self.period, self.phase))
+        return self.mean * (1 + self.amplitude * _wave(_turn(t, self.period), self.phase))
 
     def profile_peak(self) -> float:
         """See ``Noisy.profile_peak``."""
         return float(self.mean * (1 + self.amplitude))
+
+    def prepared(self) -> Process:
+        """See ``Process.prepared``."""
+        return replace(self, period=jnp.asarray(turns_per_round(float(self.period))))  # type: ignore[type-var]
 
 
 @demand_process("diurnal")
@@ -256,7 +328,7 @@ class Diurnal(Noisy):
     """
 
     mean: jax.Array = field(metadata=POSITIVE)  # [] tasks a round
-    period: jax.Array = field(metadata=POSITIVE)  # [] rounds in a day
+    period: jax.Array = field(metadata=POSITIVE)  # rounds in a day; [6] ``turns_per_round`` of a week once prepared
     amplitude: jax.Array = field(metadata=FRACTION)  # [] daily swing as a fraction of the mean
     phase: jax.Array = field(metadata=FRACTION)  # [] head start of the daily wave, in days
     amplitude_second: jax.Array = field(metadata=FRACTION)  # [] half-daily swing as a fraction of the mean
@@ -266,9 +338,10 @@ class Diurnal(Noisy):
 
     def profile(self, t: jax.Array, horizon: jax.Array) -> jax.Array:
         """See ``Process.profile``."""
-        daily = self.amplitude * _wave(t, self.period, self.phase)
-        half_daily = self.amplitude_second * _wave(t, self.period / 2, self.phase_second)
-        resting = _within(t, 7 * self.period) >= 5 * self.period
+        week = _turn(t, self.period)
+        daily = self.amplitude * _wave(_times(week, 7), self.phase)
+        half_daily = self.amplitude_second * _wave(_times(week, 14), self.phase_second)
+        resting = _at_least(week, (5 << 64) // 7)
         wave = jnp.maximum(1 + daily + half_daily, 0)  # amplitudes that add up to 1 may round to just below 0
         return self.mean * wave * jnp.where(resting, self.weekend, 1) * self._weekday()
 
@@ -280,6 +353,10 @@ class Diurnal(Noisy):
         """See ``Noisy.profile_peak``."""
         busiest_day = self._weekday() * max(1.0, float(self.weekend))
         return float(self.mean * (1 + self.amplitude + self.amplitude_second) * busiest_day)
+
+    def prepared(self) -> Process:
+        """See ``Process.prepared``."""
+        return replace(self, period=jnp.asarray(turns_per_round(float(self.period), 7)))  # type: ignore[type-var]
 
     def check(self) -> None:
         """See ``Process.check``."""
@@ -302,7 +379,8 @@ class Trend(Noisy):
     def profile(self, t: jax.Array, horizon: jax.Array) -> jax.Array:
         """See ``Process.profile``."""
         # The middle of round t, from -1 to 1: these whole numbers add up to 0 over the run, so the mean is exact.
-        position = (2 * t + 1 - horizon) / jnp.asarray(horizon, jnp.result_type(self.mean, float))
+        # As a difference of two round numbers they fit into 32 bits.
+        position = (t - (horizon - 1 - t)) / jnp.asarray(horizon, jnp.result_type(self.mean, float))
         return self.mean * (1 + self.slope * position)
 
     def profile_peak(self) -> float:
@@ -419,6 +497,111 @@ class MarkovModulated(Process):
             raise InputError("demand.rise and demand.fall are both 0, but one must be above 0 for a mean to exist.")
 
 
+@demand_process("normal")
+class Normal(Process):
+    """Independent rounds max(X, 0), X ~ N(mean, variance), as in COPAC's experiments (arXiv 2606.17489).
+
+    Cutting at 0 raises the expected rate above ``mean``; ``profile`` is that exact value.
+    """
+
+    mean: jax.Array = field(metadata=POSITIVE)  # [] tasks a round, before the cut at 0
+    variance: jax.Array = field(metadata=NOT_NEGATIVE)  # [] of a round's tasks, before the cut at 0
+
+    def profile(self, t: jax.Array, horizon: jax.Array) -> jax.Array:
+        """See ``Process.profile``."""
+        return _mean_above_zero(jnp.asarray(self.mean, jnp.result_type(self.mean, float)), jnp.sqrt(self.variance))
+
+    def step(self, state: State, t: jax.Array, horizon: jax.Array, key: jax.Array) -> tuple[State, jax.Array]:
+        """See ``Process.step``."""
+        deviate = jax.random.normal(key, dtype=jnp.result_type(self.mean, float))
+        return state, jnp.maximum(self.mean + jnp.sqrt(self.variance) * deviate, 0)
+
+    def peak(self) -> float:
+        """See ``Process.peak``."""
+        return float(self.mean) + _normal_peak(math.sqrt(self.variance))
+
+    def average(self) -> float:
+        """See ``Process.average``."""
+        return float(self.profile(jnp.int32(0), jnp.int32(1)))
+
+
+@demand_process("autoregressive")
+class AutoregressiveDemand(Process):
+    """x_t = constant + coefficient x_{t-1} + noise z_t, cut at 0 where it becomes demand: q_t = max(x_t, 0).
+
+    The recursion goes on with the uncut value. So every x_t is normal, and ``profile`` is the exact expected rate of
+    each round; where cuts are rare, as at the default numbers (one round in 10^11), q_t follows the recursion itself.
+    Without a ``start`` the first value is drawn from the stationary law N(constant / (1 - coefficient), noise^2 /
+    (1 - coefficient^2)); else x_0 is ``start``.
+    """
+
+    constant: jax.Array = field(metadata=POSITIVE)  # [] tasks
+    coefficient: jax.Array = field(metadata=SIGNED_FRACTION)  # [] share of the last round's value; not 1 or -1
+    noise: jax.Array = field(metadata=NOT_NEGATIVE)  # [] standard deviation of a round's noise, tasks
+    start: jax.Array = field(metadata=NOT_NEGATIVE)  # [] x_0; below 0: drawn from the stationary law
+
+    def _level(self) -> jax.Array:
+        """[] stationary mean of x."""
+        return self.constant / (1 - self.coefficient)
+
+    def _deviation(self) -> jax.Array:
+        """[] stationary standard deviation of x."""
+        return self.noise / jnp.sqrt((1 - self.coefficient) * (1 + self.coefficient))
+
+    def init(self, key: jax.Array) -> State:
+        """x_0 []."""
+        drawn = self._level() + self._deviation() * jax.random.normal(key, dtype=jnp.result_type(self.constant, float))
+        return jnp.where(self.start < 0, drawn, self.start)
+
+    def profile(self, t: jax.Array, horizon: jax.Array) -> jax.Array:
+        """See ``Process.profile``."""
+        t = jnp.asarray(t)
+        # coefficient^t with the sign from the whole number: a float loses whether t is odd after 2^24 rounds.
+        kept = jnp.abs(self.coefficient) ** t * jnp.where((self.coefficient < 0) & (t % 2 == 1), -1.0, 1.0)
+        given = self.start >= 0
+        kept = jnp.where(given, kept, 0.0)
+        distance = jnp.where(given, self.start, self._level()) - self._level()
+        deviation = self._deviation() * jnp.sqrt((1 - kept) * (1 + kept))
+        return _mean_above_zero(self._level() + kept * distance, deviation)
+
+    def step(self, state: State, t: jax.Array, horizon: jax.Array, key: jax.Array) -> tuple[State, jax.Array]:
+        """See ``Process.step``."""
+        following = self.constant + self.coefficient * state + self.noise * jax.random.normal(key, dtype=state.dtype)
+        return following, jnp.maximum(state, 0)
+
+    def peak(self) -> float:
+        """See ``Process.peak``."""
+        level, start = float(self._level()), float(self.start)
+        if start >= 0:
+            swing = abs(level - start) if float(self.coefficient) < 0 else 0.0
+            level = max(start, level + swing)
+        return level + _normal_peak(float(self._deviation()))
+
+    def average(self) -> float:
+        """See ``Process.average``."""
+        return float(_mean_above_zero(jnp.asarray(self._level(), float), self._deviation()))
+
+    def check(self) -> None:
+        """See ``Process.check``."""
+        if abs(self.coefficient) == 1:
+            raise InputError(
+                f"demand.coefficient is {self.coefficient:g}, but it must lie between -1 and 1 and be neither: demand "
+                "would have no mean."
+            )
+
+    @classmethod
+    def resolve(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """See ``Process.resolve``; ``start`` may be None."""
+        start = given.get("start")
+        found = super().resolve({**given, "start": 0.0 if start is None else start})
+        return found | {"start": None if start is None else found["start"]}
+
+    @classmethod
+    def from_parameters(cls, values: Mapping[str, Any]) -> "Process":
+        """See ``Process.from_parameters``."""
+        return super().from_parameters({**values, "start": -1.0 if values["start"] is None else values["start"]})
+
+
 @demand_process("trace")
 class Trace(Process):
     """A recorded series of L counts stretched over the horizon: round t of T covers [t L / T, (t + 1) L / T).
@@ -428,20 +611,22 @@ class Trace(Process):
     """
 
     mean: jax.Array  # [] tasks a round
-    counts: jax.Array  # [L] the recorded rows
+    counts: jax.Array  # [L] the recorded rows, scaled to at most 1
     cumulative: jax.Array  # [2, L + 1] sum of the rows before each, as a float and what that float's rounding lost
 
     @classmethod
     def replay(cls, counts: np.ndarray, mean: float | None = None) -> "Trace":
         """A trace from host counts [L], not all zero; ``mean`` tasks a round, or None for the rows' own mean."""
-        exact = np.concatenate([np.zeros(1), np.cumsum(counts, dtype=np.float64)])
+        # Only ratios matter. A power of two changes no digit and keeps a series of any size within float32.
+        scaled = np.ldexp(np.asarray(counts, np.float64), -int(np.frexp(np.max(counts))[1]))
+        exact = np.concatenate([np.zeros(1), np.cumsum(scaled)])
         dtype = jnp.result_type(float)
         # Two floats a sum: one float32 alone would lose a row's worth of tasks in a sum over 10^4 rows.
         leading = exact.astype(dtype)
         cumulative = np.stack([leading, (exact - leading).astype(dtype)])
         return cls(  # type: ignore[call-arg]
             mean=jnp.asarray(np.mean(counts) if mean is None else mean, dtype),
-            counts=jnp.asarray(counts, dtype),
+            counts=jnp.asarray(scaled, dtype),
             cumulative=jnp.asarray(cumulative),
         )
 
@@ -449,7 +634,9 @@ class Trace(Process):
         """See ``Process.profile``."""
         rows = self.counts.shape[0]
         begin, begin_part = _position(t, horizon, rows)
-        end, end_part = _position(t + 1, horizon, rows)
+        horizon = jnp.asarray(horizon).astype(jnp.uint32)
+        end = begin + ((begin_part + rows) // horizon).astype(jnp.int32)
+        end_part = (begin_part + rows) % horizon
         first, last = self.counts[begin], self.counts[jnp.minimum(end, rows - 1)]
         # Widths are in T-ths of a row, of which a round has L: whole numbers, so nothing is lost or counted twice.
         dtype = self.counts.dtype
@@ -486,19 +673,36 @@ class Trace(Process):
     @classmethod
     def from_parameters(cls, values: Mapping[str, Any]) -> "Process":
         """See ``Process.from_parameters``."""
-        return cls.replay(read_trace(values["path"], values["column"]), values["mean"])
+        counts = read_trace(values["path"], values["column"])
+        if values["mean"] is not None:
+            return cls.replay(counts, values["mean"])
+        mean = float(np.sum(counts / counts.size))
+        if not 1e-30 <= mean <= 1e30:
+            raise InputError(
+                f"demand.mean is null, so it is the mean of column {values['column']!r} of {values['path']}, "
+                f"which is {mean:g}; give demand.mean as a number of tasks per round."
+            )
+        return cls.replay(counts)
 
 
 def _position(t: jax.Array, horizon: jax.Array, rows: int) -> tuple[jax.Array, jax.Array]:
-    """t rows / horizon as (whole rows [], remainder [] in horizon-ths of a row), exact in int32.
+    """t rows / horizon as (whole rows [] int32, remainder [] uint32 in horizon-ths of a row), exact.
 
-    t rows overflows 32 bits, but the remainder of a good guess does not, and wrapping arithmetic still gets that right.
+    t rows needs up to 62 bits, so the division goes through the bits of ``rows`` one by one; horizons below 2^31.
     """
-    t, horizon = jnp.asarray(t, jnp.int32), jnp.asarray(horizon, jnp.int32)
-    guess = (t.astype(jnp.float32) / horizon.astype(jnp.float32) * rows).astype(jnp.int32)
-    rest = t * rows - guess * horizon
-    correction = jnp.floor_divide(rest, horizon)
-    return guess + correction, rest - correction * horizon
+    t, horizon = jnp.asarray(t).astype(jnp.uint32), jnp.asarray(horizon).astype(jnp.uint32)
+    whole = rest = jnp.zeros_like(t)
+    for bit in f"{rows:b}":
+        whole, rest = _reduced(2 * whole, 2 * rest, horizon)
+        if bit == "1":
+            whole, rest = _reduced(whole, rest + t, horizon)
+    return whole.astype(jnp.int32), rest
+
+
+def _reduced(whole: jax.Array, rest: jax.Array, horizon: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """whole + rest / horizon with the rest below the horizon; it must be below twice the horizon."""
+    over = rest >= horizon
+    return whole + over, jnp.where(over, rest - horizon, rest)
 
 
 # Demand.
@@ -615,17 +819,17 @@ def build(name: str, values: Mapping[str, Any]) -> Demand:
     given = resolve({**values, "process": name})
     options = {key: given.pop(key) for key in OPTIONS}
     process = PROCESSES[given.pop("process")].from_parameters(given)
-    if getattr(process, "mean", None) is None:
+    if type(process).average is Process.average and getattr(process, "mean", None) is None:
         raise InputError(f"demand process {name!r} has no `mean`, the tasks a round that every process must tell")
     mixed = options["dispersion"] if options["counts"] == "negative_binomial" else 0.0
     maximum = _maximum(options, process, mixed)
-    leaves: Process = jax.tree.map(_leaf, process)
+    leaves: Process = jax.tree.map(_leaf, process.prepared())
     return Demand(
         process=leaves, counts=options["counts"], dispersion=_leaf(options["dispersion"]), maximum=_leaf(maximum)
     )
 
 
-def _leaf(value: jax.Array | float) -> jax.Array:
+def _leaf(value: jax.Array | np.ndarray | float) -> jax.Array:
     """A number as an array of the default precision."""
     return jnp.asarray(value, jnp.result_type(float))
 
@@ -651,9 +855,14 @@ def _counts(value: Any) -> str:
 
 def _maximum(given: Mapping[str, Any], process: Process, dispersion: float) -> float:
     """The cap on a round's tasks, checked, or the default one."""
-    counted, mean = given["counts"] != "none", float(process.mean)
+    counted, mean = given["counts"] != "none", process.average()
     if given["maximum"] is not None:
         maximum = float(given["maximum"])
+    elif counted and process.peak() > LARGEST_COUNT:
+        raise InputError(
+            f"demand.mean={mean:g} lets the rate of a round reach {process.peak():g} tasks, but a round can count at "
+            f"most {LARGEST_COUNT:.0f}; lower it, or set demand.counts=none."
+        )
     else:
         maximum = _practical_maximum(process.peak(), dispersion) if counted else math.ceil(process.peak())
         maximum = min(maximum, LARGEST_COUNT) if counted else maximum
@@ -671,39 +880,15 @@ def _practical_maximum(peak: float, dispersion: float) -> float:
 
 
 def read_trace(path: str | Path, column: str) -> np.ndarray:
-    """One column of counts [L] float64 from a CSV file with a header line.
+    """One column of counts [L] float64 from a CSV file with a header line, one row per interval, in order.
 
     Raises:
-        InputError: the file or column is missing, a cell is no count, or there is nothing to replay.
+        InputError: a file that is no such table (see ``envs.csv_table``), a column that is not there, a cell that is no
+            count, or nothing to replay.
     """
-    path = Path(path).expanduser()
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            counts = np.array(list(_cells(csv.DictReader(file), path, column)), dtype=np.float64)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise InputError(f"demand.path: {path} cannot be read ({reason}); it must be a CSV file of counts.") from error
-    if counts.size == 0:
-        raise InputError(f"demand.path: {path} has no rows below its header; at least one count is needed.")
+    content = csv_table.read_bytes(path, "the trace of demand.path")
+    table = csv_table.parse(content, str(path), [column], row="interval", where="demand.column: ", skip_empty=False)
+    counts = table.numbers(column, lambda count: count >= 0, "a count of at least 0")
     if not counts.any():
         raise InputError(f"demand.path: column {column!r} of {path} is zero in every row; one count must be above 0.")
     return counts
-
-
-def _cells(reader: "csv.DictReader[str]", path: Path, column: str) -> Iterator[float]:
-    """The numbers of one column, each checked."""
-    names = list(reader.fieldnames or [])
-    if column not in names:
-        ending = nearest(column, names) if names else "the file is empty"
-        raise InputError(f"demand.column is {column!r}, which {path} does not have; {ending}")
-    for row in reader:
-        text = row[column]
-        try:
-            count = float(text)
-        except (TypeError, ValueError):
-            count = math.nan
-        if not (math.isfinite(count) and count >= 0):
-            raise InputError(
-                f"{path}, line {reader.line_num}: {column} is {text!r}, but a count must be a number of at least 0."
-            )
-        yield count

@@ -31,15 +31,20 @@ def number(
     """A numeric parameter; without a default it must be given.
 
     Its range is [low, high], without ``low`` itself where ``above``. ``whole`` is for whole numbers, ``static`` for
-    those that set a shape and so are no leaf.
+    those that set a shape and so are no leaf. InputError: the default lies outside.
     """
     metadata = span(low=low, high=high, above=above, whole=whole, static=static)
-    return dataclasses.field(default=default, metadata=metadata)
+    field: Any = dataclasses.field(default=default, metadata=metadata)
+    if default is not dataclasses.MISSING:
+        checked(field.metadata, default, "the default of a number(...)")
+    return field
 
 
 def choice(default: str, options: tuple[str, ...]) -> Any:
     """A parameter that selects one of a few programs."""
-    return dataclasses.field(default=default, metadata={"static": True, "options": options})
+    field: Any = dataclasses.field(default=default, metadata={"static": True, "options": options})
+    checked(field.metadata, default, "the default of a choice(...)")
+    return field
 
 
 def names(cls: type) -> list[str]:

@@ -1,7 +1,9 @@
 """From a study's cells to arrays: identity, instances, learners, and the groups that share one compiled program."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -21,8 +23,9 @@ from envs import instance as instances
 from envs import inventory
 from envs.catalogue import Catalogue
 from envs.clock import Clock
+from envs.errors import InputError
 from envs.instance import Instance
-from experiments import sources
+from experiments import blame, interrupt, sources
 from experiments.config import REGISTRIES, CellConfig, StudyConfig
 
 FORMAT = 4  # of the results; part of every cell's identity
@@ -51,11 +54,12 @@ def build(study: StudyConfig) -> list[Cell]:
     """
     _read_catalogue.cache_clear()  # a study reads each file once, and as it is now
     padded: dict[str | None, int] = {}
-    for cell in study.cells:
+    for cell in interrupt.looking(study.cells):
         padded[cell.world] = max(_catalogue(cell).num_models, padded.get(cell.world, 0))
     worlds: dict[str, Instance] = {}
     contents: dict[str, str] = {}
-    return [_cell(study, config, padded[config.world], worlds, contents) for config in study.cells]
+    configs = interrupt.looking(study.cells)
+    return [_cell(study, config, padded[config.world], worlds, contents) for config in configs]
 
 
 def record(cells: Sequence[Cell]) -> dict[str, Any]:
@@ -92,7 +96,11 @@ def _cell(
         [_catalogue_identity(catalogue), asdict(config.env), demand_identity, config.horizon]
     )
     if world_identity not in worlds:
-        worlds[world_identity] = instances.build(catalogue, _demand(config), config.horizon, config.env, padded, dtype)
+        with _representable(config):
+            demand = _demand(config)
+            world = instances.build(catalogue, demand, config.horizon, config.env, padded, dtype)
+            _refuse_infinite(world.world)
+        worlds[world_identity] = world
     found = _sources(config, contents)
     identity = {
         "format": FORMAT,
@@ -107,7 +115,8 @@ def _cell(
     }
     # Policies, budgets and targets share their streams, so that they are compared on the same demand and luck.
     stream = sources.digest([_catalogue_identity(catalogue), demand_identity, config.horizon])
-    learner = _learner(config, dtype)
+    with _representable(config):
+        learner = _learner(config, dtype)
     return Cell(
         config=config,
         id=sources.digest(identity)[:16],
@@ -121,9 +130,40 @@ def _cell(
     )
 
 
+@contextmanager
+def _representable(config: CellConfig) -> Iterator[None]:
+    """InputError where numbers, each fine alone, are together too large or too small to compute with."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)
+            yield
+    except (ArithmeticError, RuntimeWarning) as error:
+        extremes = ", ".join(_extremes({"env": asdict(config.env), "demand": config.demand}))
+        if blame.is_theirs(error):
+            raise
+        raise InputError(
+            f"{extremes or 'env and demand'}: too large or too small to compute with ({error}); give moderate numbers"
+        ) from error
+
+
+def _refuse_infinite(world: Any) -> None:
+    for path, leaf in jax.tree.leaves_with_path(world):
+        if np.issubdtype(np.asarray(leaf).dtype, np.floating) and not np.isfinite(leaf).all():
+            raise FloatingPointError(f"{jax.tree_util.keystr(path, simple=True, separator='.')} is not finite")
+
+
+def _extremes(value: Any, where: str = "") -> Iterator[str]:
+    """The numbers that may be why: "demand.noise is 1e+300"."""
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            yield from _extremes(entry, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, int | float) and value and not 1e-6 <= abs(value) <= 1e6:
+        yield f"{where} is {value:g}"
+
+
 def _clock(horizon: int, instance: Instance, learner: Learner) -> Clock:
     """Rules without ``resolve_every`` are told to solve only where what is live changes."""
-    resolve_every = int(getattr(learner.routing, "resolve_every", inventory.NEVER))
+    resolve_every = min(int(getattr(learner.routing, "resolve_every", inventory.NEVER)), inventory.NEVER)
     return inventory.clock(instance.world.inventory, horizon, instance.stages, resolve_every)
 
 
@@ -177,6 +217,14 @@ def _learner(config: CellConfig, dtype: type) -> Learner:
         forecaster=FORECASTERS[given.pop("name")](**given),
         confidence=Confidence(**policy.confidence),
     )
+    for path, leaf in jax.tree.leaves_with_path(learner):
+        if isinstance(leaf, bool) or not isinstance(leaf, int | float | np.ndarray | jax.Array):
+            part, _, name = jax.tree_util.keystr(path, simple=True, separator=".").partition(".")
+            owner = type(getattr(learner, part)).__name__
+            raise InputError(
+                f"policy ({config.policy.name}): {name} of {owner} is {leaf!r}, which is no number; declare parameters "
+                "with number(...) or choice(...)"
+            )
     return jax.tree.map(lambda leaf: np.asarray(leaf, dtype), learner)
 
 
@@ -210,5 +258,6 @@ def _catalogue_identity(catalogue: Catalogue) -> list[Any]:
     columns = (getattr(catalogue, name) for name in ("tier_cloud", "quality", "cost_usd", "cost_cv"))
     more = (getattr(catalogue, name) for name in ("latency_s", "latency_cv"))
     extras = [[name, values.tolist()] for name, values in sorted(catalogue.extras.items()) if values.dtype.kind == "f"]
-    dates = [[None if np.isnan(day) else day for day in days] for days in (catalogue.released, catalogue.retired)]
-    return [list(catalogue.names), *(column.tolist() for column in (*columns, *more)), extras, dates]
+    partial = catalogue.released, catalogue.retired, catalogue.cost_max_usd
+    known = [[None if np.isnan(value) else value for value in values] for values in partial]
+    return [list(catalogue.names), *(column.tolist() for column in (*columns, *more)), extras, known]

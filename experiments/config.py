@@ -9,9 +9,8 @@ import importlib.util
 import itertools
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 from bandits import forecast
@@ -19,31 +18,21 @@ from bandits.confidence import Confidence
 from bandits.deployment import DEPLOYMENT
 from bandits.forecast import FORECASTERS
 from bandits.routing import ROUTING
-from envs import demand, parameters
+from envs import demand, files, parameters
 from envs.catalogue import GENERATED
 from envs.demand import PROCESSES
 from envs.errors import InputError, nearest
 from envs.instance import EdgeCloud
-from envs.inventory import ARRIVALS, ORDERS, Schedule
+from envs.inventory import Schedule
 from envs.registry import Registry
+from experiments import blame, hints, schema
+from experiments.blame import USER_MODULE
+from experiments.schema import SHORT_AXES, SWEPT_GROUPS, shown
+from experiments.texts import readable
+from experiments.texts import text as _text
 
-PRECISIONS = ("float32", "float64")
-_GROUPS = ("env", "demand", "forecaster", "policy", "sweep", "tracker")
-_TOP = (
-    *("name", "policies", "deployment", "routing", "rules", "horizon", "seeds", "root_seed", "checkpoints"),
-    *("checkpoint_spacing", "precision", "chunk_rows", "checkpoint_minutes", "out", "force", "extend", "shard"),
-    "distributed",  # read by experiments.hosts, before anything else
-)
-_KNOWN = (*_GROUPS, *_TOP, "claims", "worlds")
-_CATALOGUE = ("catalogue", "num_models", "first_quality", "quality_gap")
-SHORT_AXES = {
-    "horizon": "horizon",
-    "num_models": "env.num_models",
-    "target": "env.target",
-    "budget_per_task": "env.budget_per_task",
-}
+_LONGEST_NAME = 200  # bytes; names of files end at 255
 _LONG_AXES = {path: axis for axis, path in SHORT_AXES.items()}
-USER_MODULE = "llm_bandits_user_rules_"  # begins the name of a user's file as a module; its digest ends it
 REGISTRIES: dict[str, Registry] = {
     "routing": ROUTING,
     "deployment": DEPLOYMENT,
@@ -51,11 +40,6 @@ REGISTRIES: dict[str, Registry] = {
     "demand": PROCESSES,
 }
 CONFIDENCE = "confidence"  # the part of a policy that is no rule, where parameters are given by part
-_CHOICES = {
-    "budget_rule": ("skip", "stop", "average"),
-    "quality_noise": ("bernoulli", "beta"),
-    "demand_seen": ("before", "after"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,65 +88,81 @@ class StudyConfig:
     precision: str
     chunk_rows: int | None
     checkpoint_minutes: float | None  # between two saved carries of a chunk; None: none is saved
+    program_cache: bool | str  # keep compiled programs: in the user's cache folder, not at all, or in this folder
     out: str | None
     force: bool  # make the cells anew that are there already
     extend: bool  # add this study to the one that the folder holds
     shard: int | None  # which of several processes this is: where it begins, and that it does not wait for the others
     tracker: dict[str, Any]
-    claims: dict[str, float]
+    expected_exponents: dict[str, dict[str, float]]  # policy -> "regret", "violation" -> exponent
     rules: tuple[str, ...]
     plain: dict[str, Any]  # the resolved configuration, for the record
 
 
-def study_from(plain: Mapping[str, Any]) -> StudyConfig:
+def study_from(given: Mapping[str, Any]) -> StudyConfig:
     """Validate a resolved configuration and expand its sweep."""
-    _refuse_unknown(plain, _KNOWN, "")
-    for key in _KNOWN:
-        if key not in plain:
-            raise InputError(f"{key} is missing; conf/config.yaml shows every key")
-    for key in (*_GROUPS, "claims", "worlds"):
-        _mapping(plain[key], key)
+    plain: dict[str, Any] = readable(given)
+    if "claims" in plain:
+        example = "expected_exponents={copac_lp: {regret: 0.5}}"
+        raise InputError(f"claims is now called expected_exponents and is given by policy, e.g. {example}")
+    _refuse_unknown(plain, schema.TOP, "")
+    plain["expected_exponents"] = plain.get("expected_exponents") or {}
+    values = schema.read(schema.TOP, plain)
+    schema.check_numbers(plain)
     for registry in REGISTRIES.values():  # a study knows the files that it names, whatever was loaded before
         registry.forget(USER_MODULE)
-    for path in _list(plain["rules"], "rules"):
-        load_rules(_text(path, "rules: a file"))
+    plain["rules"] = values["rules"]
+    for group in ("demand", "forecaster", "tracker"):
+        hints.misplaced(group, plain[group])
+    for path in values["rules"]:
+        load_rules(path)
+    plain["name"] = _name(plain["name"])
     _check_shared(plain["policy"])
     axes = _axes(plain["sweep"], plain)
+    worlds: dict[str | None, Any] = {str(name): env for name, env in plain["worlds"].items()}
+    worlds = worlds or {None: plain["env"]}
+    policies = 1 if plain["routing"] is not None else len(plain["policies"])
+    _refuse_too_many(axes, plain["sweep"].get("mode", "product"), len(worlds), policies)
     cells: dict[str, CellConfig] = {}
-    for name, env in (plain["worlds"] or {None: plain["env"]}).items():
+    for name, env in worlds.items():
         world = {**plain, "env": env}
         for swept in _combinations(axes, plain["sweep"].get("mode", "product")):
             variant = _with(world, {_axis_path(axis): value for axis, value in swept.items()})
             for cell in _cells(variant, name, swept):
                 cells.setdefault(repr(cell), cell)
     return StudyConfig(
-        name=_name(plain["name"]),
+        name=plain["name"],
         cells=tuple(cells.values()),
-        seeds=_integer(plain["seeds"], "seeds", 1),
-        root_seed=_integer(plain["root_seed"], "root_seed", 0, 2**32 - 1),
-        checkpoints=_integer(plain["checkpoints"], "checkpoints", 2),
-        checkpoint_spacing=_one_of(plain["checkpoint_spacing"], "checkpoint_spacing", ("log", "linear")),
-        precision=_one_of(plain["precision"], "precision", PRECISIONS),
-        chunk_rows=None if plain["chunk_rows"] is None else _integer(plain["chunk_rows"], "chunk_rows", 1),
-        checkpoint_minutes=_minutes(plain["checkpoint_minutes"]),
+        **{key: values[key] for key in ("seeds", "root_seed", "checkpoints", "checkpoint_spacing", "precision")},
+        **{
+            key: values[key]
+            for key in ("chunk_rows", "checkpoint_minutes", "program_cache", "force", "extend", "shard")
+        },
         out=None if plain["out"] is None else _text(plain["out"], "out"),
-        force=_flag(plain["force"], "force"),
-        extend=_flag(plain["extend"], "extend"),
-        shard=None if plain["shard"] is None else _integer(plain["shard"], "shard", 0),
         tracker=dict(plain["tracker"]),
-        claims=_claims(plain["claims"]),
+        expected_exponents=_expected_exponents(plain, values["expected_exponents"]),
         rules=tuple(plain["rules"]),
-        plain=dict(plain),
+        plain=plain,
     )
 
 
-def _minutes(value: Any) -> float | None:
-    return None if value is None else _real(value, "checkpoint_minutes", 0.0)
+def _expected_exponents(plain: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """By policy; a routing rule's name may stand there also where this study leaves that rule out."""
+    listed = [_named(entry) for entry in plain["policies"]]
+    known = sorted({*ROUTING, *(str(name) for name in listed if name is not None)})
+    expected: dict[str, dict[str, float]] = {}
+    for policy, exponents in given.items():
+        where = f"expected_exponents.{policy}"
+        if policy not in known:
+            raise InputError(f"{where}: there is no policy {policy!r}; {nearest(policy, known)}")
+        expected[policy] = schema.Table(values=schema.Number()).read(exponents, where)
+        _refuse_unknown(exponents, ("regret", "violation"), f"{where}.")
+    return expected
 
 
-def _claims(given: Mapping[str, Any]) -> dict[str, float]:
-    _refuse_unknown(given, ("regret", "violation"), "claims.")
-    return {key: _real(value, f"claims.{key}") for key, value in given.items()}
+def _named(entry: Any) -> Any:
+    """What an entry of the policies is called; None where it has no name."""
+    return entry.get("name", entry.get("routing")) if isinstance(entry, Mapping) else entry
 
 
 def load_rules(path: str) -> None:
@@ -170,10 +170,10 @@ def load_rules(path: str) -> None:
 
     The module is named by the file's content, which is what identifies a user's rule (see ``experiments.sources``).
     """
-    file = Path(path).expanduser()
+    file = files.reachable(path, "rules")
     if not file.is_file() or file.suffix != ".py":
         raise InputError(f"rules: {path!r} is no Python file; give the path of a .py file that registers a rule")
-    name = f"{USER_MODULE}{hashlib.sha256(file.read_bytes()).hexdigest()}"
+    name = f"{USER_MODULE}{hashlib.sha256(files.content(file, 'rules')).hexdigest()}"
     known = _registered()
     if any(cls.__module__ == name for cls in known):
         return
@@ -187,10 +187,11 @@ def load_rules(path: str) -> None:
     except InputError as error:
         _forget(name)
         raise InputError(f"rules: {path}: {error}") from error
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         _forget(name)
-        text = " ".join(str(error).split())
-        raise InputError(f"rules: {path} could not be loaded: {type(error).__name__}: {text}") from error
+        if blame.is_request_to_stop(error):
+            raise
+        raise InputError(f"rules: {path} could not be loaded: {blame.sentence(error)}") from error
     if _registered() == known and not already:
         raise InputError(
             f"rules: {path} registers nothing; decorate a class with @routing_rule, @deployment_rule, @forecaster or "
@@ -212,18 +213,16 @@ def _cells(plain: Mapping[str, Any], world: str | None, swept: dict[str, Any]) -
     DEPLOYMENT.find(plain["deployment"], "deployment")
     if plain["routing"] is not None:
         ROUTING.find(plain["routing"], "routing")
-    policies = [plain["routing"]] if plain["routing"] is not None else _list(plain["policies"], "policies")
+    policies = [plain["routing"]] if plain["routing"] is not None else plain["policies"]
     if not policies:
         raise InputError("policies is empty; give at least one, e.g. policies=[copac_lp,uniform]")
-    _check_shared(plain["policy"])
-    env = plain["env"]
-    for key in ("catalogue", "num_models"):
-        if key not in env:
-            raise InputError(f"env.{key} is missing; conf/env/routerbench.yaml shows every key")
+    _refuse_unknown(plain["env"], schema.ENV, "env.")
+    env = schema.read(schema.ENV, plain["env"], "env")
     for group, key in (("demand", "process"), ("forecaster", "name")):
         _text(plain[group].get(key), f"{group}.{key}")
+    plain = {**plain, **{group: _named_as_text(plain[group], group) for group in ("demand", "forecaster")}}
     if plain["demand"].get("path") is not None:
-        _text(plain["demand"]["path"], "demand.path")
+        files.reachable(_text(plain["demand"]["path"], "demand.path"), "demand.path")
     chosen = [_policy(entry, plain["deployment"], plain["policy"], swept) for entry in policies]
     arriving, study_forecaster = demand.resolve(plain["demand"]), forecast.resolve(plain["forecaster"])
     made = [
@@ -234,7 +233,7 @@ def _cells(plain: Mapping[str, Any], world: str | None, swept: dict[str, Any]) -
             env=_edge_cloud(env),
             demand=arriving,
             forecaster=policy.forecaster or study_forecaster,
-            horizon=_integer(plain["horizon"], "horizon", 1, 2**31 - 2),
+            horizon=schema.TOP["horizon"].read(plain["horizon"], "horizon"),
             swept={axis: value for axis, value in swept.items() if _concerns(axis, policy)},
         )
         for policy in chosen
@@ -246,16 +245,21 @@ def _cells(plain: Mapping[str, Any], world: str | None, swept: dict[str, Any]) -
     return made
 
 
+def _named_as_text(values: Mapping[str, Any], group: str) -> dict[str, Any]:
+    """A group of the configuration with text where it names a rule, a file or a column."""
+    names = {key: values[key] for key in ("process", "name", "path", "column") if values.get(key) is not None}
+    return {**values, **{key: _text(value, f"{group}.{key}") for key, value in names.items()}}
+
+
 def _catalogue(env: Mapping[str, Any]) -> dict[str, Any]:
     """Which models there are: the fields of a ``CellConfig``."""
-    name = _text(env["catalogue"], "env.catalogue")
-    number = None if env["num_models"] is None else _integer(env["num_models"], "env.num_models", 1)
-    numbers: dict[str, Any] = {"first_quality": None, "quality_gap": None}
-    for key in numbers:
-        value = env[key]
-        if name in GENERATED:
-            numbers[key] = _real(value, f"env.{key}", 0.0, 1.0)
-        elif value is not None:
+    name, number = env["catalogue"], env["num_models"]
+    files.reachable(name, "env.catalogue")
+    numbers: dict[str, Any] = {"first_quality": env["first_quality"], "quality_gap": env["quality_gap"]}
+    for key, value in numbers.items():
+        if name in GENERATED and value is None:
+            raise InputError(f"env.{key} is null; the generated catalogue {name!r} needs a number in [0, 1]")
+        if name not in GENERATED and value is not None:
             raise InputError(
                 f"env.{key} is for generated catalogues ({', '.join(GENERATED)}); {name} has its own quality"
             )
@@ -339,56 +343,19 @@ def _owner(rule: str, key: str, where: str) -> type:
     return found[0]
 
 
-def _edge_cloud(env: Mapping[str, Any]) -> EdgeCloud:
+def _edge_cloud(values: Mapping[str, Any]) -> EdgeCloud:
+    """From the values that ``schema.ENV`` describes."""
     nested = [field.name for field in fields(Schedule)]
-    known = [field.name for field in fields(EdgeCloud) if field.name != "schedule"] + nested
-    _refuse_unknown(env, [*known, *_CATALOGUE], "env.")
-    for key in (*known, *_CATALOGUE):
-        if key not in env:
-            raise InputError(f"env.{key} is missing; conf/env/routerbench.yaml shows every key")
-    for key, options in _CHOICES.items():
-        _one_of(env[key], f"env.{key}", options)
-    for key in ("resources", "floors"):
-        _mapping(env[key], f"env.{key}")
-    numbers: dict[str, Any] = {
-        "cloud_rtt_s": _real(env["cloud_rtt_s"], "env.cloud_rtt_s", 0.0),
-        "cost_bound_multiple": _real(env["cost_bound_multiple"], "env.cost_bound_multiple", 1.0),
-    }
-    for key in ("latency_slo_s", "quality_concentration"):
-        numbers[key] = _real(env[key], f"env.{key}", 0.0, above=True)
-    for key in ("edge_throughput", "cloud_throughput"):
-        numbers[key] = _real(env[key], f"env.{key}", 0.0, 1.0, above=True)
-    budget, target = env["budget_per_task"], env["target"]
-    values: dict[str, Any] = {
-        "budget_per_task": None if budget is None else _real(budget, "env.budget_per_task", 0.0, 1e9, above=True),
-        "resources": {k: _real(v, f"env.resources.{k}", 0.0, 1e9, above=True) for k, v in env["resources"].items()},
-        "target": None if target is None else _real(target, "env.target", 0.0, 1.0),
-        "floors": {k: _real(v, f"env.floors.{k}", 0.0, 1.0) for k, v in env["floors"].items()},
-    }
-    most, stages = env["max_deployed"], env["stages"]
-    values |= {
-        "schedule": _schedule(env),
-        "max_deployed": None if most is None else _integer(most, "env.max_deployed", 1),
-        "stages": None if stages is None else _integer(stages, "env.stages", 1),
-        "stage_exponent": _real(env["stage_exponent"], "env.stage_exponent", 0.0, 1.0),
-        "deployment_cost_usd": _real(env["deployment_cost_usd"], "env.deployment_cost_usd", 0.0, 1e9),
-    }
-    return EdgeCloud(**values, **numbers, **{key: env[key] for key in _CHOICES})
-
-
-def _schedule(env: Mapping[str, Any]) -> Schedule:
-    arrivals = [_real(at, "env.arrival_at", 0.0, 1.0) for at in _list(env["arrival_at"], "env.arrival_at")]
-    ends = _list(env["retirement_at"], "env.retirement_at")
-    lifetime = env["lifetime"]
-    return Schedule(
-        arrivals=_one_of(env["arrivals"], "env.arrivals", ARRIVALS),
-        arrival_order=_one_of(env["arrival_order"], "env.arrival_order", ORDERS),
-        arrival_span=_real(env["arrival_span"], "env.arrival_span", 0.0, 1.0, above=True),
-        initial_models=_integer(env["initial_models"], "env.initial_models", 1),
-        arrival_seed=_integer(env["arrival_seed"], "env.arrival_seed", 0),
-        arrival_at=tuple(arrivals),
-        retirement_at=tuple(None if at is None else _real(at, "env.retirement_at", 0.0) for at in ends),
-        lifetime=None if lifetime is None else _real(lifetime, "env.lifetime", 0.0, above=True),
+    lists = {key: tuple(values[key]) for key in ("arrival_at", "retirement_at")}
+    own = [field.name for field in fields(EdgeCloud) if field.name != "schedule"]
+    per_task, total = values["budget_per_task"], values["budget_usd"]
+    if per_task is not None and total is not None:
+        raise InputError(
+            f"env.budget_per_task is {per_task} and env.budget_usd is {total}; give one of them, and null for the other"
+        )
+    return EdgeCloud(
+        schedule=Schedule(**{key: values[key] for key in nested} | lists),
+        **{key: values[key] for key in own},
     )
 
 
@@ -465,7 +432,7 @@ def _nested(part: str, rule: str, key: str) -> str:
 def _own_forecaster(given: Any, where: str) -> dict[str, Any]:
     found = {"name": given} if isinstance(given, str) else _mapping(given, where)
     _text(found.get("name"), f"{where}.name")
-    return forecast.resolve(found, where)
+    return forecast.resolve(_named_as_text(found, where), where)
 
 
 def _axes(sweep: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -474,26 +441,26 @@ def _axes(sweep: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, list[
     for key, value in sweep.items():
         if key == "mode":
             _one_of(value, "sweep.mode", ("product", "zip"))
-        elif isinstance(value, Mapping):
-            if key not in ("policy", "demand", "forecaster", "env"):
-                raise InputError(
-                    f"sweep.{key} cannot be swept; {nearest(key, ['policy', 'demand', 'forecaster', 'env'])}"
-                )
+        elif isinstance(value, Mapping) and key not in SHORT_AXES:
+            if key not in SWEPT_GROUPS:
+                raise InputError(f"sweep.{key} cannot be swept; {nearest(key, list(SWEPT_GROUPS))}")
             for axis, values in (_policy_axes(value) if key == "policy" else value).items():
                 path = f"{key}.{axis}"
                 if _LONG_AXES.get(path) in axes and values is not None:
                     raise InputError(f"sweep.{path} and sweep.{_LONG_AXES[path]} are one axis; give it once")
                 axes |= {_LONG_AXES.get(path, path): values} if values is not None else {}
         elif value is not None:
+            if key in SWEPT_GROUPS:
+                raise InputError(f"sweep.{key} is {shown(value)}; it must be a mapping, as in sweep.{key}.KEY=[1,2]")
             if key not in SHORT_AXES:
-                known = [*SHORT_AXES, "policy", "demand", "forecaster", "env", "mode"]
-                raise InputError(f"sweep.{key} is no axis; {nearest(key, known)}")
+                known = [*SHORT_AXES, *SWEPT_GROUPS, "mode"]
+                raise InputError(f"sweep.{key} is no axis; {hints.hint(str(key), known, 'sweep.')}")
             if key in axes:
                 raise InputError(f"sweep.{key} and sweep.{SHORT_AXES[key]} are one axis; give it once")
             axes[key] = value
     for axis, values in axes.items():
         if not isinstance(values, list):
-            raise InputError(f"sweep.{axis} is {values!r}; it must be a list, e.g. sweep.{axis}=[{values}]")
+            raise InputError(f"sweep.{axis} is {shown(values)}; it must be a list, e.g. sweep.{axis}=[{shown(values)}]")
         if not values:
             raise InputError(f"sweep.{axis} is empty; give at least one value, or leave the axis out")
         _refuse_unknown_axis(axis, plain)
@@ -521,7 +488,20 @@ def _refuse_unknown_axis(axis: str, plain: Mapping[str, Any]) -> None:
         if group == kind and plain[group].get(name) in REGISTRIES[kind]:
             known |= set(parameters.names(REGISTRIES[kind][plain[group][name]]))
     if key not in known:
-        raise InputError(f"sweep.{axis}: {group} has no parameter {key!r}; {nearest(key, sorted(known))}")
+        raise InputError(f"sweep.{axis}: {group} has no parameter {key!r}; {hints.hint(key, sorted(known), 'sweep.')}")
+
+
+def _refuse_too_many(axes: Mapping[str, list[Any]], mode: str, worlds: int, policies: int) -> None:
+    """Before a sweep is expanded: cells that nobody waits for are refused while they are only a number."""
+    lengths = [len(values) for values in axes.values()]
+    combined = math.prod(lengths) if mode == "product" else max(lengths, default=1)
+    number = combined * worlds * max(policies, 1)
+    if number > schema.MOST_CELLS:
+        swept = " x ".join(f"{len(values)} of {axis}" for axis, values in axes.items())
+        raise InputError(
+            f"sweep: {swept}, {policies} policies and {worlds} worlds are {number:,} cells; "
+            f"at most {schema.MOST_CELLS:,} fit in one study, so sweep over fewer values"
+        )
 
 
 def _combinations(axes: Mapping[str, list[Any]], mode: str) -> list[dict[str, Any]]:
@@ -546,65 +526,28 @@ def _with(plain: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]
     return changed
 
 
-def _refuse_unknown(given: Mapping[str, Any], known: Sequence[str] | set[str], prefix: str) -> None:
+def _refuse_unknown(given: Mapping[str, Any], known: Iterable[str], prefix: str) -> None:
     for key in given:
         if key not in known:
-            raise InputError(f"unknown key {prefix}{key}; {nearest(str(key), sorted(known))}")
-
-
-def _real(value: Any, where: str, low: float = -math.inf, high: float = math.inf, *, above: bool = False) -> float:
-    """A finite number within [low, high], or (low, high] with ``above``."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputError(f"{where} is {value!r}; it must be a finite number")
-    if not low <= value <= high or (above and value == low):
-        least = f"above {low:g}" if above else f"at least {low:g}"
-        raise InputError(
-            f"{where} is {value}; it must be {least}" + (f" and at most {high:g}" if high < math.inf else "")
-        )
-    return float(value)
-
-
-def _integer(value: Any, where: str, low: int, high: int = 2**31 - 1) -> int:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InputError(f"{where} is {value!r}; it must be a whole number")
-    if not low <= value <= high:
-        raise InputError(f"{where} is {value}; it must be between {low} and {high}")
-    return value
-
-
-def _flag(value: Any, where: str) -> bool:
-    if not isinstance(value, bool):
-        raise InputError(f"{where} is {value!r}; it must be true or false")
-    return value
+            raise InputError(f"unknown key {prefix}{key}; {hints.hint(str(key), sorted(known), prefix)}")
 
 
 def _name(value: Any) -> str:
-    if "/" in _text(value, "name"):
-        raise InputError(f"name is {value!r}; it must hold no slash, since it names a folder")
-    return str(value)
-
-
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str) or not value:
-        raise InputError(f"{where} is {value!r}; it must be a name")
-    return value
+    name = _text(value, "name")
+    if "/" in name or len(name.encode()) > _LONGEST_NAME:
+        raise InputError(
+            f"name is {name!r}; it names a folder, so it must hold no slash and at most {_LONGEST_NAME} bytes"
+        )
+    return name
 
 
 def _mapping(value: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise InputError(f"{where} is {value!r}; it must be a mapping, e.g. {where}={{}}")
-    return value
-
-
-def _list(value: Any, where: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise InputError(f"{where} is {value!r}; it must be a list, e.g. {where}=[{value}]")
+        raise InputError(f"{where} is {shown(value)}; it must be a mapping, e.g. {where}={{}}")
     return value
 
 
 def _one_of(value: Any, where: str, options: Sequence[str]) -> str:
     if value not in options:
-        raise InputError(f"{where} is {value!r}; it must be one of {', '.join(options)}")
+        raise InputError(f"{where} is {shown(value)}; it must be one of {', '.join(options)}")
     return value

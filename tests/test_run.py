@@ -24,6 +24,7 @@ from bandits.forecast import FORECASTERS
 from envs.demand import PROCESSES
 from experiments import cells, config, run
 from tests import studies
+from tests.processes import usual_signals
 from tests.studies import CATALOGUE, TRACE, CommandLine
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,7 +52,8 @@ def process(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", "NO_COLOR": "1"}
     command = [sys.executable, "-m", "experiments.run", *arguments]
     streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=folder, env=environment, **streams)
+    with usual_signals():
+        return subprocess.Popen(command, cwd=folder, env=environment, **streams)
 
 
 def test_help_is_quick_and_makes_nothing(tmp_path: Path) -> None:
