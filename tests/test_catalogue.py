@@ -213,7 +213,7 @@ def test_shipped_catalogues_are_sound(name):
     np.testing.assert_array_equal(models.quality, find(FOLDER / f"{name}.csv").quality)
 
 
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", sorted({*shipped()} - {"copac_paper"}))  # which keeps the order of its paper's table
 def test_every_head_of_a_shipped_catalogue_mixes_cheap_and_strong(name):
     """The cheapest and the best model of the whole catalogue come first, then the rest of the cost-quality frontier."""
     models = find(name)
