@@ -253,7 +253,7 @@ def test_on_the_two_model_instance_the_spend_rate_tends_to_the_budget() -> None:
     learners = [worlds.learner("copac_ucb", forecaster="oracle", delta=delta) for delta in (1e-6, 0.2)]
     marks = (100, 1000, 9000, 18000, horizon)
     seen = worlds.play([world, world], learners, runs=4, marks=marks)
-    spent = ledger.host_value(seen.world.spent, world.quanta)[..., 0]  # [E, cells, runs]
+    spent = ledger.host_value(seen.world.spent, world.consumption_scale)[..., 0]  # [E, cells, runs]
     rate = np.diff(spent, axis=0) / np.diff(marks)[:, None, None]
     late = rate[2]  # rounds 9,000 to 18,000
     assert (np.abs(late[0] - 0.5) < 0.05).all() and (np.abs(late[1] - 0.5) < 0.02).all()
@@ -325,9 +325,10 @@ def test_an_independent_trial_of_the_published_rule_is_reproduced(row: str) -> N
     world = made.world
     learner = worlds.learner("copac_ucb", forecaster=forecaster, **{"delta": float(np.exp(-12.4)), **rule})
     books = worlds.play(world, learner, runs=runs, marks=(horizon,)).world
-    demand, reward, service = (
-        ledger.host_value(getattr(books, name), world.quanta)[0, 0] for name in ("demand", "reward_expected", "service")
+    demand, served, service = (
+        ledger.host_value(getattr(books, name), world.scale)[0, 0] for name in ("demand", "served", "service")
     )
+    reward = served @ np.asarray(world.reward_mean, float)
     best = benchmark.fluid(
         reward=np.asarray(world.reward_mean, float),
         consumption=np.asarray(world.consumption_mean, float),

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import jax
@@ -100,7 +101,8 @@ def world(**overrides: Any) -> World:
 def limited(world: World, budget: np.ndarray, target: np.ndarray) -> World:
     """The world with other budgets [P], in normalised units and inf for none, and targets [C]."""
     problem = replace(world.problem, budget=budget, target=target)
-    return replace(world, problem=problem, budget=ledger.limit(budget, float(world.quanta)))
+    amount = [Fraction(2**200) if np.isinf(most) else Fraction(float(most)) for most in budget]
+    return replace(world, problem=problem, budget=ledger.limit(amount, np.asarray(world.consumption_scale)))
 
 
 def learner(
