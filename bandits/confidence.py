@@ -42,20 +42,22 @@ def gamma(confidence: Confidence, num_models: jax.Array, horizon: jax.Array) -> 
 def confidence_radius(
     spread: jax.Array, count: jax.Array, level: jax.Array, linear: jax.Array | None = None
 ) -> jax.Array:
-    """sqrt(level * spread / count) + linear / count; shapes broadcast, count >= 1. ``linear`` is ``level`` unless given."""
+    """sqrt(level * spread / count) + linear / count, where ``linear`` may be left out: ``level``. Shapes broadcast."""
     return jnp.sqrt(level * spread / count) + (level if linear is None else linear) / count
 
 
 def bounds(confidence: Confidence, statistics: Statistics, ceiling: jax.Array, level: jax.Array) -> Bounds:
     """Clipped bounds of every quantity, of all models [M, D] or of one [D]; a model never tried has [0, ceiling].
 
-    ``ceiling``, of the same shape, is each quantity's known range: 1, or the model's worst case for a consumption. The
-    radius is taken on the quantity divided by its range, which is what [0, 1] variables call for.
+    ``ceiling``, of the same shape, is each quantity's known range: 1, or the model's worst case for a consumption (0 if
+    the model is free). The radius is taken on the quantity divided by its range, which is what [0, 1] variables call
+    for.
     """
     count = jnp.maximum(statistics.count, 1).astype(ceiling.dtype)[..., None]
-    spread = statistics.mean / ceiling
+    divisor = jnp.where(ceiling > 0, ceiling, 1.0)
+    spread = statistics.mean / divisor
     if statistics.scatter is not None:
-        spread = statistics.scatter / (count * ceiling**2)
+        spread = statistics.scatter / divisor / divisor / count
     margin = confidence.kappa * ceiling * confidence_radius(spread, count, level)
     return _clipped(statistics, margin, ceiling)
 

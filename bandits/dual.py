@@ -68,3 +68,15 @@ def project(prices: jax.Array, radius: jax.Array) -> jax.Array:
     count = jnp.sum(at_least, axis=1).astype(prices.dtype)
     excess = (jnp.sum(jnp.where(at_least, nonnegative[None, :], 0.0), axis=1) - radius) / count
     return jnp.maximum(nonnegative - jnp.max(excess, initial=0.0), 0.0)
+
+
+def valued(prices: jax.Array, amounts: jax.Array) -> jax.Array:
+    """[M] the sum of prices [d] times amounts [M, d], the same to the bit for models with the same amounts.
+
+    Left alone, a compiler merges a product with the addition after it in some lanes of a vector loop and not in others.
+    The sums of models that tie, as all do before they were tried, would then differ in the last bit, and a maximum
+    would not take the first of them. Cutting one bit off each product keeps it apart.
+    """
+    numbers = jnp.finfo(amounts.dtype)
+    products = jax.lax.reduce_precision(prices[None] * amounts, numbers.nexp, numbers.nmant - 1)
+    return jnp.sum(products, axis=1)

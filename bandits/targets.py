@@ -5,13 +5,16 @@ as in Ferreira, Simchi-Levi, Wang (2018) and UCB-ALP (Wu et al., NeurIPS 2015), 
 (ICML 2023).
 """
 
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 
-from bandits.routing.base import View
+if TYPE_CHECKING:  # rules import this module
+    from bandits.routing.base import View
 
 
-def round_targets(view: View, targets: str) -> tuple[jax.Array, jax.Array]:
+def round_targets(view: "View", targets: str) -> tuple[jax.Array, jax.Array]:
     """(spending [P], service [C]) per task of this round.
 
     ``resolving``: rho = (B - spent) / R_t and g = clip((target Q - service so far) / R_t, 0, 1), with Q the predicted

@@ -9,24 +9,32 @@ Whatever the process, the expected average of its rate over a run is ``mean`` ta
 whole weeks (seven periods), so a run that ends inside one is off by at most that part's share. ``expected_total`` gives
 the exact figure for any horizon.
 
-A new process is one class: a frozen dataclass that derives from ``Process`` under ``@demand_process("its_name")``.
+A new process is a class and a decorator, inside this package or outside it::
+
+    @demand_process("surge")
+    class Surge(Process):
+        mean: jax.Array | float = number(20.0, low=0.0, above=True)  # tasks a round
+        height: jax.Array | float = number(3.0, low=1.0)
+
+        def profile(self, t, horizon):
+            ...
 """
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
 from fractions import Fraction
-from numbers import Real
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from envs import csv_table
+from envs import csv_table, parameters
 from envs.errors import InputError, nearest
-from envs.pytree import register_apart
+from envs.parameters import span
+from envs.registry import Registry
 
 State = Any
 """What a process remembers between rounds: a pytree of constant size, ``()`` where there is nothing to remember."""
@@ -38,44 +46,13 @@ LARGEST_COUNT = 2.0**24
 """Above this float32 no longer holds every whole number, so no round has more counted tasks."""
 
 
-# How a parameter is checked before anything runs.
-@dataclass(frozen=True, kw_only=True)
-class Range:
-    """The numbers that a parameter may take."""
-
-    low: float = -math.inf
-    high: float = math.inf
-    open_low: bool = False  # true where ``low`` itself is refused
-
-    def holds(self, value: float) -> bool:
-        """Whether a number lies inside."""
-        return self.low <= value <= self.high and not (self.open_low and value == self.low)
-
-    def __str__(self) -> str:
-        """What would be right, as the end of a sentence."""
-        if math.isinf(self.high):
-            return f"a number {'above' if self.open_low else 'of at least'} {self.low:g}"
-        if self.open_low:
-            return f"a number above {self.low:g} and at most {self.high:g}"
-        return f"a number between {self.low:g} and {self.high:g}"
-
-
-POSITIVE = {"range": Range(low=0.0, open_low=True)}
-NOT_NEGATIVE = {"range": Range(low=0.0)}
-FRACTION = {"range": Range(low=0.0, high=1.0)}
-POSITIVE_FRACTION = {"range": Range(low=0.0, high=1.0, open_low=True)}
-SIGNED_FRACTION = {"range": Range(low=-1.0, high=1.0)}
-AT_LEAST_ONE = {"range": Range(low=1.0)}
-
-
-def _number(parameters: Mapping[str, Any], key: str, allowed: Range) -> float:
-    """The number under ``demand.<key>``, or an InputError that says what would be right."""
-    value = parameters[key]
-    # True is a number to Python and never what the user meant.
-    number = math.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
-    if not (math.isfinite(number) and allowed.holds(number)):
-        raise InputError(f"demand.{key} is {value!r}, but it must be {allowed}.")
-    return number
+# The ranges of parameters.
+POSITIVE = span(low=0.0, above=True)
+NOT_NEGATIVE = span(low=0.0)
+FRACTION = span(low=0.0, high=1.0)
+POSITIVE_FRACTION = span(low=0.0, high=1.0, above=True)
+SIGNED_FRACTION = span(low=-1.0, high=1.0)
+AT_LEAST_ONE = span(low=1.0)
 
 
 # Shared mathematics.
@@ -145,10 +122,6 @@ def _wave(turn: Turn, phase: jax.Array) -> jax.Array:
     # Signed, in [-1/2, 1/2): a float holds numbers near 0 most finely.
     high, low = (limb.astype(jnp.result_type(phase, float)) for limb in (turn[0].astype(jnp.int32), turn[1]))
     return jnp.sin(2 * jnp.pi * (high * 2.0**-32 + low * 2.0**-64 + phase))
-
-
-PERIOD = {"range": Range(low=0.0, open_low=True), "held_as": turns_per_round}
-DAY = {"range": Range(low=0.0, open_low=True), "held_as": lambda rounds: turns_per_round(rounds, 7)}
 
 
 Search = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
@@ -251,47 +224,37 @@ class Process:
     def check(self) -> None:
         """Host only, fields as floats: raises InputError where parameters contradict each other."""
 
+    def prepared(self) -> "Process":
+        """Host only, fields as floats: the process with its fields as the program needs them."""
+        return self
+
     @classmethod
     def keys(cls) -> list[str]:
         """The parameters that a config gives."""
-        return [entry.name for entry in _fields(cls)]
+        return parameters.names(cls)
 
     @classmethod
-    def from_parameters(cls, parameters: Mapping[str, Any]) -> "Process":
-        """The process with checked host numbers as its fields."""
-        values: dict[str, Any] = {}
-        for entry in _fields(cls):
-            value = _number(parameters, entry.name, entry.metadata["range"])
-            values[entry.name] = entry.metadata.get("held_as", float)(value)
+    def resolve(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Every parameter as a checked plain value, given or default."""
+        return parameters.resolve(cls, given, "demand")
+
+    @classmethod
+    def from_parameters(cls, values: Mapping[str, Any]) -> "Process":
+        """The process with host numbers, as ``resolve`` gives them, as its fields."""
         process = cls(**values)
         process.check()
         return process
 
 
-def _fields(kind: type) -> tuple[Any, ...]:
-    """The dataclass fields of a process; its class is only known to be a dataclass once it is registered."""
-    return fields(kind)
+OPTIONS: dict[str, Any] = {"counts": "poisson", "dispersion": 0.0, "maximum": None}
+"""The keys that every process shares, with their defaults."""
 
-
-PROCESSES: dict[str, type[Process]] = {}
+PROCESSES: Registry = Registry("demand process", Process, keys=("process", *OPTIONS))
 """Every demand process under the name that configs use."""
-
-P = TypeVar("P", bound=type[Process])
-
-
-def demand_process(name: str) -> Callable[[P], P]:
-    """Registers a process under its config name."""
-
-    def register(kind: P) -> P:
-        PROCESSES[name] = kind
-        return kind
-
-    return register
+demand_process = PROCESSES.register
 
 
 @demand_process("constant")
-@register_apart
-@dataclass(frozen=True, kw_only=True)
 class Constant(Process):
     """The same rate in every round."""
 
@@ -319,14 +282,12 @@ class Noisy(Process):
 
 
 @demand_process("sinusoid")
-@register_apart
-@dataclass(frozen=True, kw_only=True)
 class Sinusoid(Noisy):
     """mean (1 + amplitude sin(2 pi (t / period + phase))), times noise."""
 
     mean: jax.Array = field(metadata=POSITIVE)  # [] tasks a round
     amplitude: jax.Array = field(metadata=FRACTION)  # [] swing as a fraction of the mean
-    period: jax.Array = field(metadata=PERIOD)  # [6] ``turns_per_round`` of the rounds given
+    period: jax.Array = field(metadata=POSITIVE)  # rounds; [6] ``turns_per_round`` once prepared
     phase: jax.Array = field(metadata=FRACTION)  # [] head start, as a fraction of the period
     noise: jax.Array = field(metadata=NOT_NEGATIVE)  # [] standard deviation of the log rate
 
@@ -338,10 +299,12 @@ class Sinusoid(Noisy):
         """See ``Noisy.profile_peak``."""
         return float(self.mean * (1 + self.amplitude))
 
+    def prepared(self) -> Process:
+        """See ``Process.prepared``."""
+        return replace(self, period=jnp.asarray(turns_per_round(float(self.period))))  # type: ignore[type-var]
+
 
 @demand_process("diurnal")
-@register_apart
-@dataclass(frozen=True, kw_only=True)
 class Diurnal(Noisy):
     """A daily and a half-daily wave, lower on the last two days of each seven, times noise.
 
@@ -349,7 +312,7 @@ class Diurnal(Noisy):
     """
 
     mean: jax.Array = field(metadata=POSITIVE)  # [] tasks a round
-    period: jax.Array = field(metadata=DAY)  # [6] weeks per round, from the rounds in a day given
+    period: jax.Array = field(metadata=POSITIVE)  # rounds in a day; [6] ``turns_per_round`` of a week once prepared
     amplitude: jax.Array = field(metadata=FRACTION)  # [] daily swing as a fraction of the mean
     phase: jax.Array = field(metadata=FRACTION)  # [] head start of the daily wave, in days
     amplitude_second: jax.Array = field(metadata=FRACTION)  # [] half-daily swing as a fraction of the mean
@@ -375,6 +338,10 @@ class Diurnal(Noisy):
         busiest_day = self._weekday() * max(1.0, float(self.weekend))
         return float(self.mean * (1 + self.amplitude + self.amplitude_second) * busiest_day)
 
+    def prepared(self) -> Process:
+        """See ``Process.prepared``."""
+        return replace(self, period=jnp.asarray(turns_per_round(float(self.period), 7)))  # type: ignore[type-var]
+
     def check(self) -> None:
         """See ``Process.check``."""
         total = float(self.amplitude + self.amplitude_second)
@@ -386,8 +353,6 @@ class Diurnal(Noisy):
 
 
 @demand_process("trend")
-@register_apart
-@dataclass(frozen=True, kw_only=True)
 class Trend(Noisy):
     """A straight line from mean (1 - slope) at the start to mean (1 + slope) at the end, times noise."""
 
@@ -408,8 +373,6 @@ class Trend(Noisy):
 
 
 @demand_process("shocks")
-@register_apart
-@dataclass(frozen=True, kw_only=True)
 class Shocks(Process):
     """A level that jumps at random times and stays until the next jump.
 
@@ -450,8 +413,6 @@ class Shocks(Process):
 
 
 @demand_process("walk")
-@register_apart
-@dataclass(frozen=True, kw_only=True)
 class Walk(Process):
     """A log rate that wanders and is drawn back: x' = (1 - reversion) x + step_size z, rate = mean exp(x - var / 2).
 
@@ -482,8 +443,6 @@ class Walk(Process):
 
 
 @demand_process("mmpp")
-@register_apart
-@dataclass(frozen=True, kw_only=True)
 class MarkovModulated(Process):
     """Two states, quiet and busy, with a constant rate in each; under Poisson counts an MMPP in discrete time.
 
@@ -523,8 +482,6 @@ class MarkovModulated(Process):
 
 
 @demand_process("trace")
-@register_apart
-@dataclass(frozen=True, kw_only=True)
 class Trace(Process):
     """A recorded series of L counts stretched over the horizon: round t of T covers [t L / T, (t + 1) L / T).
 
@@ -546,7 +503,7 @@ class Trace(Process):
         # Two floats a sum: one float32 alone would lose a row's worth of tasks in a sum over 10^4 rows.
         leading = exact.astype(dtype)
         cumulative = np.stack([leading, (exact - leading).astype(dtype)])
-        return cls(
+        return cls(  # type: ignore[call-arg]
             mean=jnp.asarray(np.mean(counts) if mean is None else mean, dtype),
             counts=jnp.asarray(scaled, dtype),
             cumulative=jnp.asarray(cumulative),
@@ -579,19 +536,29 @@ class Trace(Process):
         return ["path", "column", "mean"]
 
     @classmethod
-    def from_parameters(cls, parameters: Mapping[str, Any]) -> "Process":
-        """See ``Process.from_parameters``."""
+    def resolve(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """See ``Process.resolve``."""
         for key in ("path", "column"):
-            if not isinstance(parameters[key], str | Path):
+            if not isinstance(given[key], str | Path):
                 wanted = "a CSV file" if key == "path" else "the name of a column of the file"
-                raise InputError(f"demand.{key} is {parameters[key]!r}, but it must be {wanted}.")
-        counts = read_trace(parameters["path"], str(parameters["column"]))
-        if parameters["mean"] is not None:
-            return cls.replay(counts, _number(parameters, "mean", POSITIVE["range"]))
+                raise InputError(f"demand.{key} is {given[key]!r}, but it must be {wanted}.")
+        mean = given["mean"]
+        return {
+            "path": str(given["path"]),
+            "column": str(given["column"]),
+            "mean": None if mean is None else parameters.checked(POSITIVE, mean, "demand.mean"),
+        }
+
+    @classmethod
+    def from_parameters(cls, values: Mapping[str, Any]) -> "Process":
+        """See ``Process.from_parameters``."""
+        counts = read_trace(values["path"], values["column"])
+        if values["mean"] is not None:
+            return cls.replay(counts, values["mean"])
         mean = float(np.sum(counts / counts.size))
         if not 1e-30 <= mean <= 1e30:
             raise InputError(
-                f"demand.mean is null, so it is the mean of column {parameters['column']!r} of {parameters['path']}, "
+                f"demand.mean is null, so it is the mean of column {values['column']!r} of {values['path']}, "
                 f"which is {mean:g}; give demand.mean as a number of tasks per round."
             )
         return cls.replay(counts)
@@ -691,11 +658,26 @@ def expected_total(demand: Demand, horizon: int) -> float:
 
 
 # Reading.
-OPTIONS: dict[str, Any] = {"counts": "poisson", "dispersion": 0.0, "maximum": None}
-"""The keys that every process shares, with their defaults."""
+def resolve(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The process's name under "process", its parameters and the ``OPTIONS`` as plain values, given or default.
+
+    ``maximum`` stays None where it is. InputError: an unknown process or key, a key missing, or a value that its key
+    does not allow; what must fit together, and a trace's file, are looked at by ``build``.
+    """
+    kind: type[Process] = PROCESSES.find(values.get("process"), "demand.process")
+    given = {**OPTIONS, **{key: value for key, value in values.items() if key != "process"}}
+    _check_keys(str(values["process"]), kind, given)
+    maximum = given["maximum"]
+    return {
+        "process": values["process"],
+        **kind.resolve({key: value for key, value in given.items() if key not in OPTIONS}),
+        "counts": _counts(given["counts"]),
+        "dispersion": parameters.checked(NOT_NEGATIVE, given["dispersion"], "demand.dispersion"),
+        "maximum": None if maximum is None else parameters.checked(POSITIVE, maximum, "demand.maximum"),
+    }
 
 
-def build(name: str, parameters: Mapping[str, Any]) -> Demand:
+def build(name: str, values: Mapping[str, Any]) -> Demand:
     """The demand that a config describes, checked on the host.
 
     A ``maximum`` of null is set where a round passes it with a chance of about exp(-30): the process's ``peak``, plus
@@ -703,8 +685,8 @@ def build(name: str, parameters: Mapping[str, Any]) -> Demand:
 
     Args:
         name: a key of ``PROCESSES``.
-        parameters: every parameter of the process, and any of ``counts``, ``dispersion``, ``maximum``. The config's own
-            ``process`` entry may stay in.
+        values: every parameter of the process without a default, and any other of it and of ``counts``,
+            ``dispersion``, ``maximum``. The config's own ``process`` entry may stay in.
 
     Raises:
         InputError: an unknown process or key, a key missing, or a value that its key does not allow.
@@ -713,18 +695,17 @@ def build(name: str, parameters: Mapping[str, Any]) -> Demand:
         >>> float(build("trend", {"mean": 20, "slope": 0.25, "noise": 0.0}).profile(0, 2))
         17.5
     """
-    kind = PROCESSES.get(str(name))
-    if kind is None:
-        known = nearest(str(name), list(PROCESSES))
-        raise InputError(f"demand.process is {name!r}, which is no demand process; {known}")
-    given = {**OPTIONS, **{key: value for key, value in parameters.items() if key != "process"}}
-    _check_keys(name, kind.keys(), given)
-    process = kind.from_parameters(given)
-    counts = _counts(given["counts"])
-    dispersion = _number(given, "dispersion", NOT_NEGATIVE["range"])
-    maximum = _maximum(given, process, dispersion if counts == "negative_binomial" else 0.0)
-    leaves: Process = jax.tree.map(_leaf, process)
-    return Demand(process=leaves, counts=counts, dispersion=_leaf(dispersion), maximum=_leaf(maximum))
+    given = resolve({**values, "process": name})
+    options = {key: given.pop(key) for key in OPTIONS}
+    process = PROCESSES[given.pop("process")].from_parameters(given)
+    if getattr(process, "mean", None) is None:
+        raise InputError(f"demand process {name!r} has no `mean`, the tasks a round that every process must tell")
+    mixed = options["dispersion"] if options["counts"] == "negative_binomial" else 0.0
+    maximum = _maximum(options, process, mixed)
+    leaves: Process = jax.tree.map(_leaf, process.prepared())
+    return Demand(
+        process=leaves, counts=options["counts"], dispersion=_leaf(options["dispersion"]), maximum=_leaf(maximum)
+    )
 
 
 def _leaf(value: jax.Array | np.ndarray | float) -> jax.Array:
@@ -732,13 +713,15 @@ def _leaf(value: jax.Array | np.ndarray | float) -> jax.Array:
     return jnp.asarray(value, jnp.result_type(float))
 
 
-def _check_keys(name: str, known: list[str], given: Mapping[str, Any]) -> None:
+def _check_keys(name: str, kind: type[Process], given: Mapping[str, Any]) -> None:
     """Refuses keys that the process does not have and asks for those that are missing."""
+    known = kind.keys()
+    optional = [entry.name for entry in fields(kind) if entry.default is not MISSING]  # type: ignore[arg-type]
     for key in given:
         if key not in known and key not in OPTIONS:
             raise InputError(f"demand.{key} is no parameter of {name!r}; {nearest(str(key), [*known, *OPTIONS])}")
     for key in known:
-        if key not in given:
+        if key not in given and key not in optional:
             raise InputError(f"demand.{key} is missing; process {name!r} needs {', '.join(known)}.")
 
 
@@ -753,7 +736,7 @@ def _maximum(given: Mapping[str, Any], process: Process, dispersion: float) -> f
     """The cap on a round's tasks, checked, or the default one."""
     counted, mean = given["counts"] != "none", float(process.mean)
     if given["maximum"] is not None:
-        maximum = _number(given, "maximum", POSITIVE["range"])
+        maximum = float(given["maximum"])
     elif counted and process.peak() > LARGEST_COUNT:
         raise InputError(
             f"demand.mean={mean:g} lets the rate of a round reach {process.peak():g} tasks, but a round can count at "

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
@@ -16,12 +17,14 @@ from envs.types import Problem
 MONEY = "money"
 LATENCY = "latency"
 
+_SMALLEST_SHARE = 1e-30  # of the largest worst case: float32 ends at 1e-38
+
 
 @dataclass(frozen=True, kw_only=True)
 class EdgeCloud:
     """What distinguishes one edge-cloud world from another, apart from its catalogue and demand."""
 
-    budget_per_task: float | None  # USD a task of expected demand; None for no money budget
+    budget_per_task: float | None  # USD per task of expected demand; None for no money budget
     resources: Mapping[str, float]  # further hard budgets a task, by catalogue column
     budget_rule: str  # skip | stop | cross | average
     target: float | None  # share of tasks wanted within latency_slo_s; None for none
@@ -32,7 +35,7 @@ class EdgeCloud:
     cloud_throughput: float
     quality_noise: str  # bernoulli | beta
     quality_concentration: float
-    cost_bound_multiple: float
+    cost_bound_multiple: float  # a task's worst case, as a multiple of the model's mean; see also cost_max_usd
     demand_seen: str  # before | after
     schedule: Schedule  # which models exist when
     max_deployed: int | None  # models live at once; None for all
@@ -61,7 +64,7 @@ class _Constraints:
 
     names: tuple[str, ...]  # K
     mean: np.ndarray  # [N, K] mean consumption in its own unit, or mean service
-    limit: np.ndarray  # [K] budget a task, or target
+    limit: np.ndarray  # [K] budget per task, or target
 
 
 def build(
@@ -79,19 +82,22 @@ def build(
     total = expected_total(demand, horizon)
     if total <= 0:
         raise InputError(f"demand: the expected demand over {horizon} rounds is 0; raise demand.mean")
-    reward_table = None
+    reward_table: np.ndarray | None = None
     if settings.quality_noise == "beta":
-        reward_table = outcomes.beta_table(catalogue.quality, settings.quality_concentration)
+        reward_table = outcomes.beta_table(catalogue.quality, settings.quality_concentration).astype(dtype)
     reward_mean = catalogue.quality if reward_table is None else outcomes.table_mean(reward_table)
     resources = _resources(catalogue, settings)
     services = _services(catalogue, settings, reward_mean)
-    unit = settings.cost_bound_multiple * resources.mean.max(axis=0, initial=0.0)
-    bound = settings.cost_bound_multiple * resources.mean / unit
+    unit, bound = _worst_cases(catalogue, settings, resources)
     # One token count drives every resource of a task, so all share the catalogue's spread of cost.
-    table = outcomes.bounded_gamma_table(resources.mean / unit, catalogue.cost_cv[:, None], bound)
-    maximum = float(demand.maximum)
-    quanta = ledger.quanta_per_task(maximum)
-    budget = resources.limit * total / unit
+    table: np.ndarray = outcomes.bounded_gamma_table(resources.mean / unit, catalogue.cost_cv[:, None], bound).astype(
+        dtype
+    )
+    most = horizon * float(demand.maximum)
+    fee = _deployment_cost(settings, resources)
+    fees = catalogue.num_models * stages * fee / unit
+    scale = np.array([ledger.scale(most + float(paid)) for paid in fees])
+    budget = resources.limit * total
 
     def rows(values: np.ndarray, fill: float = 0.0) -> np.ndarray:
         return _pad(np.asarray(values), padded, fill).astype(dtype)
@@ -99,14 +105,14 @@ def build(
     problem = Problem(
         horizon=np.int32(horizon),
         exists=_pad(np.ones(catalogue.num_models, bool), padded, False),
-        budget=budget.astype(dtype),
+        budget=(budget / unit).astype(dtype),
         target=services.limit.astype(dtype),
         consumption_bound=rows(bound, 1.0),
         throughput=rows(throughput, 1.0),
         budget_hard=np.bool_(settings.budget_rule in ("skip", "stop")),
         max_deployed=np.int32(max_deployed),
         expected_demand=dtype(total),
-        demand_bound=dtype(maximum),
+        demand_bound=dtype(float(demand.maximum)),
     )
     world = World(
         problem=problem,
@@ -116,9 +122,10 @@ def build(
         demand_seen=np.bool_(settings.demand_seen == "before"),
         stop_when_refused=np.bool_(settings.budget_rule == "stop"),
         stop_when_crossed=np.bool_(settings.budget_rule == "cross"),
-        quanta=dtype(quanta),
-        budget=ledger.limit(budget, quanta),
-        deployment_cost=ledger.charge(_deployment_cost(settings, resources, unit), quanta),
+        scale=dtype(ledger.scale(most)),
+        consumption_scale=scale.astype(dtype),
+        budget=ledger.limit(_exactly(budget, unit), scale),
+        deployment_cost=ledger.fee(_exactly(fee, unit), scale),
         reward_mean=rows(reward_mean),
         consumption_mean=rows(outcomes.table_mean(table)),
         service_mean=rows(services.mean),
@@ -132,7 +139,7 @@ def build(
         resources=resources.names,
         services=services.names,
         unit=unit,
-        budget=resources.limit * total,
+        budget=budget,
         expected_demand=total,
         stages=stages,
     )
@@ -179,11 +186,38 @@ def _staged(settings: EdgeCloud, present: Inventory, horizon: int, max_deployed:
     return bool(comes_or_goes.any() or max_deployed < number or settings.deployment_cost_usd > 0)
 
 
-def _deployment_cost(settings: EdgeCloud, resources: _Constraints, unit: np.ndarray) -> np.ndarray:
-    """[P] what switching a model on costs, in normalised units: money alone."""
+def _exactly(amount: np.ndarray, unit: np.ndarray) -> list[Fraction]:
+    """Amounts [P] in normalised units, without rounding."""
+    return [Fraction(float(a)) / Fraction(float(u)) for a, u in zip(amount, unit, strict=True)]
+
+
+def _deployment_cost(settings: EdgeCloud, resources: _Constraints) -> np.ndarray:
+    """[P] what switching a model on costs, in each resource's own unit: money alone."""
     if settings.deployment_cost_usd > 0 and MONEY not in resources.names:
         raise InputError("env.deployment_cost_usd is charged to the money budget; give env.budget_per_task too")
-    return np.array([settings.deployment_cost_usd if name == MONEY else 0.0 for name in resources.names]) / unit
+    return np.array([settings.deployment_cost_usd if name == MONEY else 0.0 for name in resources.names])
+
+
+def _worst_cases(catalogue: Catalogue, settings: EdgeCloud, resources: _Constraints) -> tuple[np.ndarray, np.ndarray]:
+    """(unit [P] in the resource's own unit, worst case of one task [N, P] in that unit, of which the largest is 1).
+
+    A resource that nobody consumes has the unit 1. InputError where consumptions lie too far apart for float32.
+    """
+    bound = settings.cost_bound_multiple * resources.mean
+    if MONEY in resources.names:
+        known, money = catalogue.cost_max_usd, resources.names.index(MONEY)
+        bound[:, money] = np.where(np.isnan(known), bound[:, money], known)
+    largest = bound.max(axis=0, initial=0.0)
+    unit = np.where(largest > 0, largest, 1.0)
+    share = resources.mean / unit
+    if ((resources.mean > 0) & ~(share > _SMALLEST_SHARE)).any():
+        row, column = np.argwhere((resources.mean > 0) & ~(share > _SMALLEST_SHARE))[0]
+        raise InputError(
+            f"{catalogue.path}: {catalogue.names[row]} needs {resources.mean[row, column]:g} of "
+            f"{resources.names[column]}, less than {_SMALLEST_SHARE:g} of the largest worst case, "
+            f"{largest[column]:g}; use 0 for what is free"
+        )
+    return unit, bound / unit
 
 
 def _pad(values: np.ndarray, padded: int, fill: float | bool) -> np.ndarray:
@@ -199,9 +233,9 @@ def _resources(catalogue: Catalogue, settings: EdgeCloud) -> _Constraints:
         names, means, limits = [MONEY], [catalogue.cost_usd], [settings.budget_per_task]
     for column, amount in sorted(settings.resources.items()):
         mean = _column(catalogue, column, "env.resources")
-        if not (mean > 0).all():
+        if not (mean >= 0).all():
             raise InputError(
-                f"env.resources.{column}: column {column!r} of {catalogue.path} must be > 0 for every model"
+                f"env.resources.{column}: column {column!r} of {catalogue.path} must be >= 0 for every model"
             )
         names.append(column)
         means.append(mean)

@@ -19,7 +19,7 @@ class Problem:
     exists: jax.Array  # [M] bool, false for padding
     budget: jax.Array  # [P] total budget B_i, normalised units; inf where unlimited
     target: jax.Array  # [C] wanted service per task, in [0, 1]
-    consumption_bound: jax.Array  # [M, P] known worst case of one task, in (0, 1]
+    consumption_bound: jax.Array  # [M, P] known worst case of one task, in [0, 1]; 0 for what is free
     throughput: jax.Array  # [M] cap on the share of a round's tasks, in (0, 1]
     budget_hard: jax.Array  # [] bool, true where the world refuses what might not fit
     max_deployed: jax.Array  # [] int32, how many models may be live at once

@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from matplotlib.ticker import (
     StrMethodFormatter,
 )
 
+from experiments import interrupt
 from experiments.drawing import (
     DASHES,
     LEVEL,
@@ -59,7 +61,7 @@ from experiments.drawing import (
 )
 from experiments.growth_figures import StageView, draw_regret_by_horizon, draw_stage_count, stage_views
 from experiments.staged_figures import draw_decomposition, draw_deployment, draw_traffic_maps
-from experiments.store import CellResult, write_atomically
+from experiments.store import CellResult, write_atomically, write_informing
 from experiments.summary import (
     has_violation,
     label_cells,
@@ -212,11 +214,12 @@ def write_all(cells: Sequence[CellResult], folder: str | Path) -> list[Written]:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     before = {path for figure in read_index(folder) for path in (figure.png, figure.svg)}
-    written = [save(drawing, folder) for drawing in draw_all(cells)]
+    written = [save(drawing, folder) for drawing in interrupt.looking(draw_all(cells))]
     index = [{"name": figure.name, "caption": figure.caption} for figure in written]
-    write_atomically(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False).encode())
+    write_informing(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False).encode())
     for path in before - {path for figure in written for path in (figure.png, figure.svg)}:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
     return written
 
 
@@ -224,9 +227,10 @@ def read_index(folder: Path) -> list[Written]:
     """The figures that were written into a folder; none where it does not say."""
     try:
         entries = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        return [_written(folder, Path(entry["name"]).name, entry["caption"]) for entry in entries]
-    except (OSError, ValueError, TypeError, KeyError):
+        names = [(Path(entry["name"]).name, str(entry["caption"])) for entry in entries]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return []
+    return [_written(folder, name, caption) for name, caption in names if name.isprintable()]
 
 
 def save(drawing: Drawing, folder: Path) -> Written:

@@ -21,6 +21,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
 from envs.errors import InputError
+from experiments import interrupt
 from experiments.study_folder import JOBS
 
 FLAGS = ("-m", "--multirun")
@@ -159,7 +160,7 @@ def notices() -> tuple[int, ...]:
 def hand_back(exit_code: int) -> int:
     """Everything is saved: let submitit queue the job again if it was told to. The code to exit with.
 
-    To be called where its handlers are in place again.
+    Its handlers are those before ours, wherever this is called.
     """
     number = exit_code - 128
     if number not in notices():
@@ -168,7 +169,7 @@ def hand_back(exit_code: int) -> int:
         if number == signal.SIGTERM:
             time.sleep(_NOTICE_SECONDS)
         else:
-            signal.getsignal(number)(number, None)  # type: ignore[operator, misc]
+            interrupt.handler_before(number)(number, None)
     except SystemExit as end:
         return int(end.code or 0) & 0xFF
     return exit_code

@@ -7,8 +7,9 @@ import numpy as np
 
 from envs import ledger
 from envs.clock import stage_start
+from envs.edge_cloud import World, WorldState
 from envs.instance import MONEY, Instance
-from experiments import benchmark
+from experiments import benchmark, sources
 from experiments.benchmark import Epochs
 from experiments.cells import Cell
 from experiments.rollout import Snapshot
@@ -24,12 +25,7 @@ def cell_result(
     [E, M, D]. ``cache`` keeps benchmarks between the policies of one world.
     """
     instance = cell.instance
-    world = instance.world
-    quanta = np.asarray(world.quanta, np.float64)
-    books = {
-        name: ledger.host_value(getattr(snapshot.world, name), quanta)
-        for name in ("demand", "served", "refused", "reward", "reward_expected", "spent", "service")
-    }
+    books = _books(instance.world, snapshot.world)
     ideal = _ideal(cell, snapshot, books["demand"], cache)
     curves = _curves(instance, snapshot, books, ideal)
     number = len(instance.models)
@@ -51,6 +47,21 @@ def cell_result(
         benchmark_share=ideal.share[-1],
         extras=_deployment_extras(cell, snapshot, ideal),
     )
+
+
+def _books(world: World, totals: WorldState) -> dict[str, np.ndarray]:
+    """The books [E, R, ...] in tasks and normalised units."""
+    books = {
+        name: ledger.host_value(getattr(totals, name), world.scale)
+        for name in ("demand", "served", "refused", "reward", "service")
+    }
+    books["spent"] = ledger.host_value(totals.spent, world.consumption_scale)
+    books["reward_expected"] = books["served"] @ np.asarray(world.reward_mean, np.float64)
+    # Served tasks are counted without the lowest digit: what is missing to the demand is taken without it, too.
+    arrived = ledger.host_units(ledger.Total(digits=totals.demand.digits[1:]))
+    missing = arrived - ledger.host_units(totals.served).sum(axis=-1)
+    books["declined"] = missing / ledger.quanta(totals.served, world.scale)
+    return books
 
 
 def _truth(instance: Instance) -> np.ndarray:
@@ -78,8 +89,7 @@ def _ideal(cell: Cell, snapshot: Snapshot, demand: np.ndarray, cache: dict[Any, 
     if snapshot.books is None:
         return _fixed(cell.instance, demand, cache)
     spans, before = _spans(cell)
-    quanta = np.asarray(cell.instance.world.quanta, np.float64)
-    bins = ledger.host_value(snapshot.books.span_demand, quanta)[:, :, : len(spans)]  # [E, R, G, 2]
+    bins = ledger.host_value(snapshot.books.span_demand, cell.instance.world.scale)[:, :, : len(spans)]  # [E, R, G, 2]
     known, total = _means(cell.instance, demand[-1]), bins[-1].sum(axis=-1)
     key = ("staged", id(cell.instance), total.tobytes())
     if key not in cache:
@@ -175,7 +185,7 @@ def _curves(
         "violation": violation.max(axis=-1, initial=0.0),
         "violation_worst": np.asarray(snapshot.world.violation_worst, np.float64).max(axis=-1, initial=0.0),
         "overspend": _overspend(instance, snapshot),
-        "declined": demand - served,
+        "declined": books["declined"],
         "refused": books["refused"],
         "served": served,
         "demand": demand,
@@ -183,6 +193,7 @@ def _curves(
         "forecast_error": np.abs(forecast_total - total) / np.where(total > 0, total, 1.0),
         "pace": _pace(instance, spent, demand),
         "invalid": np.asarray(snapshot.invalid, np.float64),
+        "clipped": np.asarray(snapshot.world.clipped, np.float64),
     }
     if ideal.serving_all is not None and ideal.unconstrained is not None:
         curves |= {"benchmark_serving_all": ideal.serving_all, "benchmark_unconstrained": ideal.unconstrained}
@@ -266,4 +277,7 @@ def _description(cell: Cell, feasible: bool, wall_seconds: float) -> dict[str, A
         "benchmark_feasible": feasible,
         "wall_s": round(wall_seconds, 4),
         "swept": config.swept,
+        "parameters": cell.parameters,
+        "sources": cell.sources,
+        "versions": sources.versions(),
     }

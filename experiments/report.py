@@ -345,8 +345,10 @@ def _ranked(winners: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mappin
     return sorted(won.items(), key=lambda entry: -len(entry[1]))
 
 
-def _of(won: Sequence[Any], played: Sequence[Any]) -> str:
-    return f" in {len(won)} of {len(played)} worlds and budgets" if len(played) > 1 else ""
+def _of(won: Sequence[Any], played: Sequence[Mapping[str, Any]]) -> str:
+    """In how many of the compared settings and budgets, where there are several."""
+    where = "settings and budgets" if _has_settings(played) else "budgets"
+    return f" at {len(won)} of {len(played)} {where}" if len(played) > 1 else ""
 
 
 def _spread(cells: Sequence[Mapping[str, Any]], metric: str, *, percent: bool = False) -> str:
@@ -421,6 +423,12 @@ def _warnings(cells: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     invalid = sum(1 for cell in cells if (cell.get("invalid") or {}).get("mean"))
     if invalid:
         yield f"In {_plural(invalid, 'cell')} some decisions were not finite and were declined."
+    clipped = sum(1 for cell in cells if (cell.get("clipped") or {}).get("mean"))
+    if clipped:
+        yield (
+            f"In {_plural(clipped, 'cell')} some shares were negative, above the caps or more than 1 in sum; "
+            "they were cut."
+        )
     if all(cell["runs"] == 1 for cell in cells):
         yield "One run a cell: there are no intervals."
 

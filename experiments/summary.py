@@ -38,6 +38,7 @@ METRICS = (
     "declined_share",
     "refused_share",
     "invalid",
+    "clipped",
     "forecast_error",
     *DEPLOYMENT_METRICS,
 )
@@ -61,7 +62,11 @@ _WITHIN_ONE = {  # shares that cannot exceed the whole
 _ROUNDING = 1e-12  # of a share
 _NOTHING = 1e-9  # reward per task of a benchmark that earns nothing, but for the rounding of its linear program
 _WORLD_GROUPS = {"env", "demand", "inventory", "outcomes", "problem", "tracker", "study"}
-_DESCRIBED = {*LINE_FIELDS, *SETTING_FIELDS, "policy", "horizon", "budget", "budget_per_task", "cell", "seed", "seeds"}
+_FIELDS = {*LINE_FIELDS, *SETTING_FIELDS, "policy", "horizon", "budget", "budget_per_task", "cell", "seed", "seeds"}
+_DESCRIBED_AXES = {  # whose value the description names
+    *("horizon", "budget_per_task", "num_models", "target", "env.max_deployed", "env.arrivals"),
+    *("demand.process", "forecaster.name"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,9 +151,9 @@ def label_cells(cells: Sequence[CellResult], *, stages: bool = True) -> list[Lab
     labels = []
     for cell, setting in zip(cells, settings, strict=True):
         policy, variant = str(cell.description["policy"]), _variant(cell)
-        details = [_spell(name, variant.get(name)) for name in told_apart[policy]]
+        details = _spelled(told_apart[policy], variant)
         line = f"{policy} ({', '.join(details)})" if details else policy
-        labels.append(Label(line=line, setting=", ".join(_spell(name, setting.get(name)) for name in differing)))
+        labels.append(Label(line=line, setting=", ".join(_spelled(differing, setting))))
     return labels
 
 
@@ -331,7 +336,7 @@ def _of_world(name: str) -> bool:
 def _swept(cell: CellResult) -> dict[str, Any]:
     """Swept parameters that the description does not already name."""
     swept = cell.description.get("swept") or {}
-    return {str(name): value for name, value in swept.items() if str(name).split(".")[-1] not in _DESCRIBED}
+    return {str(name): value for name, value in swept.items() if name not in _DESCRIBED_AXES}
 
 
 def _differing(entries: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -349,9 +354,18 @@ def _differing(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     return told
 
 
-def _spell(name: str, value: Any) -> str:
+def _spelled(names: Sequence[str], values: Mapping[str, Any]) -> list[str]:
+    """Named values, each under the last word of its name; a rule's parameter with its rule where that could mislead."""
+    words = [name.split(".")[-1] for name in names]
+    found = []
+    for name, word in zip(names, words, strict=True):
+        misleads = words.count(word) > 1 or word in _FIELDS
+        found.append(_spell(name.removeprefix("policy.") if misleads and "." in name else word, values.get(name)))
+    return found
+
+
+def _spell(short: str, value: Any) -> str:
     """A named number, or a bare word: "greedy", "step_size=0.1", "no target"; arrivals share words with demands."""
-    short = name.split(".")[-1]
     if value is None:
         return f"default {short}" if short in _STAGE_AXES else f"no {short}"
     if short == "arrivals":
@@ -363,6 +377,8 @@ def _spell(name: str, value: Any) -> str:
 
 def _cell_entry(cell: CellResult, label: Label, level: float) -> dict[str, Any]:
     entry: dict[str, Any] = {str(name): _plain(value) for name, value in cell.description.items()}
+    for source in entry.get("sources", {}).values():
+        source.pop("text", None)
     entry |= {"label": label.line, "setting": label.setting, "runs": int(cell.curves.shape[0])}
     regret = metric_values(cell, "regret")
     entry["staged"] = is_staged(cell)

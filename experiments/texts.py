@@ -17,13 +17,17 @@ _NOT_KEPT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-
 
 def text(value: Any, where: str) -> str:
     """A name or path; a number or truth value is spelt out again. InputError for anything else."""
-    if isinstance(value, bool):
-        value = str(value).lower()
-    elif isinstance(value, int | float):
-        value = str(value)
-    if not isinstance(value, str) or not value:
+    spelt_out = spelt(value)
+    if not spelt_out:
         raise InputError(f"{where} is {value!r}; it must be a name")
-    return value
+    return spelt_out
+
+
+def spelt(value: Any) -> str | None:
+    """Text as it is, a number or truth value spelt out; None for anything else."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, str | int | float) else None
 
 
 def readable(value: Any, where: str = "") -> Any:

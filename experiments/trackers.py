@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from envs.errors import InputError, nearest
-from experiments.store import CellResult, study_digest
+from experiments import interrupt
+from experiments.store import CellResult, described, study_digest
 from experiments.summary import METRICS, metric_band, metric_curve
 
 MODES = ("offline", "online", "disabled")
@@ -83,7 +84,12 @@ class EventLog:
             self._warn("only part of a line was written")
 
     def _append(self, content: bytes) -> int:
-        handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+        try:
+            handle = os.open(self.path, flags, 0o666)
+        except FileNotFoundError:  # the folder has vanished
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.path, flags, 0o666)
         try:
             return os.write(handle, content)
         finally:
@@ -292,6 +298,7 @@ class _Study:
         self.results_folder = results_folder
         self.folder = Path(settings.folder or results_folder) / "wandb"
         self.config = config
+        self.asked = config.get("config", config)
         self.digest = study_digest(config.get("config", config))
         self.summary = summary
         self.entries = {entry.get("cell"): entry for entry in summary.get("cells") or ()}
@@ -308,7 +315,7 @@ def _write_runs(study: _Study, cells: Sequence[CellResult], mode: str) -> None:
     with _environment(WANDB_SILENT="true", WANDB_CACHE_DIR=study.folder / "cache"):
         import wandb
 
-        for cell in cells if study.trial is None else ():
+        for cell in interrupt.looking(cells if study.trial is None else ()):
             with _open_run(wandb, study, mode, **_cell_identity(study, cell)) as run:
                 run.define_metric("*", step_metric="t")
                 for row in history(cell):
@@ -405,8 +412,17 @@ def _cell_identity(study: _Study, cell: CellResult) -> dict[str, Any]:
         "job_type": "cell",
         "name": _cell_name(about, study.entries.get(about.get("cell"), {})),
         "tags": _tags(about.get("policy"), about.get("env"), study.revision, *study.settings.tags),
-        "config": plain(about) | {"runs": len(cell.seeds), "models": list(cell.models), "study": plain(study.config)},
+        "config": _made_of(cell) | {"models": list(cell.models), "asked": plain(study.asked)},
     }
+
+
+def _made_of(cell: CellResult) -> dict[str, Any]:
+    """What a cell is and what it was made of, flat, with the text of a user's files."""
+    about = cell.description
+    groups = ("parameters", "sources", "versions", "swept")
+    texts = {f"sources.{kind}.text": source.get("text") for kind, source in about.get("sources", {}).items()}
+    found = {name: value for name, value in about.items() if name not in groups} | described(about)
+    return plain(found | {name: text for name, text in texts.items() if text is not None} | {"runs": len(cell.seeds)})
 
 
 def _aggregate_identity(study: _Study, cells: Sequence[CellResult]) -> dict[str, Any]:
@@ -416,7 +432,7 @@ def _aggregate_identity(study: _Study, cells: Sequence[CellResult]) -> dict[str,
         "job_type": "aggregate",
         "name": f"{study.settings.group}: all cells"[:_LONGEST_NAME],
         "tags": _tags(*worlds, study.revision, *study.settings.tags),
-        "config": {"cells": len(cells), "study": plain(study.config)},
+        "config": {"cells": len(cells), "asked": plain(study.asked)},
     }
 
 
@@ -621,16 +637,14 @@ def run_table(cells: Sequence[CellResult]) -> tuple[list[str], list[list[Any]]]:
 
 
 def _run_entries(cell: CellResult, most: int | None) -> list[dict[str, Any]]:
-    about = plain(cell.description)
-    swept = {name: value for name, value in (about.pop("swept", None) or {}).items() if name not in about}
-    about.pop("wall_s", None)
+    about = plain(described(cell.description))
     lines = {"demand_total" if name == "demand" else name: cell.final(name)[:most] for name in cell.metrics}
     spent = metric_curve(cell, "spent")
     if spent is not None:
         lines["spent"] = spent[:most, -1]
     seeds = cell.seeds[:most]
     return [
-        about | swept | {"seed": int(seed)} | {name: plain(line[run]) for name, line in lines.items()}
+        about | {"seed": int(seed)} | {name: plain(line[run]) for name, line in lines.items()}
         for run, seed in enumerate(seeds)
     ]
 

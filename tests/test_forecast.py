@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import decimal
 import doctest
 import functools
 import math
@@ -396,6 +397,43 @@ def test_damped_trend_sum_at_any_length(damping):
         np.testing.assert_allclose(float(found), expected, rtol=2e-9 if jax.config.jax_enable_x64 else 4e-6)
 
 
+@pytest.mark.parametrize("rounds", [2**24 + 1, 2**28 + 1, 5 * 10**8, 2**31 - 2])
+@pytest.mark.parametrize("damping", [0.0, 0.98, 0.9999, 1 - 6e-8, 1.0])
+def test_damped_trend_sum_at_the_longest_horizons(damping, rounds):
+    damping = float(np.asarray(damping, FLOAT))
+    with decimal.localcontext(prec=80):
+        factor = decimal.Decimal(damping)
+        rest = 1 - factor
+        expected = (
+            factor / rest * (rounds - factor * (1 - factor**rounds) / rest) if rest else rounds * (rounds + 1) / 2
+        )
+    found = damped_trend_sum(jnp.asarray(damping, FLOAT), jnp.asarray(rounds).astype(FLOAT))
+    np.testing.assert_allclose(float(found), float(expected), rtol=2e-9 if jax.config.jax_enable_x64 else 4e-6)
+
+
+@pytest.mark.parametrize("left", [0, 1, 6, 7, 1000, 10**7])
+@pytest.mark.parametrize("horizon", [2**24 + 3, 2**28 + 5, 5 * 10**8, 2**31 - 2])
+def test_a_season_adds_up_the_rounds_left_at_any_time(horizon, left):
+    """The state that a run of ``horizon`` rounds has with ``left`` of them left, set by hand."""
+    values = np.array([3.0, 1.0, 4.0, 1.5, 9.0, 2.5, 6.0, 0, 0, 0])
+    now = horizon - left
+    problem = problem_of(horizon, 100.0)
+    assert int(Season.start(10, jnp.int32(7), problem).piece_rounds) == horizon % 7
+    piece = sum(values[(now + h) % 7] for h in range(left % 7))
+    season = Season(
+        values=jnp.asarray(values, FLOAT),
+        current=jnp.asarray(values[now % 7], FLOAT),
+        phase=jnp.int32(now % 7),
+        piece_rounds=jnp.int32(left % 7),
+        total=CompensatedSum(total=jnp.asarray(values.sum(), FLOAT), lost=jnp.zeros((), FLOAT)),
+        piece=CompensatedSum(total=jnp.asarray(piece, FLOAT), lost=jnp.zeros((), FLOAT)),
+    )
+    state = module.SeasonalNaiveState(season=season, rounds=jnp.int32(7))
+    predicted = predict(small("seasonal_naive"), state, now, problem)
+    np.testing.assert_allclose(float(predicted.remaining), left // 7 * values.sum() + piece, rtol=3e-7)
+    assert float(predicted.next) == values[now % 7]
+
+
 def pattern(t):
     """A demand of period 7 around 100 that no float32 holds exactly."""
     return 100.0 + 0.1 * (t % 7)
@@ -572,8 +610,8 @@ def test_every_config_has_a_forecaster():
 @pytest.mark.parametrize(
     ("name", "values", "sentence"),
     [
-        ("ewmaa", {}, "forecaster.name is 'ewmaa', which is unknown; did you mean 'ewma'?"),
-        (None, {}, "forecaster.name is None, which is unknown; known: ar, ewma"),
+        ("ewmaa", {}, "forecaster.name is 'ewmaa', which is no forecaster; did you mean 'ewma'?"),
+        (None, {}, "forecaster.name is None, which is no forecaster; known: ar, ewma"),
         ("ewma", {"smothing": 0.1}, "forecaster: unknown parameter 'smothing'; did you mean 'smoothing'?"),
         ("ewma", {"smoothing": 1.5}, "forecaster.smoothing is 1.5; it must lie in [0, 1]"),
         ("ewma", {"smoothing": math.nan}, "forecaster.smoothing is nan; it must be a finite number"),

@@ -245,11 +245,16 @@ def tasks_served(feedback: Feedback, models: int) -> np.ndarray:
     return np.where(mine, np.asarray(feedback.demand)[..., None], 0.0)
 
 
-def record(worlds: Sequence[World], made: Learner, rounds: int, *, root_seed: int = 0) -> Recorded:
-    """[cells, rounds, ...] records of one run in each world, played by the engine's own ``_round``."""
-    watched = replace(made, routing=Recorder(inner=made.routing))
+def record(worlds: Sequence[World], made: Learner | Sequence[Learner], rounds: int, *, root_seed: int = 0) -> Recorded:
+    """[cells, rounds, ...] records of one run in each world, played by the engine's own ``_round``.
 
-    def one(world: World, key: jax.Array) -> Recorded:
+    ``made`` is one learner for all worlds, or one for each.
+    """
+    learners = stacked(made if isinstance(made, Sequence) else [made] * len(worlds))
+
+    def one(world: World, made: Learner, key: jax.Array) -> Recorded:
+        watched = replace(made, routing=Recorder(inner=made.routing))
+
         def body(state: rollout.RunState, t: jax.Array) -> tuple[rollout.RunState, Recorded]:
             state = rollout._round(world, watched, key, state, t, t == 0)
             inner, seen = state.learner.routing
@@ -258,5 +263,9 @@ def record(worlds: Sequence[World], made: Learner, rounds: int, *, root_seed: in
         start = rollout.start(world, watched, key, world.problem.horizon)
         return jax.lax.scan(body, start, jnp.arange(rounds, dtype=jnp.int32))[1]
 
-    keys = batch.run_keys(root_seed, np.arange(len(worlds), dtype=np.uint32), np.zeros(1, int))[:, 0]
-    return jax.device_get(jax.jit(jax.vmap(one))(stacked(worlds), keys))
+    return jax.device_get(jax.jit(jax.vmap(one))(stacked(worlds), learners, record_keys(len(worlds), root_seed)))
+
+
+def record_keys(number: int, root_seed: int = 0) -> jax.Array:
+    """[cells] keys of the runs that ``record`` plays."""
+    return batch.run_keys(root_seed, np.arange(number, dtype=np.uint32), np.zeros(1, int))[:, 0]

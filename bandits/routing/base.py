@@ -7,11 +7,10 @@ A rule is one file and one decorator, inside this package or outside it::
         temperature: float | jax.Array = number(0.1, low=0.0)
 
         def decide(self, state, view):
-            return fill(view.reward_upper / self.temperature, view.caps), state
+            return fill(view.reward_upper / self.temperature, view.affordable_caps), state
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, ClassVar, TypeAlias
 
 import jax
@@ -19,13 +18,11 @@ import jax.numpy as jnp
 
 from bandits.estimates import Estimates
 from bandits.forecast import Forecast
-from envs.pytree import register_apart
+from envs.registry import Registry
 from envs.rows import pick, put
 from envs.types import Feedback, Problem, Truth
 
 _Filling: TypeAlias = tuple[jax.Array, jax.Array, jax.Array, jax.Array]  # top worth [], worth [M], shares [M], left []
-
-ROUTING: dict[str, type["RoutingRule"]] = {}
 
 
 @jax.tree_util.register_dataclass
@@ -48,15 +45,26 @@ class View(Estimates):
     def affordable_caps(self) -> jax.Array:
         """[M] ``caps``, and 0 where the round's worst case no longer fits in a hard budget: the world would refuse it.
 
-        A refused round teaches nothing, so a rule that keeps proposing such a model never moves on.
+        A refused round teaches nothing, so a rule that keeps proposing such a model never moves on. Where the demand is
+        revealed after choosing, it is taken for no less than the mean so far: a forecast that is always too low would
+        have the same model proposed and refused for ever.
         """
-        return self.affordable_caps_for(self.demand)
-
-    def affordable_caps_for(self, demand: jax.Array) -> jax.Array:
-        """[M] ``affordable_caps`` if the round brings ``demand`` [] tasks."""
+        now = self.observation
+        so_far = now.demand_so_far / jnp.maximum(now.t, 1).astype(now.demand_so_far.dtype)
+        demand = jnp.where(now.demand_seen, self.demand, jnp.maximum(self.demand, so_far))
         worst = demand * self.problem.consumption_bound
         fits = jnp.all(worst <= self.observation.remaining[None], axis=1) | ~self.problem.budget_hard
         return jnp.where(fits, self.caps, 0.0)
+
+    @property
+    def blind(self) -> "View":
+        """This view before the round's demand is seen, which is when the published rules choose."""
+        return dataclasses.replace(
+            self,
+            demand=self.forecast.next,
+            total_demand=self.observation.demand_so_far + self.forecast.remaining,
+            remaining_demand=jnp.maximum(self.forecast.remaining, self.forecast.next),
+        )
 
 
 class RoutingRule:
@@ -76,8 +84,10 @@ class RoutingRule:
         """(shares [M], state): the share of the round's tasks for each model, and what to remember of the decision.
 
         Shares are nonnegative, at most ``view.caps`` and sum to at most 1; what is missing to 1 is declined. The
-        environment serves the round by one model drawn from them. A share that is not finite makes the whole decision
-        unusable: the round is declined and counted as ``invalid`` for this run alone.
+        environment serves the round by one model drawn from them. Shares beyond these limits are cut, and the round is
+        counted as ``clipped``. A share that is not finite makes the whole decision unusable: the round is declined and
+        counted as ``invalid`` for this run alone. A round drawn for a model outside ``view.affordable_caps`` is
+        declined, so a rule that always insists on such a model stands still.
         """
         raise NotImplementedError
 
@@ -90,17 +100,8 @@ class RoutingRule:
         return jnp.zeros(problem.budget.shape[0] + problem.target.shape[0], problem.throughput.dtype)
 
 
-def routing_rule(name: str) -> Callable[[type], type]:
-    """Class decorator: make the class a frozen pytree dataclass and register it under ``name``."""
-
-    def register(cls: type) -> type:
-        known = ROUTING.get(name)
-        if known is not None and known.__module__ != cls.__module__ and known.__module__.startswith("bandits."):
-            raise ValueError(f"there is a rule called {name!r} already; choose another name")
-        ROUTING[name] = register_apart(dataclasses.dataclass(frozen=True, kw_only=True)(cls))
-        return ROUTING[name]
-
-    return register
+ROUTING: Registry = Registry("routing rule", RoutingRule, reserved=("confidence",))
+routing_rule = ROUTING.register
 
 
 def fill(index: jax.Array, caps: jax.Array, *, decline: bool = True) -> jax.Array:
@@ -132,9 +133,9 @@ def fill(index: jax.Array, caps: jax.Array, *, decline: bool = True) -> jax.Arra
 def try_each_once(view: View, shares: jax.Array, caps: jax.Array | None = None) -> jax.Array:
     """[M] ``shares``, unless some model was never tried: then all to the first of those, up to its cap.
 
-    ``caps`` [M] are ``view.caps`` unless given; models with a cap of 0 are not tried.
+    ``caps`` [M] are ``view.affordable_caps`` unless given; models with a cap of 0 are not tried, for the time being.
     """
-    caps = view.caps if caps is None else caps
+    caps = view.affordable_caps if caps is None else caps
     number = jnp.arange(caps.shape[0])
     first = jnp.min(jnp.where((view.statistics.count == 0) & (caps > 0), number, number.size))
     return jnp.where(first < number.size, jnp.where(number == first, caps, 0.0), shares)

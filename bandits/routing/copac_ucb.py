@@ -29,8 +29,8 @@ class CopacUCB(RoutingRule):
     After the round, with s_i = 1 (packing) or -1 (covering), g_i = q_t (s_i - F_i zc_i(a_t)), from the bounds that the
     played model a_t had, and λ ← Π_S(λ - η_t g) with S = {λ >= 0, ‖λ‖₁ <= T^(1/4)}, λ_1 = 1/d,
     η_t = ``eta_scale`` · 2/(M √t) and M = q̄ + q̄²/b. Once a packing total is above its budget, everything is declined
-    for ever. Under a hard budget that moment never comes; there, models whose worst case no longer fits are left out, and
-    declined rounds move no price.
+    for ever. Under a hard budget that moment never comes; there, models whose worst case no longer fits are left out.
+    Declined rounds move no price.
 
     What the paper leaves open, and is decided here: b is the least of B_i/T and α q̄, which makes M a bound on each
     |g_i|; a row without a limit (an unlimited budget, a target of 0) is no row; ties go to the lower number; caps below
@@ -61,15 +61,17 @@ class CopacUCB(RoutingRule):
 
     def decide(self, state: jax.Array, view: View) -> tuple[jax.Array, jax.Array]:
         """All to the best index, up to its cap; nothing once a budget is overspent."""
+        view = view.blind
         bounds = self._bounds(view.statistics)
         signed = _signed(bounds, view.num_resources)
-        index = bounds.upper[:, 0] - jnp.sum((state * self._factors(view))[None] * signed, axis=1)
+        index = bounds.upper[:, 0] - dual.valued(state * self._factors(view), signed)
         crossed = jnp.any(view.observation.spent > view.problem.budget)
-        caps = jnp.where(crossed, 0.0, view.affordable_caps_for(view.forecast.next))
+        caps = jnp.where(crossed, 0.0, view.affordable_caps)
         return fill(index, caps, decline=False), state
 
     def update(self, state: jax.Array, view: View, feedback: Feedback) -> jax.Array:
         """One projected gradient step, unless nothing was served."""
+        view = view.blind
         problem = view.problem
         if self.dual_signal == "bounds":
             played = jax.tree.map(lambda leaf: pick(feedback.model, leaf), view.statistics)
@@ -109,11 +111,11 @@ class CopacUCB(RoutingRule):
         """[P + C] F; 0 for a covering row without a target."""
         problem, observation = view.problem, view.observation
         numbers = jnp.finfo(problem.budget.dtype)
-        tasks, budget, wanted = observation.demand_so_far + view.forecast.remaining, problem.budget, problem.target
+        tasks, budget, wanted = view.total_demand, problem.budget, problem.target
         if self.targets != "static":
             budget = jnp.maximum(budget - observation.spent, numbers.eps * budget)
         if self.targets == "resolving":
-            tasks = jnp.maximum(view.forecast.remaining, view.forecast.next)
+            tasks = view.remaining_demand
             missing = wanted * (observation.demand_so_far + tasks) - observation.service_so_far
             wanted = jnp.clip(missing / jnp.maximum(tasks, numbers.tiny), _LEAST_TARGET, 1.0)
         covering = jnp.where(problem.target > 0, 1.0 / jnp.maximum(wanted, numbers.tiny), 0.0)
