@@ -131,7 +131,7 @@ def serving_all(
 
 
 def unconstrained(reward: ArrayLike, throughput: ArrayLike, demand: ArrayLike) -> np.ndarray:
-    """[R] the reward of the best models by quality alone, up to their throughput caps, whatever budgets and targets say.
+    """[R] the reward of the best models by quality alone, up to their caps, whatever budgets and targets say.
 
     >>> unconstrained([0.2, 0.8], [1.0, 0.5], [10.0]).round(9).tolist()
     [5.0]

@@ -263,7 +263,7 @@ def _description(cell: Cell, feasible: bool, wall_seconds: float) -> dict[str, A
         "routing": config.policy.routing,
         "deployment": config.policy.deployment,
         "env": config.world or config.catalogue,
-        "demand": config.demand["process"],
+        "demand": config.demand_name or config.demand["process"],
         "forecaster": config.forecaster["name"],
         "num_models": len(instance.models),
         "horizon": config.horizon,

@@ -49,7 +49,8 @@ _HYDRA = {
     r"Could not delete from config\. '([^']*)' does not exist": "~{0}: there is no such key; {hint}",
     r"Multiple values for ([\w/@.]+)": "{0} is given more than once; write {0}=NAME, once and without a +",
     r"config groups is not supported: '\+\+([\w/@.]+)=": "++{0}: {0} is the name of a file in conf; write {0}=NAME",
-    r"Could not override '([\w/.]+@[\w.]+)'": "{0}: there is none to replace; another world is +env@worlds.NAME=FILE",
+    r"Could not override '([\w/.]+@[\w.]+)'": "{0}: there is none to replace; another world is +env@worlds.NAME=FILE, "
+    "another demand +demand@demands.NAME=FILE",
     r"Could not override '([^']*)'": "{0}: there is no such key; {hint}",
     r"Could not delete\. No match for '([^']*)'": "~{0}: there is none to remove; --help lists what there is",
     r"Config group override must be a string or a list\. Got (\w+)": "the name of a file in conf is text, not {0}",
