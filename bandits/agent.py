@@ -52,6 +52,7 @@ class LearnerState:
     deployment: Any
     routing: Any
     forecaster: Any
+    forecast_total: jax.Array | None  # [] the forecaster's latest total, only where it is kept for several rounds
 
 
 def ceiling(problem: Problem, bound: jax.Array) -> jax.Array:
@@ -77,6 +78,7 @@ def init(learner: Learner, problem: Problem, truth: Truth | None) -> LearnerStat
         deployment=contract.begun(deployment, deployment.init(problem, truth if deployment.clairvoyant else None)),
         routing=contract.begun(routing, routing.init(problem, truth if routing.clairvoyant else None)),
         forecaster=contract.begun(learner.forecaster, learner.forecaster.init(problem)),
+        forecast_total=None if learner.forecaster.refresh == "every" else jnp.zeros_like(problem.expected_demand),
     )
 
 
@@ -123,15 +125,17 @@ def decide(
     forecast = learner.forecaster.predict(
         state.forecaster, observation.t, problem, observation.profile, hint, jax.random.fold_in(key, _KEY_FORECAST)
     )
+    forecast, kept = learner.forecaster.keep(state.forecast_total, forecast, observation.t, observation.demand_so_far)
     demand = jnp.where(observation.demand_seen, observation.demand, forecast.next)
     remaining = remaining_demand(forecast, observation.demand, observation.demand_seen)
+    improved = jnp.where(observation.demand_seen, remaining, forecast.remaining)  # by a demand that is seen
     view = View(
         problem=problem,
         observation=observation,
         statistics=state.statistics,
         bounds=state.bounds,
         demand=demand,
-        total_demand=observation.demand_so_far + remaining,
+        total_demand=observation.demand_so_far + (forecast.remaining if kept is not None else improved),
         remaining_demand=remaining,
         forecast=forecast,
         resolve=resolve,
@@ -141,7 +145,8 @@ def decide(
     rule = learner.routing
     shares, rule_state = contract.decided(rule, rule.decide(state.routing, view), "shares")
     shares = contract.array(rule, "decide", shares, "shares", problem.exists.shape, jnp.floating)
-    return shares, replace(state, routing=contract.kept(rule, "decide", state.routing, rule_state)), view
+    rule_state = contract.kept(rule, "decide", state.routing, rule_state)
+    return shares, replace(state, routing=rule_state, forecast_total=kept), view
 
 
 def learn(learner: Learner, state: LearnerState, view: View, feedback: Feedback) -> LearnerState:

@@ -46,11 +46,13 @@ from bandits import contract
 from bandits.sums import CompensatedSum
 from envs import parameters
 from envs.errors import InputError
-from envs.parameters import number
+from envs.parameters import choice, number
 from envs.registry import Registry
 from envs.types import Problem
 
 Number = jax.Array | float
+
+REFRESH = ("every", "powers_of_two")
 
 SIMULATED_STEPS = 50  # of an autoregression, before its long-run mean takes over
 CEILING = 2.0  # no autoregression predicts a round above this multiple of the largest demand seen
@@ -63,7 +65,7 @@ class Forecast:
     """What is predicted at the start of a round; nonnegative and finite."""
 
     next: jax.Array  # [] demand q_t of this round, tasks
-    remaining: jax.Array  # [] demand of this round and all later ones, tasks
+    remaining: jax.Array  # [] demand of this round and all later ones, tasks; below 0 where more came than a total kept
 
 
 @jax.tree_util.register_dataclass
@@ -102,6 +104,7 @@ class Forecaster:
     needs_hint: ClassVar[bool] = False  # whether ``predict`` must be given a Hint
 
     upward_bias: Number = number(0.0, low=0.0)  # the remaining demand is multiplied by 1 + this
+    refresh: str = choice("every", REFRESH)  # the rounds in which the total is predicted anew
 
     def init(self, problem: Problem) -> Any:
         """The state before the first round: any pytree of arrays of fixed shapes."""
@@ -149,6 +152,21 @@ class Forecaster:
             next=_sensible(forecast.next, nominal),
             remaining=_sensible((1.0 + self.upward_bias) * forecast.remaining, nominal * rounds_left),
         )
+
+    def keep(
+        self, kept: jax.Array | None, forecast: Forecast, t: jax.Array, so_far: jax.Array
+    ) -> tuple[Forecast, jax.Array | None]:
+        """(the forecast whose total obeys ``refresh``, that total [] for the next round).
+
+        With ``powers_of_two`` the total, ``so_far`` [] (demand of earlier rounds) and what remains, is predicted anew
+        after t = 0, 1, 2, 4, 8, ... rounds and kept in between, as in COPAC's experiments (arXiv 2606.17489); ``next``
+        is predicted anew every round. With ``every`` there is nothing to keep.
+        """
+        if self.refresh == "every":
+            return forecast, kept
+        assert kept is not None
+        total = jnp.where(t & (t - 1) == 0, so_far + forecast.remaining, kept)
+        return Forecast(next=forecast.next, remaining=total - so_far), total
 
     def update(self, state: Any, demand: jax.Array, profile: jax.Array) -> Any:
         """The state after a round with true demand ``demand`` []; every leaf keeps its type, as loops require."""
@@ -309,12 +327,28 @@ class RunningMean(Forecaster):
 
     def outlook(self, state: MeanState, now: Now) -> Forecast:
         """A flat line; the total over the count, since averaging step by step stalls in float32."""
+        return steady(self.average(state, now), now)
+
+    def average(self, state: MeanState, now: Now) -> jax.Array:
+        """[] the mean so far; nominal before there is one."""
         mean = state.demand.total / jnp.maximum(state.rounds, 1)
-        return steady(jnp.where(state.rounds > 0, mean, now.nominal), now)
+        return jnp.where(state.rounds > 0, mean, now.nominal)
 
     def learn(self, state: MeanState, demand: jax.Array, profile: jax.Array) -> MeanState:
         """One more round."""
         return MeanState(demand=state.demand.add(demand), rounds=state.rounds + 1)
+
+
+@forecaster("past_only")
+class PastOnly(RunningMean):
+    """The total is what has come so far, as if nothing remained: the forecast that COPAC's AR(1) figure plots.
+
+    Of a steady demand it misses a share 1 - t/T. The next round is expected to be like the average so far.
+    """
+
+    def outlook(self, state: MeanState, now: Now) -> Forecast:
+        """Nothing remains."""
+        return Forecast(next=self.average(state, now), remaining=jnp.zeros_like(now.nominal))
 
 
 @jax.tree_util.register_dataclass

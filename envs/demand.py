@@ -4,10 +4,10 @@ A *process* gives the rate of every round, a ``Demand`` draws the tasks around t
 are numeric leaves, written for ONE run (batching is outside), with a state of constant size. Round numbers are only
 ever divided and compared in whole numbers, so that phases are as exact in the last of 2^31 - 2 rounds as in the first.
 
-Whatever the process, the expected average of its rate over a run is ``mean`` tasks a round: exactly for ``constant``,
+The expected average of a process's rate over a run is ``mean`` tasks a round: exactly for ``constant``,
 ``trend``, ``shocks``, ``walk``, ``mmpp`` and ``trace``; for ``sinusoid`` over whole periods and for ``diurnal`` over
-whole weeks (seven periods), so a run that ends inside one is off by at most that part's share. ``expected_total`` gives
-the exact figure for any horizon.
+whole weeks (seven periods), so a run that ends inside one is off by at most that part's share. ``normal`` and
+``autoregressive`` say what their mean is. ``expected_total`` gives the exact figure for any process and horizon.
 
 A new process is a class and a decorator, inside this package or outside it::
 
@@ -61,9 +61,21 @@ def _unit_mean_exp(exponent: jax.Array, variance: jax.Array) -> jax.Array:
     return jnp.exp(exponent - variance / 2)
 
 
+def _mean_above_zero(mean: jax.Array, deviation: jax.Array) -> jax.Array:
+    """[] E max(X, 0) for X ~ N(mean, deviation^2): mean Phi(mean / deviation) + deviation phi(mean / deviation)."""
+    ratio = mean / jnp.where(deviation > 0, deviation, 1)
+    below = jnp.exp(-ratio * ratio / 2) * deviation / math.sqrt(2 * math.pi)
+    return jnp.where(deviation > 0, mean * jax.lax.erfc(-ratio / math.sqrt(2)) / 2 + below, jnp.maximum(mean, 0))
+
+
+def _normal_peak(deviation: float) -> float:
+    """What a centred normal variate passes with a chance of at most exp(-NEGLIGIBLE)."""
+    return deviation * math.sqrt(2 * NEGLIGIBLE)
+
+
 def _unit_mean_exp_peak(deviation: float) -> float:
     """The value that ``_unit_mean_exp`` passes with a chance of at most exp(-NEGLIGIBLE)."""
-    return math.exp(deviation * math.sqrt(2 * NEGLIGIBLE) - deviation**2 / 2)
+    return math.exp(_normal_peak(deviation) - deviation**2 / 2)
 
 
 def turns_per_round(rounds: float, periods: int = 1) -> np.ndarray:
@@ -219,6 +231,10 @@ class Process:
 
     def peak(self) -> float:
         """Host only, fields as floats: a rate that is passed with a chance of at most exp(-NEGLIGIBLE) a round."""
+        return float(self.mean)
+
+    def average(self) -> float:
+        """Host only, fields as floats: the expected rate in the long run."""
         return float(self.mean)
 
     def check(self) -> None:
@@ -481,6 +497,111 @@ class MarkovModulated(Process):
             raise InputError("demand.rise and demand.fall are both 0, but one must be above 0 for a mean to exist.")
 
 
+@demand_process("normal")
+class Normal(Process):
+    """Independent rounds max(X, 0), X ~ N(mean, variance), as in COPAC's experiments (arXiv 2606.17489).
+
+    Cutting at 0 raises the expected rate above ``mean``; ``profile`` is that exact value.
+    """
+
+    mean: jax.Array = field(metadata=POSITIVE)  # [] tasks a round, before the cut at 0
+    variance: jax.Array = field(metadata=NOT_NEGATIVE)  # [] of a round's tasks, before the cut at 0
+
+    def profile(self, t: jax.Array, horizon: jax.Array) -> jax.Array:
+        """See ``Process.profile``."""
+        return _mean_above_zero(jnp.asarray(self.mean, jnp.result_type(self.mean, float)), jnp.sqrt(self.variance))
+
+    def step(self, state: State, t: jax.Array, horizon: jax.Array, key: jax.Array) -> tuple[State, jax.Array]:
+        """See ``Process.step``."""
+        deviate = jax.random.normal(key, dtype=jnp.result_type(self.mean, float))
+        return state, jnp.maximum(self.mean + jnp.sqrt(self.variance) * deviate, 0)
+
+    def peak(self) -> float:
+        """See ``Process.peak``."""
+        return float(self.mean) + _normal_peak(math.sqrt(self.variance))
+
+    def average(self) -> float:
+        """See ``Process.average``."""
+        return float(self.profile(jnp.int32(0), jnp.int32(1)))
+
+
+@demand_process("autoregressive")
+class AutoregressiveDemand(Process):
+    """x_t = constant + coefficient x_{t-1} + noise z_t, cut at 0 where it becomes demand: q_t = max(x_t, 0).
+
+    The recursion goes on with the uncut value. So every x_t is normal, and ``profile`` is the exact expected rate of
+    each round; where cuts are rare, as at the default numbers (one round in 10^11), q_t follows the recursion itself.
+    Without a ``start`` the first value is drawn from the stationary law N(constant / (1 - coefficient), noise^2 /
+    (1 - coefficient^2)); else x_0 is ``start``.
+    """
+
+    constant: jax.Array = field(metadata=POSITIVE)  # [] tasks
+    coefficient: jax.Array = field(metadata=SIGNED_FRACTION)  # [] share of the last round's value; not 1 or -1
+    noise: jax.Array = field(metadata=NOT_NEGATIVE)  # [] standard deviation of a round's noise, tasks
+    start: jax.Array = field(metadata=NOT_NEGATIVE)  # [] x_0, NaN for a draw from the stationary law
+
+    def _level(self) -> jax.Array:
+        """[] stationary mean of x."""
+        return self.constant / (1 - self.coefficient)
+
+    def _deviation(self) -> jax.Array:
+        """[] stationary standard deviation of x."""
+        return self.noise / jnp.sqrt((1 - self.coefficient) * (1 + self.coefficient))
+
+    def init(self, key: jax.Array) -> State:
+        """x_0 []."""
+        drawn = self._level() + self._deviation() * jax.random.normal(key, dtype=jnp.result_type(self.constant, float))
+        return jnp.where(jnp.isnan(self.start), drawn, self.start)
+
+    def profile(self, t: jax.Array, horizon: jax.Array) -> jax.Array:
+        """See ``Process.profile``."""
+        t = jnp.asarray(t)
+        # coefficient^t with the sign from the whole number: a float loses whether t is odd after 2^24 rounds.
+        kept = jnp.abs(self.coefficient) ** t * jnp.where((self.coefficient < 0) & (t % 2 == 1), -1.0, 1.0)
+        given = ~jnp.isnan(self.start)
+        kept = jnp.where(given, kept, 0.0)
+        distance = jnp.where(given, self.start, self._level()) - self._level()
+        deviation = self._deviation() * jnp.sqrt((1 - kept) * (1 + kept))
+        return _mean_above_zero(self._level() + kept * distance, deviation)
+
+    def step(self, state: State, t: jax.Array, horizon: jax.Array, key: jax.Array) -> tuple[State, jax.Array]:
+        """See ``Process.step``."""
+        following = self.constant + self.coefficient * state + self.noise * jax.random.normal(key, dtype=state.dtype)
+        return following, jnp.maximum(state, 0)
+
+    def peak(self) -> float:
+        """See ``Process.peak``."""
+        level, start = float(self._level()), float(self.start)
+        if not math.isnan(start):
+            swing = abs(level - start) if float(self.coefficient) < 0 else 0.0
+            level = max(start, level + swing)
+        return level + _normal_peak(float(self._deviation()))
+
+    def average(self) -> float:
+        """See ``Process.average``."""
+        return float(_mean_above_zero(jnp.asarray(self._level(), float), self._deviation()))
+
+    def check(self) -> None:
+        """See ``Process.check``."""
+        if abs(self.coefficient) == 1:
+            raise InputError(
+                f"demand.coefficient is {self.coefficient:g}, but it must lie between -1 and 1 and be neither: demand "
+                "would have no mean."
+            )
+
+    @classmethod
+    def resolve(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """See ``Process.resolve``; ``start`` may be None."""
+        start = given.get("start")
+        found = super().resolve({**given, "start": 0.0 if start is None else start})
+        return found | {"start": None if start is None else found["start"]}
+
+    @classmethod
+    def from_parameters(cls, values: Mapping[str, Any]) -> "Process":
+        """See ``Process.from_parameters``."""
+        return super().from_parameters({**values, "start": math.nan if values["start"] is None else values["start"]})
+
+
 @demand_process("trace")
 class Trace(Process):
     """A recorded series of L counts stretched over the horizon: round t of T covers [t L / T, (t + 1) L / T).
@@ -698,7 +819,7 @@ def build(name: str, values: Mapping[str, Any]) -> Demand:
     given = resolve({**values, "process": name})
     options = {key: given.pop(key) for key in OPTIONS}
     process = PROCESSES[given.pop("process")].from_parameters(given)
-    if getattr(process, "mean", None) is None:
+    if type(process).average is Process.average and getattr(process, "mean", None) is None:
         raise InputError(f"demand process {name!r} has no `mean`, the tasks a round that every process must tell")
     mixed = options["dispersion"] if options["counts"] == "negative_binomial" else 0.0
     maximum = _maximum(options, process, mixed)
@@ -734,7 +855,7 @@ def _counts(value: Any) -> str:
 
 def _maximum(given: Mapping[str, Any], process: Process, dispersion: float) -> float:
     """The cap on a round's tasks, checked, or the default one."""
-    counted, mean = given["counts"] != "none", float(process.mean)
+    counted, mean = given["counts"] != "none", process.average()
     if given["maximum"] is not None:
         maximum = float(given["maximum"])
     elif counted and process.peak() > LARGEST_COUNT:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.integrate
 import scipy.stats
 import yaml
 
@@ -112,7 +113,31 @@ def twin(name: str, p: dict[str, Any], t: np.ndarray, horizon: int) -> np.ndarra
         return p["mean"] * wave * factor * 7 / (5 + 2 * p["weekend"])
     if name == "trend":
         return p["mean"] * (1 + p["slope"] * ((2 * t + 1) / horizon - 1))
+    if name == "normal":
+        return np.full(t.shape, above_zero(p["mean"], math.sqrt(p["variance"])))
+    if name == "autoregressive":
+        return autoregressive_means(p, t)
     return np.full(t.shape, p["mean"])
+
+
+def above_zero(mean: float, deviation: float) -> float:
+    """E max(X, 0) of a normal variate, by quadrature."""
+    if deviation == 0:
+        return max(mean, 0.0)
+    top = max(mean + 12 * deviation, 0.0)
+    return scipy.integrate.quad(lambda x: x * scipy.stats.norm.pdf(x, mean, deviation), 0, top, epsabs=1e-12)[0]
+
+
+def autoregressive_means(p: dict[str, Any], t: np.ndarray) -> np.ndarray:
+    """The expected rate of rounds 0, 1, ..., from the recursion of mean and variance."""
+    mean, variance = p["constant"] / (1 - p["coefficient"]), p["noise"] ** 2 / (1 - p["coefficient"] ** 2)
+    if p["start"] is not None:
+        mean, variance = p["start"], 0.0
+    found = []
+    for _ in range(int(t.max()) + 1):
+        found.append(above_zero(mean, math.sqrt(variance)) if len(found) < 60 else found[-1])
+        mean, variance = p["constant"] + p["coefficient"] * mean, p["coefficient"] ** 2 * variance + p["noise"] ** 2
+    return np.array(found)[t]
 
 
 @pytest.mark.parametrize("name", sorted(set(PROCESSES) - {"trace"}))
@@ -287,6 +312,62 @@ def test_mmpp_spends_its_time_as_it_should() -> None:
     assert_mean_of_runs(tasks, 20.0)
 
 
+@pytest.mark.parametrize(("mean", "variance"), [(2.0, 0.5), (0.5, 4.0), (3.0, 0.0)])
+def test_normal_is_a_normal_variate_cut_at_zero(mean: float, variance: float) -> None:
+    demand = make("normal", mean=mean, variance=variance)
+    tasks = simulate(demand, 200, 500, seed=11)
+    law = scipy.stats.norm(mean, math.sqrt(variance)) if variance else None
+    exact = above_zero(mean, math.sqrt(variance))
+    assert expected_total(demand, 500) == pytest.approx(500 * exact, rel=1e-6)
+    assert_near(tasks.mean(), exact, tasks.std() / math.sqrt(tasks.size) + 1e-6)
+    assert tasks.min() >= 0 and tasks.max() <= float(demand.maximum)
+    if law is not None:
+        cut = law.cdf(0)
+        assert_near((tasks == 0).mean(), cut, math.sqrt(cut * (1 - cut) / tasks.size))
+        above = tasks[tasks > 0]
+        assert scipy.stats.kstest((law.cdf(above) - cut) / (1 - cut), "uniform").pvalue > 1e-6
+        assert law.sf(float(demand.maximum)) < math.exp(-30)
+        assert abs(np.corrcoef(tasks[:, :-1].ravel(), tasks[:, 1:].ravel())[0, 1]) < SIGMAS / math.sqrt(tasks.size)
+
+
+AUTOREGRESSIVE = [
+    {},
+    {"coefficient": -0.7, "noise": 0.6},
+    {"coefficient": 0.9, "noise": 1.0, "constant": 0.2},  # cut in a fifth of the rounds
+    {"start": 9.0},
+    {"start": 0.0, "coefficient": -0.9, "noise": 0.1},
+]
+
+
+@pytest.mark.parametrize("changes", AUTOREGRESSIVE)
+def test_autoregressive_follows_its_recursion_draw_for_draw(changes: dict[str, Any]) -> None:
+    p, horizon = config("autoregressive", **changes), 400
+    demand = make("autoregressive", **changes)
+    key = jax.random.key(12)
+    found = np.asarray(batch_of_runs(demand, key[None], jnp.int32(horizon), horizon), np.float64)[0]
+    key_init, key_rounds = jax.random.split(key)
+    level, spread = p["constant"] / (1 - p["coefficient"]), p["noise"] / math.sqrt(1 - p["coefficient"] ** 2)
+    value = level + spread * float(jax.random.normal(key_init)) if p["start"] is None else p["start"]
+    keys = jax.vmap(lambda t: jax.random.fold_in(jax.random.fold_in(key_rounds, t), 0))(jnp.arange(horizon))
+    for t, deviate in enumerate(np.asarray(jax.vmap(jax.random.normal)(keys), np.float64)):
+        assert found[t] == pytest.approx(max(value, 0.0), rel=1e-4, abs=1e-4), t
+        value = p["constant"] + p["coefficient"] * value + p["noise"] * deviate
+
+
+@pytest.mark.parametrize("changes", AUTOREGRESSIVE)
+def test_autoregressive_has_the_expected_mean_in_every_round(changes: dict[str, Any]) -> None:
+    demand = make("autoregressive", **changes)
+    tasks = simulate(demand, 4000, 30, seed=13)
+    expected = autoregressive_means(config("autoregressive", **changes), np.arange(30))
+    np.testing.assert_allclose(profile(demand, 30), expected, rtol=1e-5, atol=1e-5)
+    for t in range(30):
+        assert_near(tasks[:, t].mean(), expected[t], tasks[:, t].std() / math.sqrt(4000) + 1e-5)
+    assert tasks.max() < float(demand.maximum)
+    late = profile(demand, LONGEST, LATE[-4:])
+    settled = autoregressive_means(config("autoregressive", **changes | {"start": None}), np.zeros(1, int))
+    np.testing.assert_allclose(late, settled[0], rtol=1e-5)
+
+
 def test_shocks_jump_seldom_and_keep_the_mean() -> None:
     tasks = simulate(make("shocks", counts="none", probability=0.01), 1000, 301, seed=8)
     average = 2.7 / math.log(10)
@@ -433,8 +514,9 @@ def test_numbers_and_horizons_change_without_a_new_program(any_config: dict[str,
     name, any_config = any_config["process"], any_config | {"counts": "none"}
     step, traces = count_traces(step_once)
     step(build(name, any_config), jnp.int32(0), jnp.int32(100), jax.random.key(12))
+    level = "constant" if name == "autoregressive" else "mean"
     for mean, horizon in ((5, 200), (40.5, 7)):
-        demand = build(name, any_config | {"mean": mean, "maximum": 99, "dispersion": 0.5})
+        demand = build(name, any_config | {level: mean, "maximum": 99, "dispersion": 0.5})
         changed = jax.tree.map(lambda leaf: leaf * 0.5, demand)
         step(changed, jnp.int32(3), jnp.int32(horizon), jax.random.key(12))
     assert traces == [1]
@@ -496,6 +578,19 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("trend", {"slope": -2}, "demand.slope is -2; it must lie in [-1, 1]"),
     ("shocks", {"probability": 1.1}, "demand.probability is 1.1; it must lie in [0, 1]"),
     ("shocks", {"low": 4}, "demand.low is 4, but it must be at most demand.high, which is 3."),
+    ("normal", {"variance": -1}, "demand.variance is -1; it must lie in [0, inf]"),
+    (
+        "normal",
+        {"mean": 0.5, "variance": 100, "maximum": 1},
+        "demand.maximum is 1, but it must be at least the mean, 4.24441.",
+    ),
+    (
+        "autoregressive",
+        {"coefficient": -1},
+        "demand.coefficient is -1, but it must lie between -1 and 1 and be neither: demand would have no mean.",
+    ),
+    ("autoregressive", {"coefficient": 1.5}, "demand.coefficient is 1.5; it must lie in [-1, 1]"),
+    ("autoregressive", {"start": -1}, "demand.start is -1; it must lie in [0, inf]"),
     ("walk", {"reversion": 0}, "demand.reversion is 0; it must be above 0 and at most 1"),
     ("mmpp", {"ratio": 0.5}, "demand.ratio is 0.5; it must lie in [1, inf]"),
     (

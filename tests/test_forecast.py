@@ -31,6 +31,7 @@ from bandits.forecast import (
 )
 from envs.errors import InputError
 from envs.types import Problem
+from tests import worlds
 from tests.conftest import ROOT
 
 CONFIGS = ROOT / "conf" / "forecaster"
@@ -46,7 +47,7 @@ SMALL = {
     "ar": {"order": 3, "forgetting": 0.99},
     "noisy_oracle": {"noise": 0.0, "bias": 0.1},
 }
-LEARNERS = sorted(set(FORECASTERS) - {"oracle", "noisy_oracle"})
+LEARNERS = sorted(set(FORECASTERS) - {"oracle", "noisy_oracle", "past_only"})
 
 
 def small(name):
@@ -235,6 +236,57 @@ def test_step_for_step_like_a_plain_loop(name, source):
         )
 
 
+def test_past_only_expects_nothing_more():
+    demand = random_demand()
+    _, following, remaining = run(small("past_only"), demand, expected=20.0 * ROUNDS)
+    np.testing.assert_array_equal(remaining, 0.0)
+    np.testing.assert_allclose(following[1:], np.cumsum(demand)[:-1] / np.arange(1, ROUNDS), rtol=EXACT)
+    assert following[0] == 20.0
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def kept_totals(name, demand):
+    """[T] totals that a rule predicts, with its total kept between powers of two, and what is said to remain [T]."""
+    rule = build(name, SMALL.get(name, {}) | {"refresh": "powers_of_two"})
+    problem, total = problem_of(ROUNDS, 20.0 * ROUNDS), jnp.sum(demand)
+
+    def step(carry, x):
+        state, so_far, kept = carry
+        t, q = x
+        hint = Hint(total=total, next=q, so_far=so_far) if rule.needs_hint else None
+        fresh = rule.predict(state, t, problem, jnp.full_like(q, 20.0), hint, jax.random.key(0))
+        shown, kept = rule.keep(kept, fresh, t, so_far)
+        return (rule.update(state, q, jnp.full_like(q, 20.0)), so_far + q, kept), (kept, shown.remaining, fresh)
+
+    start = (rule.init(problem), jnp.zeros_like(total), jnp.zeros_like(total))
+    return jax.lax.scan(step, start, (jnp.arange(ROUNDS, dtype=jnp.int32), demand))[1]
+
+
+@pytest.mark.parametrize("name", sorted(FORECASTERS))
+def test_a_total_is_kept_between_powers_of_two(name):
+    demand = random_demand()
+    kept, remaining, fresh = kept_totals(name, jnp.asarray(demand, FLOAT))
+    before = np.concatenate([[0.0], np.cumsum(demand)[:-1]])
+    every = before + np.asarray(fresh.remaining, np.float64)
+    latest = [0, *(2 ** int(math.log2(t)) for t in range(1, ROUNDS))]
+    np.testing.assert_allclose(kept, every[latest], rtol=EXACT)
+    np.testing.assert_allclose(before + remaining, every[latest], rtol=EXACT)
+    if name == "past_only":
+        np.testing.assert_allclose(np.asarray(kept)[[0, 1, 2, 4, 64]], before[[0, 1, 2, 4, 64]], rtol=EXACT)
+
+
+@pytest.mark.parametrize("refresh", module.REFRESH)
+def test_the_past_alone_is_wrong_by_what_is_to_come(refresh):
+    """COPAC's AR(1) figure: an error of 1 - t/T at the refreshes, in a run where q_t is seen after choosing."""
+    world = worlds.world(demand={"mean": 4.0, "counts": "none"}, demand_seen="after", horizon=64)
+    learner = dataclasses.replace(worlds.learner(), forecaster=build("past_only", {"refresh": refresh}))
+    view = jax.tree.map(lambda leaf: np.asarray(leaf)[0], worlds.record([world], learner, 64).view)
+    rounds = np.arange(64)
+    latest = rounds if refresh == "every" else np.array([0, *(2 ** int(math.log2(t)) for t in rounds[1:])])
+    np.testing.assert_allclose(1 - view.total_demand / (4.0 * 64), 1 - latest / 64, atol=1e-6)
+    np.testing.assert_allclose(view.observation.demand_so_far + view.forecast.remaining, 4.0 * latest, atol=1e-4)
+
+
 def test_oracle_tells_the_truth():
     demand = random_demand()
     _, following, remaining = run(small("oracle"), demand)
@@ -337,10 +389,11 @@ def test_numbers_change_without_recompiling_and_shapes_do_not(name):
         value = getattr(rule, field)
         first.eval_shape(dataclasses.replace(rule, **{field: type(value)(value * 0.5 if value else 1)}), 3.0)
     assert len(traces) == 1
-    for field in dataclasses.fields(rule):
-        if field.metadata.get("static"):
-            first.eval_shape(dataclasses.replace(rule, **{field.name: getattr(rule, field.name) + 1}), 3.0)
-            assert len(traces) == 2
+    for number, field in enumerate([field for field in dataclasses.fields(rule) if field.metadata.get("static")]):
+        value = getattr(rule, field.name)
+        other = "powers_of_two" if value == "every" else value + 1
+        first.eval_shape(dataclasses.replace(rule, **{field.name: other}), 3.0)
+        assert len(traces) == 2 + number
 
 
 @pytest.mark.parametrize("name", ["holt_winters", "seasonal_naive"])
@@ -620,6 +673,7 @@ def test_every_config_has_a_forecaster():
         ("last_value", {"upward_bias": -0.1}, "forecaster.upward_bias is -0.1; it must lie in [0, inf]"),
         ("holt", {"damping": 1.01}, "forecaster.damping is 1.01; it must lie in [0, 1]"),
         ("ar", {"order": 2.5}, "forecaster.order is 2.5; it must be a whole number"),
+        ("ewma", {"refresh": "often"}, "forecaster.refresh is 'often'; it must be one of every, powers_of_two"),
         ("ar", {"order": 0}, "forecaster.order is 0; it must lie in [1, 64]"),
         ("ar", {"forgetting": 0.1}, "forecaster.forgetting is 0.1; it must lie in [0.5, 1]"),
         ("noisy_oracle", {"noise": -1}, "forecaster.noise is -1; it must lie in [0, inf]"),
