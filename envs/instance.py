@@ -1,7 +1,7 @@
 """From a catalogue and a few numbers to a ``World``: units, tables, true means. Host side, float64 until the end."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
@@ -16,6 +16,8 @@ from envs.types import Problem
 
 MONEY = "money"
 LATENCY = "latency"
+PRICE, TOKENS = "usd_per_1k_tokens", "mean_tokens"  # columns of catalogues whose costs depend on env.cost_unit
+TOKENS_PER_PRICE = {"per_1k_tokens": 1000.0, "per_token": 1.0}  # what the column of prices is taken to be for
 
 _SMALLEST_SHARE = 1e-30  # of the largest worst case: float32 ends at 1e-38
 
@@ -25,6 +27,10 @@ class EdgeCloud:
     """What distinguishes one edge-cloud world from another, apart from its catalogue and demand."""
 
     budget_per_task: float | None  # USD per task of expected demand; None for no money budget
+    budget_usd: float | None  # USD for the whole run, in place of budget_per_task
+    cost_unit: str | None  # per_1k_tokens | per_token: costs are prices times tokens; None: the catalogue's cost_usd
+    cost_cv: float | None  # of every model's cost; None: the catalogue's
+    latency_cv: float | None  # of every model's latency; None: the catalogue's
     resources: Mapping[str, float]  # further hard budgets a task, by catalogue column
     budget_rule: str  # skip | stop | cross | average
     target: float | None  # share of tasks wanted within latency_slo_s; None for none
@@ -75,6 +81,7 @@ def build(
     InputError: a resource or floor that the catalogue has no column for, an expected demand of zero, or stages, caps
     and arrivals that do not fit the horizon, the catalogue or each other.
     """
+    catalogue = _priced(catalogue, settings)
     stages = _stages(settings, horizon)
     models_present = inventory.build(settings.schedule, catalogue, horizon, stages, padded)
     throughput = _throughput(catalogue, settings)
@@ -82,6 +89,8 @@ def build(
     total = expected_total(demand, horizon)
     if total <= 0:
         raise InputError(f"demand: the expected demand over {horizon} rounds is 0; raise demand.mean")
+    if settings.budget_usd is not None:
+        settings = replace(settings, budget_per_task=settings.budget_usd / total)
     reward_table: np.ndarray | None = None
     if settings.quality_noise == "beta":
         reward_table = outcomes.beta_table(catalogue.quality, settings.quality_concentration).astype(dtype)
@@ -143,6 +152,18 @@ def build(
         expected_demand=total,
         stages=stages,
     )
+
+
+def _priced(catalogue: Catalogue, settings: EdgeCloud) -> Catalogue:
+    """The catalogue with the costs and spreads that the settings ask for."""
+    number = catalogue.num_models
+    given = {"cost_cv": settings.cost_cv, "latency_cv": settings.latency_cv}
+    changed = {name: np.full(number, value) for name, value in given.items() if value is not None}
+    if settings.cost_unit is not None:
+        price = _column(catalogue, PRICE, f"env.cost_unit={settings.cost_unit}")
+        tokens = _column(catalogue, TOKENS, f"env.cost_unit={settings.cost_unit}")
+        changed["cost_usd"] = price * tokens / TOKENS_PER_PRICE[settings.cost_unit]
+    return replace(catalogue, **changed)
 
 
 def _stages(settings: EdgeCloud, horizon: int) -> int:
@@ -232,7 +253,7 @@ def _resources(catalogue: Catalogue, settings: EdgeCloud) -> _Constraints:
     if settings.budget_per_task is not None:
         names, means, limits = [MONEY], [catalogue.cost_usd], [settings.budget_per_task]
     for column, amount in sorted(settings.resources.items()):
-        mean = _column(catalogue, column, "env.resources")
+        mean = _column(catalogue, column, f"env.resources.{column}")
         if not (mean >= 0).all():
             raise InputError(
                 f"env.resources.{column}: column {column!r} of {catalogue.path} must be >= 0 for every model"
@@ -251,7 +272,7 @@ def _services(catalogue: Catalogue, settings: EdgeCloud, reward_mean: np.ndarray
         met = outcomes.service_probability(catalogue.latency_s, catalogue.latency_cv, network, settings.latency_slo_s)
         names, means, limits = [LATENCY], [met], [settings.target]
     for column, wanted in sorted(settings.floors.items()):
-        mean = reward_mean if column == "quality" else _column(catalogue, column, "env.floors")
+        mean = reward_mean if column == "quality" else _column(catalogue, column, f"env.floors.{column}")
         if not ((mean >= 0) & (mean <= 1)).all():
             raise InputError(f"env.floors.{column}: column {column!r} of {catalogue.path} must lie in [0, 1]")
         names.append(column)
@@ -269,5 +290,5 @@ def _column(catalogue: Catalogue, column: str, where: str) -> np.ndarray:
     numeric = [name for name, values in catalogue.extras.items() if values.dtype.kind == "f"]
     if column not in numeric:
         known = nearest(column, numeric) if numeric else "it has no further numeric columns"
-        raise InputError(f"{where}.{column}: {catalogue.path} has no numeric column {column!r}; {known}")
+        raise InputError(f"{where}: {catalogue.path} has no numeric column {column!r}; {known}")
     return catalogue.extras[column]

@@ -19,20 +19,32 @@ def span(
     return {"low": low, "high": high, "above": above, "whole": whole, "static": static}
 
 
-def number(default: Any = dataclasses.MISSING, **allowed: Any) -> Any:
+def number(
+    default: Any = dataclasses.MISSING,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    above: bool = False,
+    whole: bool = False,
+    static: bool = False,
+) -> Any:
     """A numeric parameter; without a default it must be given.
 
-    Args:
-        default: the value where none is given.
-        allowed: ``low`` and ``high``, the range, both ends included; ``above`` true where ``low`` itself is refused;
-            ``whole`` true for whole numbers; ``static`` true where the number sets a shape, so that it is no leaf.
+    Its range is [low, high], without ``low`` itself where ``above``. ``whole`` is for whole numbers, ``static`` for
+    those that set a shape and so are no leaf. InputError: the default lies outside.
     """
-    return dataclasses.field(default=default, metadata=span(**allowed))
+    metadata = span(low=low, high=high, above=above, whole=whole, static=static)
+    field: Any = dataclasses.field(default=default, metadata=metadata)
+    if default is not dataclasses.MISSING:
+        checked(field.metadata, default, "the default of a number(...)")
+    return field
 
 
 def choice(default: str, options: tuple[str, ...]) -> Any:
     """A parameter that selects one of a few programs."""
-    return dataclasses.field(default=default, metadata={"static": True, "options": options})
+    field: Any = dataclasses.field(default=default, metadata={"static": True, "options": options})
+    checked(field.metadata, default, "the default of a choice(...)")
+    return field
 
 
 def names(cls: type) -> list[str]:

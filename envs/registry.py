@@ -95,22 +95,7 @@ class Registry(dict[str, Any]):
 
     def describe(self) -> list[Description]:
         """Every member in words, by name."""
-        return [
-            Description(
-                name=name,
-                summary=(cls.__doc__ or "").strip().partition("\n")[0],
-                parameters=tuple(
-                    Parameter(
-                        name=field.name,
-                        default=None if field.default is dataclasses.MISSING else field.default,
-                        allowed=wanted(field.metadata),
-                    )
-                    for field in dataclasses.fields(cls)
-                    if field.metadata or field.default is not dataclasses.MISSING
-                ),
-            )
-            for name, cls in sorted(self.items())
-        ]
+        return [describe(name, cls) for name, cls in sorted(self.items())]
 
     def _refuse_name(self, name: Any) -> None:
         if not isinstance(name, str) or not re.fullmatch(r"\w[\w-]*", name):
@@ -121,6 +106,21 @@ class Registry(dict[str, Any]):
             place = getattr(sys.modules.get(self[name].__module__), "__file__", None)
             where = f" (in {Path(place).name})" if place else ""
             raise InputError(f"there is a {self.kind} called {name!r} already{where}; choose another name")
+
+
+def describe(name: str, cls: type) -> Description:
+    """A class with parameters in words."""
+    parameters = [
+        Parameter(
+            name=field.name,
+            default=None if field.default is dataclasses.MISSING else field.default,
+            allowed=wanted(field.metadata),
+        )
+        for field in dataclasses.fields(cls)
+        if field.metadata or field.default is not dataclasses.MISSING
+    ]
+    summary = (cls.__doc__ or "").strip().partition("\n")[0]
+    return Description(name=name, summary=summary, parameters=tuple(parameters))
 
 
 def _as_pytree(cls: C) -> C:

@@ -4,6 +4,7 @@ import inspect
 import re
 import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 import jax
 
 from bandits.contract import ContractError
+from envs.errors import InputError
 from experiments import interrupt
-from experiments.config import USER_MODULE
 
+USER_MODULE = "llm_bandits_user_rules_"  # begins the name of a user's file as a module
 _LONGEST = 300  # characters of an error's own words
 _LATER = "a value that is known only when the compiled study runs"
 _ADVICE: dict[str, str] = {
@@ -60,6 +62,19 @@ def sentence(error: BaseException, parts: Sequence[Any] = ()) -> str:
     return f"{place}: {said}"
 
 
+@contextmanager
+def refused() -> Iterator[None]:
+    """A user's code that fails while a configuration is understood: InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except BaseException as error:
+        if is_request_to_stop(error) or not is_theirs(error):
+            raise
+        raise InputError(f"rules: {sentence(error)}") from error
+
+
 def record(error: BaseException) -> str:
     """The whole traceback, for the log."""
     return "".join(traceback.format_exception(error))
@@ -70,7 +85,7 @@ def _words(error: BaseException) -> str:
     advice = next((_ADVICE[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in _ADVICE), None)
     if isinstance(error, jax.errors.JAXTypeError | jax.errors.JAXIndexError) and advice:
         return f"{name}: {advice}"  # JAX's own words go on for a page
-    text = " ".join((str(error).strip().splitlines() or [""])[0].split())[:_LONGEST]
+    text = " ".join(str(error).split())[:_LONGEST]
     return ": ".join(part for part in (name, text) if part) + (f"; {advice}" if advice else "")
 
 

@@ -136,18 +136,13 @@ def _representable(config: CellConfig) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("error", RuntimeWarning)
             yield
-    except InputError:
-        raise
     except (ArithmeticError, RuntimeWarning) as error:
         extremes = ", ".join(_extremes({"env": asdict(config.env), "demand": config.demand}))
-        place = blame.sentence(error) if blame.is_theirs(error) else str(error)
-        raise InputError(
-            f"{extremes or 'env and demand'}: too large or too small to compute with ({place}); give moderate numbers"
-        ) from error
-    except Exception as error:
         if blame.is_theirs(error):
-            raise InputError(f"rules: {blame.sentence(error)}") from error
-        raise
+            raise
+        raise InputError(
+            f"{extremes or 'env and demand'}: too large or too small to compute with ({error}); give moderate numbers"
+        ) from error
 
 
 def _refuse_infinite(world: Any) -> None:
@@ -167,7 +162,7 @@ def _extremes(value: Any, where: str = "") -> Iterator[str]:
 
 def _clock(horizon: int, instance: Instance, learner: Learner) -> Clock:
     """Rules without ``resolve_every`` are told to solve only where what is live changes."""
-    resolve_every = int(getattr(learner.routing, "resolve_every", inventory.NEVER))
+    resolve_every = min(int(getattr(learner.routing, "resolve_every", inventory.NEVER)), inventory.NEVER)
     return inventory.clock(instance.world.inventory, horizon, instance.stages, resolve_every)
 
 
@@ -221,6 +216,14 @@ def _learner(config: CellConfig, dtype: type) -> Learner:
         forecaster=FORECASTERS[given.pop("name")](**given),
         confidence=Confidence(**policy.confidence),
     )
+    for path, leaf in jax.tree.leaves_with_path(learner):
+        if isinstance(leaf, bool) or not isinstance(leaf, int | float | np.ndarray | jax.Array):
+            part, _, name = jax.tree_util.keystr(path, simple=True, separator=".").partition(".")
+            owner = type(getattr(learner, part)).__name__
+            raise InputError(
+                f"policy ({config.policy.name}): {name} of {owner} is {leaf!r}, which is no number; declare parameters "
+                "with number(...) or choice(...)"
+            )
     return jax.tree.map(lambda leaf: np.asarray(leaf, dtype), learner)
 
 

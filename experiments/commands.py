@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from envs import files
 from envs.errors import InputError
 from experiments import interrupt
 
@@ -64,7 +65,7 @@ def _leave_at_once() -> None:
 
 def _parser(name: str, description: str, epilog: str) -> _Parser:
     parser = _Parser(prog=f"llm-bandits-{name}", description=description, epilog=epilog, allow_abbrev=False)
-    parser.add_argument("folder", type=Path, metavar="DIR", help="the results folder of a study")
+    parser.add_argument("folder", type=_folder, metavar="DIR", help="the results folder of a study")
     return parser
 
 
@@ -77,10 +78,17 @@ def _status(arguments: Sequence[str]) -> int:
         *("--watch", "-w"), nargs="?", type=_seconds, const=2.0, metavar="SECONDS", help="again until nobody is at work"
     )
     given = parser.parse_args(arguments)
-    folder, screen = given.folder.expanduser(), states.console()
+    folder, screen = given.folder, states.console()
     if given.watch is None:
         return states.tell(folder, screen, as_json=given.json).code
     return states.watch(folder, screen, given.watch, as_json=given.json).code
+
+
+def _folder(text: str) -> Path:
+    try:
+        return files.reachable(text, "DIR")
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _seconds(text: str) -> float:
@@ -96,7 +104,7 @@ def _report(arguments: Sequence[str]) -> int:
         "Makes tables, summary, figures and report.html again from the stored results. No simulation, no network.",
         "exit codes: 0 done, 2 bad input; running it twice gives the same files",
     )
-    folder = parser.parse_args(arguments).folder.expanduser()
+    folder = parser.parse_args(arguments).folder
     from experiments import publish, variables
 
     variables.check()
@@ -110,7 +118,7 @@ def _sync(arguments: Sequence[str]) -> int:
         "Writes a study's Weights & Biases runs from the stored results; their ids never change.",
         "exit codes: 0 done, 1 Weights & Biases failed, 2 bad input; what is not given is taken from the study",
     )
-    parser.add_argument("--mode", help="offline, online or disabled; the environment variable WANDB_MODE wins")
+    parser.add_argument("--mode", help="offline, online, disabled or shared; the environment variable WANDB_MODE wins")
     parser.add_argument("--project", help="the W&B project")
     parser.add_argument("--entity", help="W&B user or team")
     given = parser.parse_args(arguments)
@@ -120,7 +128,7 @@ def _sync(arguments: Sequence[str]) -> int:
     wanted = {name: getattr(given, name) for name in ("mode", "project", "entity")}
     options = {name: value for name, value in wanted.items() if value is not None}
     with interrupt.signals(leave=_leave_at_once):
-        return publish.sync(given.folder.expanduser(), options)
+        return publish.sync(given.folder, options)
 
 
 def _replay(arguments: Sequence[str]) -> int:

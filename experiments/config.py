@@ -11,7 +11,6 @@ import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 from bandits import forecast
@@ -19,22 +18,21 @@ from bandits.confidence import Confidence
 from bandits.deployment import DEPLOYMENT
 from bandits.forecast import FORECASTERS
 from bandits.routing import ROUTING
-from envs import demand, parameters
+from envs import demand, files, parameters
 from envs.catalogue import GENERATED
 from envs.demand import PROCESSES
 from envs.errors import InputError, nearest
 from envs.instance import EdgeCloud
 from envs.inventory import Schedule
 from envs.registry import Registry
-from experiments import schema
-from experiments.hints import hint
+from experiments import blame, hints, schema
+from experiments.blame import USER_MODULE
 from experiments.schema import SHORT_AXES, SWEPT_GROUPS, shown
 from experiments.texts import readable
 from experiments.texts import text as _text
 
 _LONGEST_NAME = 200  # bytes; names of files end at 255
 _LONG_AXES = {path: axis for axis, path in SHORT_AXES.items()}
-USER_MODULE = "llm_bandits_user_rules_"  # begins the name of a user's file as a module; its digest ends it
 REGISTRIES: dict[str, Registry] = {
     "routing": ROUTING,
     "deployment": DEPLOYMENT,
@@ -115,6 +113,8 @@ def study_from(given: Mapping[str, Any]) -> StudyConfig:
     for registry in REGISTRIES.values():  # a study knows the files that it names, whatever was loaded before
         registry.forget(USER_MODULE)
     plain["rules"] = values["rules"]
+    for group in ("demand", "forecaster", "tracker"):
+        hints.misplaced(group, plain[group])
     for path in values["rules"]:
         load_rules(path)
     plain["name"] = _name(plain["name"])
@@ -171,10 +171,10 @@ def load_rules(path: str) -> None:
 
     The module is named by the file's content, which is what identifies a user's rule (see ``experiments.sources``).
     """
-    file = Path(path).expanduser()
+    file = files.reachable(path, "rules")
     if not file.is_file() or file.suffix != ".py":
         raise InputError(f"rules: {path!r} is no Python file; give the path of a .py file that registers a rule")
-    name = f"{USER_MODULE}{hashlib.sha256(file.read_bytes()).hexdigest()}"
+    name = f"{USER_MODULE}{hashlib.sha256(files.content(file, 'rules')).hexdigest()}"
     known = _registered()
     if any(cls.__module__ == name for cls in known):
         return
@@ -188,10 +188,11 @@ def load_rules(path: str) -> None:
     except InputError as error:
         _forget(name)
         raise InputError(f"rules: {path}: {error}") from error
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         _forget(name)
-        text = " ".join(str(error).split())
-        raise InputError(f"rules: {path} could not be loaded: {type(error).__name__}: {text}") from error
+        if blame.is_request_to_stop(error):
+            raise
+        raise InputError(f"rules: {path} could not be loaded: {blame.sentence(error)}") from error
     if _registered() == known and not already:
         raise InputError(
             f"rules: {path} registers nothing; decorate a class with @routing_rule, @deployment_rule, @forecaster or "
@@ -228,6 +229,8 @@ def _cells(
     for group, key in (("demand", "process"), ("forecaster", "name")):
         _text(plain[group].get(key), f"{group}.{key}")
     plain = {**plain, **{group: _named_as_text(plain[group], group) for group in ("demand", "forecaster")}}
+    if plain["demand"].get("path") is not None:
+        files.reachable(_text(plain["demand"]["path"], "demand.path"), "demand.path")
     chosen = [_policy(entry, plain["deployment"], plain["policy"], swept) for entry in policies]
     arriving, study_forecaster = demand.resolve(plain["demand"]), forecast.resolve(plain["forecaster"])
     made = [
@@ -260,6 +263,7 @@ def _named_as_text(values: Mapping[str, Any], group: str) -> dict[str, Any]:
 def _catalogue(env: Mapping[str, Any]) -> dict[str, Any]:
     """Which models there are: the fields of a ``CellConfig``."""
     name, number = env["catalogue"], env["num_models"]
+    files.reachable(name, "env.catalogue")
     numbers: dict[str, Any] = {"first_quality": env["first_quality"], "quality_gap": env["quality_gap"]}
     for key, value in numbers.items():
         if name in GENERATED and value is None:
@@ -353,6 +357,11 @@ def _edge_cloud(values: Mapping[str, Any]) -> EdgeCloud:
     nested = [field.name for field in fields(Schedule)]
     lists = {key: tuple(values[key]) for key in ("arrival_at", "retirement_at")}
     own = [field.name for field in fields(EdgeCloud) if field.name != "schedule"]
+    per_task, total = values["budget_per_task"], values["budget_usd"]
+    if per_task is not None and total is not None:
+        raise InputError(
+            f"env.budget_per_task is {per_task} and env.budget_usd is {total}; give one of them and set the other to null"
+        )
     return EdgeCloud(
         schedule=Schedule(**{key: values[key] for key in nested} | lists),
         **{key: values[key] for key in own},
@@ -454,7 +463,7 @@ def _axes(sweep: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, list[
                 raise InputError(f"sweep.{key} is {shown(value)}; it must be a mapping, as in sweep.{key}.KEY=[1,2]")
             if key not in SHORT_AXES:
                 known = [*SHORT_AXES, *SWEPT_GROUPS, "mode"]
-                raise InputError(f"sweep.{key} is no axis; {hint(str(key), known, 'sweep.')}")
+                raise InputError(f"sweep.{key} is no axis; {hints.hint(str(key), known, 'sweep.')}")
             if key in axes:
                 raise InputError(f"sweep.{key} and sweep.{SHORT_AXES[key]} are one axis; give it once")
             axes[key] = value
@@ -488,7 +497,7 @@ def _refuse_unknown_axis(axis: str, plain: Mapping[str, Any]) -> None:
         if group == kind and plain[group].get(name) in REGISTRIES[kind]:
             known |= set(parameters.names(REGISTRIES[kind][plain[group][name]]))
     if key not in known:
-        raise InputError(f"sweep.{axis}: {group} has no parameter {key!r}; {hint(key, sorted(known), 'sweep.')}")
+        raise InputError(f"sweep.{axis}: {group} has no parameter {key!r}; {hints.hint(key, sorted(known), 'sweep.')}")
 
 
 def _refuse_too_many(axes: Mapping[str, list[Any]], mode: str, worlds: int, policies: int) -> None:
@@ -529,7 +538,7 @@ def _with(plain: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]
 def _refuse_unknown(given: Mapping[str, Any], known: Iterable[str], prefix: str) -> None:
     for key in given:
         if key not in known:
-            raise InputError(f"unknown key {prefix}{key}; {hint(str(key), sorted(known), prefix)}")
+            raise InputError(f"unknown key {prefix}{key}; {hints.hint(str(key), sorted(known), prefix)}")
 
 
 def _name(value: Any) -> str:

@@ -63,6 +63,7 @@ from experiments.growth_figures import StageView, draw_regret_by_horizon, draw_s
 from experiments.published_figure import draw_published
 from experiments.staged_figures import draw_decomposition, draw_deployment, draw_traffic_maps
 from experiments.store import CellResult, write_atomically, write_informing
+from experiments.study_folder import DamagedError, read_json
 from experiments.summary import (
     has_violation,
     label_cells,
@@ -227,9 +228,9 @@ def write_all(cells: Sequence[CellResult], folder: str | Path) -> list[Written]:
 def read_index(folder: Path) -> list[Written]:
     """The figures that were written into a folder; none where it does not say."""
     try:
-        entries = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        entries = read_json(folder / INDEX)
         names = [(Path(entry["name"]).name, str(entry["caption"])) for entry in entries]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, DamagedError, TypeError, KeyError):
         return []
     return [_written(folder, name, caption) for name, caption in names if name.isprintable()]
 

@@ -9,7 +9,7 @@ from bandits.deployment import DEPLOYMENT
 from bandits.forecast import FORECASTERS
 from bandits.routing import ROUTING
 from envs.demand import OPTIONS, PROCESSES
-from envs.errors import nearest
+from envs.errors import InputError, nearest
 from experiments import schema
 
 _TRACKER = ("name", "project", "entity", "mode", "tags")
@@ -33,8 +33,18 @@ def hint(key: str, known: Iterable[str], prefix: str = "") -> str:
     if not meant and not get_close_matches(key, known, n=1):
         names = {path.rpartition(".")[2] for path in _paths(swept)}
         meant = [path for name in get_close_matches(key, names, n=1, cutoff=0.8) for path in _places(name, swept)]
+    if not meant and not get_close_matches(key, known, n=1):
+        meant = get_close_matches(f"{prefix}{key}", _paths(swept), n=1, cutoff=0.8)
     meant = [path for path in meant if path != f"{prefix}{key}"]
     return f"did you mean {' or '.join(map(repr, meant[:_MOST]))}?" if meant else nearest(key, known)
+
+
+def misplaced(group: str, keys: Iterable[str]) -> None:
+    """InputError for a key that no member of a group has and that stands elsewhere."""
+    there = {path.rpartition(".")[2] for path in _paths(swept=False) if path.startswith(f"{group}.")}
+    for key in keys:
+        if key not in there and _places(str(key), swept=False):
+            raise InputError(f"unknown key {group}.{key}; {hint(str(key), there, f'{group}.')}")
 
 
 def _places(name: str, swept: bool) -> list[str]:

@@ -16,6 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from envs import files
 from envs.errors import InputError, nearest
 from experiments import launch, variables
 
@@ -30,6 +31,12 @@ FLAGS = (
     *("-h", "-c", "-p", "-r", "-i", "-sc", "-cp", "-cn", "-cd"),
     *launch.FLAGS,
 )
+_VALUES: dict[str, tuple[str, ...]] = {  # that flags take; () for any
+    **dict.fromkeys(("--cfg", "-c"), ("job", "hydra", "all")),
+    **dict.fromkeys(("--info", "-i"), ("", "all", "config", "defaults", "defaults-tree", "plugins", "searchpath")),
+    **dict.fromkeys(("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"), ()),
+    **dict.fromkeys(("--package", "-p", "--experimental-rerun"), ()),
+}
 # Names and paths, which Hydra's grammar would stumble on or read as numbers; those with a True may also be null.
 FREE_TEXT = {
     **{"out": True, "demand.path": True, "tracker.entity": True},
@@ -47,12 +54,13 @@ _HYDRA = {
     r"Error merging override \+*(.*?)( [A-Z].*)?$": "{0} does not fit what is there; {hint}",
     r"An item is already at '([^']*)'": "+{0}: there is such a key already; write {0}=VALUE, without the +",
     r"Could not delete from config\. '([^']*)' does not exist": "~{0}: there is no such key; {hint}",
-    r"Multiple values for ([\w/@.]+)": "{0} is given more than once; write {0}=NAME, once and without a +",
+    r"Multiple values for ([\w/@]+(?:\.\w+)*)": "{0} is given more than once; write {0}=NAME, once and without a +",
     r"config groups is not supported: '\+\+([\w/@.]+)=": "++{0}: {0} is the name of a file in conf; write {0}=NAME",
     r"Could not override '([\w/.]+@[\w.]+)'": "{0}: there is none to replace; another world is +env@worlds.NAME=FILE, "
     "another demand +demand@demands.NAME=FILE",
+    r"Could not override '(hydra[./][^']*)'": "{0}: Hydra has no such key; its documentation lists them",
     r"Could not override '([^']*)'": "{0}: there is no such key; {hint}",
-    r"Could not delete\. No match for '([^']*)'": "~{0}: there is none to remove; --help lists what there is",
+    r"Could not delete '([^']*)'\. No match": "~{0}: there is none to remove; --help lists what there is",
     r"Config group override must be a string or a list\. Got (\w+)": "the name of a file in conf is text, not {0}",
 }
 
@@ -87,10 +95,17 @@ def open_overrides(arguments: Sequence[str]) -> list[str]:
 
     short_axis = {path: axis for axis, path in SHORT_AXES.items()}
     opened, given = [], {argument.partition("=")[0] for argument in arguments}
-    for argument in arguments:
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         key, equals, value = argument.partition("=")
-        if not key or (key.startswith("-") and key not in FLAGS):
-            raise InputError(f"cannot read the argument {argument!r}; write key=value, or --help for what there is")
+        if key in _VALUES:
+            _check_flag(key, value if equals else following)
+        if not key or len(key) > _LONGEST or (key.startswith("-") and key not in FLAGS):
+            shown = _bounded(argument)
+            raise InputError(f"cannot read the argument {shown!r}; write key=value, or --help for what there is")
+        if re.search(rf"\d{{{_LONGEST}}}", value):
+            raise InputError(f"{key} holds a number of more than {_LONGEST} digits; write it as 1e6")
+        if key == "hydra":
+            raise InputError(f"{argument}: Hydra's own keys have a dot, as in hydra.verbose=true")
         if key in GROUPS and (value.lower() in _NO_NAMES or not re.fullmatch(r"[A-Za-z_]\w*", value)):
             raise InputError(f"{argument}: {key} must be the name of a file in conf/{key}; --help lists them")
         own = equals and re.fullmatch(r"[A-Za-z_][\w.]*", key) and key not in GROUPS and not key.startswith("hydra.")
@@ -104,8 +119,21 @@ def open_overrides(arguments: Sequence[str]) -> list[str]:
     return opened
 
 
+def _check_flag(flag: str, value: str) -> None:
+    """InputError where the value of a flag is missing or none that it takes."""
+    options = _VALUES[flag]
+    if "" in options and value.startswith("-"):
+        return
+    if options and value not in options:
+        raise InputError(f"{flag} {value}: {flag} takes one of {', '.join(filter(None, options))}")
+    if (not value and not options) or value.startswith("-"):
+        raise InputError(f"{flag} needs a value, as --help shows")
+
+
 def _refused(error: Exception) -> int:
-    print(f"error: {sentence(error)}", file=sys.stderr)
+    # A path, say, may hold a line break or a terminal's control characters.
+    text = re.sub(r"[\x00-\x1f\x7f]", lambda found: repr(found[0])[1:-1], sentence(error))
+    print(f"error: {text}", file=sys.stderr)
     return 2
 
 
@@ -123,7 +151,8 @@ def sentence(error: Exception) -> str:
         group, _, name = error.missing_cfg_file.rpartition("/")
         if group == "hydra/launcher":
             return f"there is no launcher called {name!r} here; {launch.WHERE_FROM}"
-        return f"there is no {group or 'config'} called {name!r}; {nearest(name, list(error.options or []))}"
+        known = nearest(name, list(error.options)) if error.options else "--help lists what there is"
+        return f"there is no {group or 'config'} called {name!r}; {known}"
     if isinstance(error, OverrideParseException):
         argument = _bounded(error.override.lstrip("+"))
         return f"cannot read the argument {argument!r}; write key=value, a list as key=[1,2], odd text in quotes"
@@ -144,9 +173,9 @@ def _hint_for(argument: str) -> str:
     from experiments import hints, schema
 
     key, equals, _ = argument.partition("=")
-    if not equals:
-        return hints.hint(key, schema.TOP)
     group, _, inner = key.partition(".")
+    if not equals:
+        return hints.hint(inner, schema.ENV, "env.") if group == "env" else hints.hint(key, schema.TOP)
     kind = schema.ENV.get(inner) if group == "env" else schema.TOP.get(key)
     return f"it must be {kind.wanted}" if kind else "--help shows every key and its kind"
 
@@ -227,15 +256,19 @@ def _understood(plain: dict[str, Any]) -> _Task:
     """InputError where something is wrong with the configuration, or with using its folder for it."""
     import jax
 
-    from experiments import cells, hosts, sizes, sources, store, trackers
+    from experiments import blame, cells, hosts, sizes, sources, store, trackers
     from experiments.config import study_from
 
     variables.use_devices()
     jax.config.update("jax_enable_x64", plain.get("precision") == "float64")
-    settings = study_from(plain)
-    planned = cells.build(settings)
+    with blame.refused():
+        settings = study_from(plain)
+        planned = cells.build(settings)
     sizes.check(settings, planned)
-    folder = Path(settings.out).expanduser() if settings.out else _default_folder(settings.name, settings.plain)
+    if settings.out:
+        folder = files.reachable(settings.out, "out")
+    else:
+        folder = files.reachable(_default_folder(settings.name, settings.plain), "name")
     # What this command does is not what its study is.
     recorded = settings.plain | {"force": False, "extend": False, "shard": None, "distributed": None}
     record = {"config": recorded, "versions": sources.versions(), **cells.record(planned)}

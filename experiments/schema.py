@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from envs.errors import InputError, nearest
+from envs.instance import TOKENS_PER_PRICE
 from envs.inventory import ARRIVALS, ORDERS
 from experiments import texts
 
@@ -141,14 +142,17 @@ class OneOf:
     """One of a few words."""
 
     options: tuple[str, ...]
+    or_null: bool = False
 
     @property
     def wanted(self) -> str:
         """See ``Kind``."""
-        return f"one of {', '.join(self.options)}"
+        return f"one of {', '.join(self.options)}" + _or_null(self.or_null)
 
-    def read(self, value: Any, where: str) -> str:
+    def read(self, value: Any, where: str) -> str | None:
         """See ``Kind``."""
+        if value is None and self.or_null:
+            return None
         if not isinstance(value, str) or value not in self.options:
             raise _wrong(where, value, self.wanted)
         return value
@@ -167,7 +171,7 @@ class Table:
             raise _wrong(where, value, f"{self.wanted}, e.g. {where}={{}}")
         if self.values is None:
             return dict(value)
-        return {key: self.values.read(entry, f"{where}.{key}") for key, entry in value.items()}
+        return {str(key): self.values.read(entry, f"{where}.{key}") for key, entry in value.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,6 +261,10 @@ ENV: dict[str, Kind] = {
     "first_quality": Number(low=0.0, high=1.0, or_null=True),
     "quality_gap": Number(low=0.0, high=1.0, or_null=True),
     "budget_per_task": Number(low=0.0, above=True, or_null=True),
+    "budget_usd": Number(low=0.0, high=1e15, above=True, or_null=True),
+    "cost_unit": OneOf(options=tuple(TOKENS_PER_PRICE), or_null=True),
+    "cost_cv": Number(low=0.0, or_null=True),
+    "latency_cv": Number(low=0.0, or_null=True),
     "resources": Table(values=_AMOUNT),
     "budget_rule": OneOf(options=("skip", "stop", "cross", "average")),
     "target": Number(low=0.0, high=1.0, or_null=True),

@@ -108,6 +108,7 @@ def _run(
 ) -> Outcome:
     store.tidy(folder)
     shelf = _Shelf(folder, log, progress)
+    shelf.about = store.study_of(folder, [cell.id for cell in planned])
     kept = {cell.id: result for cell in planned if (result := shelf.read(cell.id)) is not None}
     if study.force:
         begin_redo(planned, folder, claims)
@@ -219,6 +220,7 @@ class _Shelf:
     def __init__(self, folder: Path, log: Log, progress: Progress) -> None:
         self.folder, self.log, self.progress = folder, log, progress
         self.redo: dict[str, str | None] = {}  # cell -> the stamp of the file that is to be replaced
+        self.about = b""  # what each cell stores of its study
 
     def has(self, cell: str) -> bool:
         """Whether it is stored, and not only what is to be replaced."""
@@ -261,7 +263,6 @@ class _Runner:
     def __init__(self, study: StudyConfig, shelf: _Shelf, claims: Claims, planned: list[Cell]) -> None:
         self.study, self.shelf = study, shelf
         self.folder, self.log, self.progress = shelf.folder, shelf.log, shelf.progress
-        self.about = store.study_of(self.folder, [cell.id for cell in planned])  # stored with each cell
         self.groups = cells.groups(planned)
         self.shapes = [_shape(study, group) for group in self.groups]
         self.chunks: dict[str, list[_Chunk]] = {}  # of each block that is to be simulated
@@ -436,7 +437,7 @@ class _Runner:
             seeds = np.arange(self.study.seeds)
             with self.lock, warned.working_on([cell.id]):
                 result = measure.cell_result(cell, mine, marks, seeds, wall, self.benchmarks)
-            self._store(cell, replace(result, study=self.about))
+            self._store(cell, replace(result, study=self.shelf.about))
         if not self._missing(block):  # what could not be written need not be simulated from its beginning again
             carry.discard(self.folder, [cell.id for cell in chunks[0].cells])
 

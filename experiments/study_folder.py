@@ -122,7 +122,7 @@ def _content(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
     """What a JSON file holds. DamagedError where it holds none; OSError where it cannot be read."""
     try:
         return json.loads(_content(path).decode("utf-8"))
@@ -232,7 +232,7 @@ def troubles(folder: Path) -> list[str]:
 
 
 def _whole_plan(folder: Path) -> dict[str, dict[str, Any]]:
-    entries = _json(folder / PLAN)
+    entries = read_json(folder / PLAN)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise DamagedError("it is no plan")
     sealed = entries.pop()[_SEAL] if entries and _SEAL in entries[-1] else None
@@ -270,7 +270,7 @@ def read_redo(folder: Path) -> dict[str, str | None]:
         OSError: it cannot be read.
     """
     try:
-        noted = _json(folder / REDO)
+        noted = read_json(folder / REDO)
     except FileNotFoundError:
         return {}
     if not isinstance(noted, dict) or not all(value is None or isinstance(value, str) for value in noted.values()):
@@ -312,7 +312,7 @@ def claimed(folder: Path) -> dict[str, str]:
     owners: dict[str, str] = {}
     for _, path in newest.values():
         with suppress(OSError, DamagedError, KeyError, TypeError):  # given back, or not yet whole
-            claim = _json(path)
+            claim = read_json(path)
             owners |= dict.fromkeys(claim["cells"], f"{claim['host']}:{claim['pid']}")
     return owners
 
@@ -340,6 +340,8 @@ def read_events(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def _event(line: bytes) -> dict[str, Any] | None:
+    if line.lstrip()[:1] != b"{":  # quickly past what is none, however much of it there is
+        return None
     try:
         event = json.loads(line.decode("utf-8", "replace"))
     except (ValueError, RecursionError):

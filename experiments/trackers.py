@@ -25,7 +25,8 @@ from experiments import interrupt
 from experiments.store import CellResult, described, study_digest
 from experiments.summary import METRICS, metric_band, metric_curve
 
-MODES = ("offline", "online", "disabled")
+MODES = ("offline", "online", "disabled", "shared")
+_OLD_MODES = {"dryrun": "offline", "run": "online"}  # that WANDB_MODE may still say
 PATIENCE_SECONDS = 30  # with a server that does not answer
 MOST_ROWS = 10_000  # of a W&B table, which becomes slow to look at beyond
 MOST_MODELS = 20  # whose shares are drawn one by one
@@ -147,7 +148,7 @@ def settings_from(tracker_config: Mapping[str, Any], study: str, folder: Path) -
             configuration or in WANDB_MODE.
     """
     name = tracker_config.get("name")
-    if name not in _TRACKERS:
+    if not isinstance(name, str) or name not in _TRACKERS:
         raise InputError(f"tracker.name: there is no tracker {name!r}; {nearest(str(name), list(_TRACKERS))}")
     for key in tracker_config:
         if key not in _TRACKERS[name]:
@@ -180,16 +181,18 @@ def resolve_mode(configured: str | None, environ: Mapping[str, str]) -> str:
         InputError: either names a mode that does not exist.
 
     Example:
-        >>> resolve_mode("online", {}), resolve_mode("online", {"WANDB_MODE": "disabled"}), resolve_mode(None, {})
-        ('online', 'disabled', 'offline')
+        >>> resolve_mode("online", {}), resolve_mode("online", {"WANDB_MODE": "dryrun"}), resolve_mode(None, {})
+        ('online', 'offline', 'offline')
     """
-    if configured is not None and configured not in MODES:
-        raise InputError(f"tracker.mode: there is no mode {configured!r}; {nearest(str(configured), list(MODES))}")
     usual = "online" if environ.get("WANDB_SWEEP_ID") else "offline"
-    wanted = environ.get("WANDB_MODE") or configured or usual
-    if wanted not in MODES:
-        raise InputError(f"WANDB_MODE: there is no mode {wanted!r}; {nearest(wanted, list(MODES))}")
-    return wanted
+    configured = usual if configured is None else _mode(configured, "tracker.mode")
+    return _mode(environ.get("WANDB_MODE") or configured, "WANDB_MODE")
+
+
+def _mode(given: Any, where: str) -> str:
+    if not isinstance(given, str) or given not in (*MODES, *_OLD_MODES):
+        raise InputError(f"{where}: there is no mode {given!r}; {nearest(str(given), list(MODES))}")
+    return _OLD_MODES.get(given, given)
 
 
 def sync_wandb(
@@ -356,7 +359,7 @@ def _open_run(wandb: Any, study: _Study, mode: str, **identity: Any) -> Iterator
     )
     try:
         yield run
-        if mode == "online" and run.url:
+        if mode in ("online", "shared") and run.url:
             study.url = run.url.rpartition("/runs/")[0] or run.url
     except BaseException:
         with suppress(Exception):

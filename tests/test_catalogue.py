@@ -204,10 +204,11 @@ def test_files_that_cannot_be_read(tmp_path):
 @pytest.mark.parametrize("name", shipped())
 def test_shipped_catalogues_are_sound(name):
     models = find(name)
-    assert models.num_models >= 10
     assert np.isfinite(models.released).all()
-    assert models.tier_cloud.any()
     assert not models.tier_cloud.all()
+    if name != "copac_paper":  # which is one experiment's four edge models
+        assert models.num_models >= 10
+        assert models.tier_cloud.any()
     assert all(text.strip() for text in models.extras["source"])
     np.testing.assert_array_equal(models.quality, find(FOLDER / f"{name}.csv").quality)
 

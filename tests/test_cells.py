@@ -71,7 +71,7 @@ def test_the_identity_is_the_same_however_it_is_said(one: list[str], other: list
         *("env.budget_rule=stop", "env.target=0.8", "env.target=null", "env.latency_slo_s=5", "env.cloud_rtt_s=0.2"),
         *("env.floors={quality: 0.4}", "env.resources={quality_variance: 0.2}", "env.edge_throughput=0.5"),
         *("env.cloud_throughput=0.5", "env.quality_noise=beta", "env.quality_concentration=5"),
-        *("env.cost_bound_multiple=5", "env.demand_seen=after"),
+        *("env.cost_bound_multiple=5", "env.demand_seen=after", "env.cost_cv=0.3", "env.latency_cv=0.3"),
         *("demand=walk", "demand.mean=21", "demand.counts=poisson", "demand.maximum=100"),
         *("forecaster=ewma", "forecaster.upward_bias=0.1"),
         *("policy.confidence.confidence=0.5", "policy.confidence.kappa=2", "policy.confidence.radius=variance"),

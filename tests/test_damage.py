@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -14,8 +15,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments import commands, figures, store, study, study_folder
+from experiments import commands, figures, store, study, study_folder, summary
 from tests import studies
+from tests.processes import usual_signals
 from tests.studies import CommandLine
 from tests.test_faults import mount
 
@@ -217,7 +219,7 @@ def test_a_redo_that_cannot_be_read_is_refused_and_stops_no_report(call: Command
     store.write_atomically(out / "redo.json", study_folder.redo_text({cell: store.stamp(out, cell)}))
     whole = (out / "redo.json").read_bytes()
     assert study_folder.fresh(out) == study_folder.stored(out) - {cell}
-    for how in DAMAGES.keys() - {"gone", "flipped 0.0"}:
+    for how in ("empty", "cut", "flipped 0.3", "words", "folder"):
         (out / "redo.json").write_bytes(whole)
         damage(out / "redo.json", how)
         for each in ("status", "report"):
@@ -388,3 +390,41 @@ def test_what_only_informs_need_not_be_readable(call: CommandLine, out: Path, na
     call.monkeypatch.setattr(Path, "read_bytes", lambda path: forbidden(read, path))
     for each in ("status", "report", "sync", "run"):
         assert command(call, each)[0] == 0
+
+
+def test_what_is_huge_is_passed_over(call: CommandLine, out: Path) -> None:
+    for name in (*INFORMING, "redo.json"):
+        (out / name).touch()
+        os.truncate(out / name, 1 << 29)  # sparse
+    for each in ("status", "report"):
+        assert command(call, each)[0] == 0
+    (out / "redo.json").unlink()
+    assert command(call, "run")[0] == 0
+
+
+def test_rubbish_among_the_claims_stops_nobody(call: CommandLine, out: Path) -> None:
+    sorted((out / "cells").iterdir())[0].unlink()
+    (out / "claims/folder.0").mkdir(parents=True)
+    (out / "claims/folder.beat").mkdir()
+    for name, content in (
+        ("a.0", b"\xff"),
+        ("b.1", b"[" * 100_000),
+        ("c.0", b'{"token": 3, "cells": [[]]}'),
+        ("d.²", b""),
+    ):
+        (out / "claims" / name).write_bytes(content)
+    assert command(call, "status")[0] == 3
+    assert command(call, "run")[::2] == (0, "")
+    assert command(call, "status")[::2] == (0, "")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("each", ["report", "sync"])
+def test_a_signal_ends_a_command_that_makes_tables(
+    call: CommandLine, out: Path, each: str, number: int, code: int
+) -> None:
+    before = studies.tree(out)
+    call.monkeypatch.setattr(summary, "summarise", lambda *_, **__: signal.raise_signal(number))
+    with usual_signals():
+        assert command(call, each)[::2] == (code, "")
+    assert studies.tree(out) == before

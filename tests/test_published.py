@@ -11,6 +11,7 @@ from scipy import sparse
 from scipy.optimize import linprog
 
 from bandits.agent import Learner
+from envs import catalogue as catalogues
 from envs import draws, ledger
 from envs.edge_cloud import World
 from tests import oracles, twins, worlds
@@ -42,8 +43,7 @@ def instance(seed: int) -> World:
         budget[1] = np.inf
     if seed // 2 % 2:
         target[1] = 0.0
-    limit = ledger.limit(budget, float(made.quanta))
-    return replace(made, budget=limit, problem=replace(made.problem, budget=budget, target=target))
+    return worlds.limited(made, budget, target)
 
 
 def slots(world: World, demand: np.ndarray, uniforms: np.ndarray) -> twins.Slots:
@@ -56,8 +56,6 @@ def slots(world: World, demand: np.ndarray, uniforms: np.ndarray) -> twins.Slots
         service=np.asarray(world.service_mean)[real],
         service_is_reward=np.asarray(world.service_is_reward),
         budget=np.asarray(problem.budget),
-        budget_quanta=list(ledger.host_units(world.budget)),
-        quanta=float(world.quanta),
         target=np.asarray(problem.target),
         demand_bound=float(problem.demand_bound),
         nominal=float(problem.expected_demand) / ROUNDS,
@@ -82,13 +80,12 @@ def recorded(learners: list[Learner]) -> tuple[Any, list[twins.Slots]]:
     return seen, [slots(world, demand[cell], uniforms[cell]) for cell, world in enumerate(made)]
 
 
-def assert_same_run(seen: Any, cell: int, trace: twins.Trace, world: twins.Slots, *, duals: bool = True) -> None:
-    """Choices and spending to the bit; duals to the rounding of the service in the books, which is in quanta."""
+def assert_same_run(seen: Any, cell: int, trace: twins.Trace, *, duals: bool = True) -> None:
+    """Choices to the bit; duals and spending to the rounding of the engine's books, which are in quanta."""
     assert (np.asarray(seen.feedback.model[cell]) == trace.model).all()
-    before = np.vstack([np.zeros((1, len(world.budget))), np.array(trace.spent, float)[:-1] / world.quanta])
-    assert (np.asarray(seen.view.observation.spent[cell]) == before).all()
+    np.testing.assert_allclose(seen.view.observation.spent[cell], trace.spent, rtol=1e-6, atol=1e-5)
     if duals:
-        np.testing.assert_allclose(seen.duals[cell], trace.duals, rtol=1e-7, atol=1e-8)
+        np.testing.assert_allclose(seen.duals[cell], trace.duals, rtol=1e-6, atol=1e-6)
 
 
 def copac_numbers(seed: int) -> dict[str, float]:
@@ -124,7 +121,7 @@ def test_copac_ucb_and_oa_ucb_are_their_twin_draw_for_draw(
     for cell, world in enumerate(made):
         rule = twins.Copac(world, **numbers[cell], **options, covers=name == "copac_ucb")
         trace = twins.play(world, rule, forecast=forecast)
-        assert_same_run(seen, cell, trace, world)
+        assert_same_run(seen, cell, trace)
         assert (trace.duals >= 0).all() and (trace.duals.sum(axis=1) <= rule.reach * (1 + 1e-12)).all()
         stopped += trace.model[-1] == -1
     assert 0 < stopped < INSTANCES
@@ -142,7 +139,7 @@ def test_pd_bwk_is_its_twin_draw_for_draw() -> None:
     seen, made = recorded(learners)
     for cell, world in enumerate(made):
         trace = twins.play(world, twins.PdBwK(world, **numbers[cell]), forecast="mean")
-        assert_same_run(seen, cell, trace, world)
+        assert_same_run(seen, cell, trace)
     assert (np.ptp(seen.duals, axis=1).max(axis=0) > 0.01).sum() >= 3
 
 
@@ -204,8 +201,88 @@ def test_ad_ucb_and_sw_ucb_solve_the_programs_of_their_twins_and_draw_from_the_s
             twins.AdUCB(world, **belief, targets=targets, **given) if targets else twins.SwUCB(world, *given.values())
         )
         followed = twins.Follows(rule, np.asarray(seen.shares[cell])[:, :MODELS])
-        assert_same_run(seen, cell, twins.play(world, followed, forecast="mean"), world, duals=False)
+        assert_same_run(seen, cell, twins.play(world, followed, forecast="mean"), duals=False)
         slots_solved = list(followed.programs)
         best = optima(list(followed.programs.values()))
         ours = [attained(followed.programs[t], followed.shares[t]) for t in slots_solved]
         np.testing.assert_allclose(ours, best, atol=1e-7)
+
+
+def test_with_slack_budgets_and_no_target_copac_ucb_plays_ucb1_with_its_radius() -> None:
+    made = [worlds.limited(instance(seed), np.array([1e9, 1e9]), np.zeros(2)) for seed in range(INSTANCES)]
+    numbers = [copac_numbers(seed) for seed in range(INSTANCES)]
+    learners = [worlds.learner("copac_ucb", forecaster="oracle", dtype=np.float64, **given) for given in numbers]
+    with jax.enable_x64(True):
+        seen = worlds.record(made, learners, ROUNDS)
+    model, reward = np.asarray(seen.feedback.model), np.asarray(seen.feedback.reward)
+    for cell, given in enumerate(numbers):
+        count, mean = np.zeros(MODELS, int), np.zeros(MODELS)
+        for t in range(ROUNDS):
+            played = np.maximum(count, 1)
+            level = -np.log(given["delta"])
+            wide = twins.radius(mean, played, level, given["radius_variance"], given["radius_linear"])
+            index = np.where(count > 0, np.minimum(mean + wide, 1.0), 1.0)
+            chosen = int(model[cell, t])
+            if chosen >= 0:  # a round without demand teaches nothing
+                assert index[chosen] >= index.max() - 1e-6  # what is left of the prices times q̄/1e9
+                count[chosen] += 1
+                mean[chosen] += (reward[cell, t] - mean[chosen]) / count[chosen]
+
+
+def test_on_the_two_model_instance_the_spend_rate_tends_to_the_budget() -> None:
+    """(reward, cost) = (1, 1) and (1/2, 0) with half a unit per task: the best mix plays both equally often."""
+    horizon = 20_000
+    world = worlds.world(
+        models=worlds.catalogue_of(np.array([1.0, 0.5]), np.array([1.0, 0.1]), cost_cv=0.0),
+        horizon=horizon,
+        demand={"mean": 1.0, "counts": "none"},
+        budget_per_task=0.5,
+        target=None,
+        budget_rule="cross",
+        cost_bound_multiple=1.0,
+        demand_seen="after",
+    )
+    free = np.array([[1.0], [0.0]], np.float32)
+    world = replace(
+        world,
+        consumption_mean=free * world.consumption_mean,
+        consumption_table=free[:, :, None] * world.consumption_table,
+    )
+    learners = [worlds.learner("copac_ucb", forecaster="oracle", delta=delta) for delta in (1e-6, 0.2)]
+    marks = (100, 1000, 9000, 18000, horizon)
+    seen = worlds.play([world, world], learners, runs=4, marks=marks)
+    spent = ledger.host_value(seen.world.spent, world.quanta)[..., 0]  # [E, cells, runs]
+    rate = np.diff(spent, axis=0) / np.diff(marks)[:, None, None]
+    late = rate[2]  # rounds 9,000 to 18,000
+    assert (np.abs(late[0] - 0.5) < 0.05).all() and (np.abs(late[1] - 0.5) < 0.02).all()
+    assert (np.abs(late - 0.5) < np.abs(rate[0] - 0.5)).all()  # after 1,000 rounds it is farther off
+
+
+@pytest.mark.parametrize(("unit", "divisor"), [("per_token", 1.0), ("per_1k_tokens", 1000.0)])
+def test_the_papers_world_has_its_prices_budget_and_delays(unit: str, divisor: float) -> None:
+    made = worlds.instance(
+        models=catalogues.find("copac_paper"),
+        horizon=10_000,
+        demand={"mean": 2.0},
+        budget_per_task=None,
+        budget_usd=8000.0,
+        cost_unit=unit,
+        latency_cv=0.8,
+        cost_bound_multiple=2.5,
+        target=0.8,
+        latency_slo_s=180.0,
+    )
+    assert made.budget.tolist() == pytest.approx([8000.0])
+    printed = {  # accuracy, mean delay in seconds, USD per 1k tokens, mean tokens
+        "gemma2-2b": (0.77, 281.92, 0.005, 168.29),
+        "llama3.2-1b": (0.84, 84.43, 0.015, 124.67),
+        "qwen2.5-0.5b": (0.54, 41.05, 0.001, 209.98),
+        "qwen2.5-1.5b": (0.27, 111.53, 0.003, 130.84),
+    }
+    quality, delay, price, tokens = np.array([printed[name] for name in made.models]).T
+    np.testing.assert_allclose(made.world.reward_mean, quality, rtol=1e-6)
+    mean = np.asarray(made.world.consumption_mean, float)[:, 0] * made.unit[0]
+    np.testing.assert_allclose(mean, price * tokens / divisor, rtol=0.01)  # the bound takes a little off the mean
+    assert made.unit[0] == pytest.approx(2.5 * 0.015 * 124.67 / divisor)
+    met = oracles.met_probability(delay, np.full(4, 0.8), np.zeros(4), 180.0)
+    np.testing.assert_allclose(made.world.service_mean[:, 0], met, rtol=1e-5)

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from bandits.confidence import Confidence
+from bandits.deployment import DEPLOYMENT
 from bandits.routing import ROUTING, RoutingRule
 from envs.errors import InputError
 from envs.parameters import choice, number
-from envs.registry import Registry
+from envs.registry import Registry, describe
 from experiments import config, sources
 from experiments.config import REGISTRIES, CellConfig
 from tests import studies
@@ -295,3 +297,23 @@ def test_what_decides_numbers_is_in_the_engine() -> None:
     ours = {name for name in imported if sources._is_ours(name) and sources._source(name)}
     assert ours - engine <= elsewhere
     assert {importlib.import_module(cls.__module__).__name__ for cls in ROUTING.values()} & engine == set()
+
+
+# What is written down.
+def test_the_page_of_rules_tells_every_parameter_as_it_is() -> None:
+    sections = (sources.ROOT / "docs" / "rules.md").read_text(encoding="utf-8").split("\n## ")[1:]
+    for section, described in zip(
+        sections, (ROUTING.describe(), DEPLOYMENT.describe(), [describe("confidence", Confidence)]), strict=True
+    ):
+        rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in section.splitlines() if "|" in line][
+            2:
+        ]
+        told: list[tuple[str, str, str, str]] = []
+        for rule, parameter, default, allowed, meaning in rows:
+            told.append((rule or told[-1][0], parameter, default, allowed))
+            assert meaning
+        wanted = []
+        for about in described:
+            entries = [(about.name, entry.name, str(entry.default), entry.allowed) for entry in about.parameters]
+            wanted += entries or [(about.name, "", "", "")]
+        assert told == wanted

@@ -275,6 +275,17 @@ def test_fill_is_the_best_and_prefers_the_lower_number() -> None:
         assert row @ shares == pytest.approx(oracles.fill_by_linprog(row, cap), abs=1e-5)
 
 
+def test_fill_that_may_not_decline_serves_all_by_the_order_of_the_index() -> None:
+    generator = np.random.default_rng(3)
+    index = generator.normal(size=(300, 6)).round(1)
+    caps = np.where(generator.random((300, 6)) < 0.2, 0.0, generator.choice([0.1, 0.3, 0.6, 1.0], (300, 6)))
+    serve_all = jax.vmap(lambda index, caps: fill(index, caps, decline=False))
+    made = np.asarray(serve_all(jnp.asarray(index, jnp.float32), jnp.asarray(caps, jnp.float32)))
+    for row, cap, shares in zip(index, caps, made, strict=True):
+        np.testing.assert_allclose(shares, oracles.greedy_fill(row + 10, cap), atol=1e-6)
+    assert np.asarray(fill(jnp.asarray([-1.0, jnp.nan, -2.0]), jnp.ones(3), decline=False)).tolist() == [1.0, 0.0, 0.0]
+
+
 def test_fill_without_anything_useful_declines() -> None:
     assert not np.asarray(fill(jnp.asarray([0.0, -1.0, -jnp.inf]), jnp.ones(3))).any()
     assert not np.asarray(fill(jnp.ones(3), jnp.zeros(3))).any()

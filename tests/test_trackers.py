@@ -736,6 +736,7 @@ def test_there_is_no_number_for_a_mixture(axes: dict, tmp_path: Path, log, wandb
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
     monkeypatch.setenv("WANDB_RUN_ID", "trial")
     monkeypatch.setenv("WANDB_MODE", "offline")
+    wandb.folder = tmp_path / "agent"  # which chooses the id
     count = sum(not cell.description["clairvoyant"] for cell in cells)
     assert f"without study/<metric> for the search: {count} cells learn" in sync(cells, tmp_path, log, found).sentence
 

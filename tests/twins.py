@@ -5,7 +5,7 @@ target. A twin is played on the same demand and the same uniform numbers as the 
 """
 
 from dataclasses import dataclass, field
-from math import ceil, inf, log, sqrt
+from math import inf, log, sqrt
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,7 @@ class Slots:
     bound: np.ndarray  # [K, P] its worst case
     service: np.ndarray  # [K, C] means
     service_is_reward: np.ndarray  # [C] bool
-    budget: np.ndarray  # [P] in task units
-    budget_quanta: list[int]  # [P]
-    quanta: float  # quanta in a task unit
+    budget: np.ndarray  # [P]
     target: np.ndarray  # [C]
     demand_bound: float
     nominal: float  # a planner's demand per slot
@@ -89,30 +87,29 @@ class Trace:
 
     model: np.ndarray  # [T] -1 for the no-op
     duals: np.ndarray  # [T, d] before each slot
-    spent: list[list[int]]  # [T, P] quanta after each slot
+    spent: np.ndarray  # [T, P] before each slot
 
 
 def play(world: Slots, rule: Any, *, forecast: str = "exact") -> Trace:
     """One run of a rule with ``choose(seen) -> model or shares [K]`` and ``learn(seen, q, model, r, z, g)``."""
-    seen, spent = Seen(world, forecast=forecast), [0] * len(world.budget)
+    seen = Seen(world, forecast=forecast)
     models, duals, books = [], [], []
     for t, q in enumerate(world.demand):
         seen.t = t
         duals.append(np.array(rule.duals()))
-        crossed = any(s > b for s, b in zip(spent, world.budget_quanta, strict=True))
+        books.append(seen.spent)
+        crossed = (seen.spent > world.budget).any()
         model = -1 if crossed or q == 0 else _drawn(rule.choose(seen), world.uniforms[t, 0])
         if model >= 0:
             r, z, g = world.outcome(t, model)
             rule.learn(seen, q, model, r, z, g)
-            spent = [s + ceil(q * amount * world.quanta) for s, amount in zip(spent, z, strict=True)]
-            seen.spent = np.array(spent) / world.quanta
+            seen.spent = seen.spent + q * z
             seen.covered = seen.covered + q * g
             seen.played[model] += 1
             seen.mean[model] += (np.concatenate([[r], z, g]) - seen.mean[model]) / seen.played[model]
         seen.arrived += q
         models.append(model)
-        books.append(list(spent))
-    return Trace(model=np.array(models), duals=np.array(duals), spent=books)
+    return Trace(model=np.array(models), duals=np.array(duals), spent=np.array(books))
 
 
 def _drawn(choice: Any, uniform: float) -> int:
