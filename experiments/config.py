@@ -360,7 +360,7 @@ def _edge_cloud(values: Mapping[str, Any]) -> EdgeCloud:
     per_task, total = values["budget_per_task"], values["budget_usd"]
     if per_task is not None and total is not None:
         raise InputError(
-            f"env.budget_per_task is {per_task} and env.budget_usd is {total}; give one of them and set the other to null"
+            f"env.budget_per_task is {per_task} and env.budget_usd is {total}; give one of them, and null for the other"
         )
     return EdgeCloud(
         schedule=Schedule(**{key: values[key] for key in nested} | lists),
