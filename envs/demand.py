@@ -538,7 +538,7 @@ class AutoregressiveDemand(Process):
     constant: jax.Array = field(metadata=POSITIVE)  # [] tasks
     coefficient: jax.Array = field(metadata=SIGNED_FRACTION)  # [] share of the last round's value; not 1 or -1
     noise: jax.Array = field(metadata=NOT_NEGATIVE)  # [] standard deviation of a round's noise, tasks
-    start: jax.Array = field(metadata=NOT_NEGATIVE)  # [] x_0, NaN for a draw from the stationary law
+    start: jax.Array = field(metadata=NOT_NEGATIVE)  # [] x_0; below 0: drawn from the stationary law
 
     def _level(self) -> jax.Array:
         """[] stationary mean of x."""
@@ -551,14 +551,14 @@ class AutoregressiveDemand(Process):
     def init(self, key: jax.Array) -> State:
         """x_0 []."""
         drawn = self._level() + self._deviation() * jax.random.normal(key, dtype=jnp.result_type(self.constant, float))
-        return jnp.where(jnp.isnan(self.start), drawn, self.start)
+        return jnp.where(self.start < 0, drawn, self.start)
 
     def profile(self, t: jax.Array, horizon: jax.Array) -> jax.Array:
         """See ``Process.profile``."""
         t = jnp.asarray(t)
         # coefficient^t with the sign from the whole number: a float loses whether t is odd after 2^24 rounds.
         kept = jnp.abs(self.coefficient) ** t * jnp.where((self.coefficient < 0) & (t % 2 == 1), -1.0, 1.0)
-        given = ~jnp.isnan(self.start)
+        given = self.start >= 0
         kept = jnp.where(given, kept, 0.0)
         distance = jnp.where(given, self.start, self._level()) - self._level()
         deviation = self._deviation() * jnp.sqrt((1 - kept) * (1 + kept))
@@ -572,7 +572,7 @@ class AutoregressiveDemand(Process):
     def peak(self) -> float:
         """See ``Process.peak``."""
         level, start = float(self._level()), float(self.start)
-        if not math.isnan(start):
+        if start >= 0:
             swing = abs(level - start) if float(self.coefficient) < 0 else 0.0
             level = max(start, level + swing)
         return level + _normal_peak(float(self._deviation()))
@@ -599,7 +599,7 @@ class AutoregressiveDemand(Process):
     @classmethod
     def from_parameters(cls, values: Mapping[str, Any]) -> "Process":
         """See ``Process.from_parameters``."""
-        return super().from_parameters({**values, "start": math.nan if values["start"] is None else values["start"]})
+        return super().from_parameters({**values, "start": -1.0 if values["start"] is None else values["start"]})
 
 
 @demand_process("trace")
