@@ -64,6 +64,7 @@ class CellConfig:
 
     policy: PolicyConfig
     world: str | None  # its name, where the study has several
+    demand_name: str | None  # the same of its demand
     catalogue: str
     num_models: int | None
     first_quality: float | None  # of a generated catalogue
@@ -119,16 +120,16 @@ def study_from(given: Mapping[str, Any]) -> StudyConfig:
     plain["name"] = _name(plain["name"])
     _check_shared(plain["policy"])
     axes = _axes(plain["sweep"], plain)
-    worlds: dict[str | None, Any] = {str(name): env for name, env in plain["worlds"].items()}
-    worlds = worlds or {None: plain["env"]}
+    worlds = _named_or(plain["worlds"], plain["env"])
+    demands = _named_or(plain["demands"], plain["demand"])
     policies = 1 if plain["routing"] is not None else len(plain["policies"])
-    _refuse_too_many(axes, plain["sweep"].get("mode", "product"), len(worlds), policies)
+    _refuse_too_many(axes, plain["sweep"].get("mode", "product"), len(worlds) * len(demands), policies)
     cells: dict[str, CellConfig] = {}
-    for name, env in worlds.items():
-        world = {**plain, "env": env}
+    for (name, env), (label, arrivals) in itertools.product(worlds.items(), demands.items()):
+        world = {**plain, "env": env, "demand": arrivals}
         for swept in _combinations(axes, plain["sweep"].get("mode", "product")):
             variant = _with(world, {_axis_path(axis): value for axis, value in swept.items()})
-            for cell in _cells(variant, name, swept):
+            for cell in _cells(variant, name, label, swept):
                 cells.setdefault(repr(cell), cell)
     return StudyConfig(
         name=plain["name"],
@@ -209,7 +210,14 @@ def _registered() -> list[type]:
     return [cls for registry in REGISTRIES.values() for cls in registry.values()]
 
 
-def _cells(plain: Mapping[str, Any], world: str | None, swept: dict[str, Any]) -> list[CellConfig]:
+def _named_or(several: Mapping[str, Any], single: Any) -> dict[str | None, Any]:
+    """Name -> each of several worlds or demands; the study's single one has no name."""
+    return {str(name): one for name, one in several.items()} or {None: single}
+
+
+def _cells(
+    plain: Mapping[str, Any], world: str | None, demand_name: str | None, swept: dict[str, Any]
+) -> list[CellConfig]:
     DEPLOYMENT.find(plain["deployment"], "deployment")
     if plain["routing"] is not None:
         ROUTING.find(plain["routing"], "routing")
@@ -229,6 +237,7 @@ def _cells(plain: Mapping[str, Any], world: str | None, swept: dict[str, Any]) -
         CellConfig(
             policy=policy,
             world=world,
+            demand_name=demand_name,
             **_catalogue(env),
             env=_edge_cloud(env),
             demand=arriving,

@@ -60,6 +60,7 @@ from experiments.drawing import (
     tame,
 )
 from experiments.growth_figures import StageView, draw_regret_by_horizon, draw_stage_count, stage_views
+from experiments.published_figure import draw_published
 from experiments.staged_figures import draw_decomposition, draw_deployment, draw_traffic_maps
 from experiments.store import CellResult, write_atomically, write_informing
 from experiments.study_folder import DamagedError, read_json
@@ -714,6 +715,10 @@ _FIGURES: dict[str, tuple[Callable[[View], Figure], str]] = {
     "spend": (
         _spend,
         "Share of the money budget that was spent, by budget at the longest horizon and by horizon at one budget.",
+    ),
+    "published": (
+        draw_published,
+        "Forecast error, regret and signed violation as rounds go by, beside published end points.",
     ),
     "decomposition": (
         draw_decomposition,

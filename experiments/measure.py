@@ -78,6 +78,8 @@ class _Ideal:
     staged: np.ndarray  # [E, R] reward of the best deployment at every instant, so far
     window: np.ndarray  # [E, R] of the best deployment at every window's start, so far
     fluid: np.ndarray  # [E, R] of the best plan for the whole run, so far
+    serving_all: np.ndarray | None  # [E, R] of the best plan that serves every task; only for a fixed inventory
+    unconstrained: np.ndarray | None  # [E, R] of the best models by quality alone; only for a fixed inventory
     share: np.ndarray  # [E, M] share of all demand so far that `staged` gives each model, mean over runs
     feasible: bool
 
@@ -104,6 +106,8 @@ def _ideal(cell: Cell, snapshot: Snapshot, demand: np.ndarray, cache: dict[Any, 
         staged=_earned(so_far, now),
         window=_earned(bins[..., 0], window) + _earned(bins[..., 1], now),
         fluid=_earned(so_far, fluid),
+        serving_all=None,
+        unconstrained=None,
         share=share,
         feasible=bool(now.feasible[total > 0].all()),
     )
@@ -131,11 +135,24 @@ def _fixed(instance: Instance, demand: np.ndarray, cache: dict[Any, Any]) -> _Id
     """The benchmarks where all models are live throughout: they coincide."""
     key = ("fixed", id(instance), demand[-1].tobytes())
     if key not in cache:
-        cache[key] = benchmark.fluid(**_means(instance, demand[-1]), demand=demand[-1])
-    ideal = cache[key]
-    so_far = ideal.value * demand / np.where(demand[-1] > 0, demand[-1], 1.0)
-    share = np.broadcast_to(ideal.share.mean(axis=0), (len(demand), len(instance.models)))
-    return _Ideal(staged=so_far, window=so_far, fluid=so_far, share=share, feasible=bool(ideal.feasible.all()))
+        known = _means(instance, demand[-1])
+        cache[key] = (
+            benchmark.fluid(**known, demand=demand[-1]),
+            benchmark.serving_all(**known, demand=demand[-1]),
+            benchmark.unconstrained(known["reward"], known["throughput"], demand[-1]),
+        )
+    ideal, serving_all, unconstrained = cache[key]
+    arrived = demand / np.where(demand[-1] > 0, demand[-1], 1.0)
+    so_far = ideal.value * arrived
+    return _Ideal(
+        staged=so_far,
+        window=so_far,
+        fluid=so_far,
+        serving_all=serving_all * arrived,
+        unconstrained=unconstrained * arrived,
+        share=np.broadcast_to(ideal.share.mean(axis=0), (len(demand), len(instance.models))),
+        feasible=bool(ideal.feasible.all()),
+    )
 
 
 def _means(instance: Instance, demand: np.ndarray) -> dict[str, np.ndarray]:
@@ -178,9 +195,12 @@ def _curves(
         "invalid": np.asarray(snapshot.invalid, np.float64),
         "clipped": np.asarray(snapshot.world.clipped, np.float64),
     }
+    if ideal.serving_all is not None and ideal.unconstrained is not None:
+        curves |= {"benchmark_serving_all": ideal.serving_all, "benchmark_unconstrained": ideal.unconstrained}
     curves |= _deployment_curves(snapshot, books, ideal)
     curves |= {f"spent_{name}": spent[..., i] for i, name in enumerate(instance.resources)}
     curves |= {f"violation_{name}": violation[..., j] for j, name in enumerate(instance.services)}
+    curves |= {f"service_{name}": books["service"][..., j] for j, name in enumerate(instance.services)}
     names = (*instance.resources, *instance.services)
     duals = np.asarray(snapshot.duals, np.float64)
     return curves | {f"dual_{name}": duals[..., i] for i, name in enumerate(names)}
@@ -243,7 +263,7 @@ def _description(cell: Cell, feasible: bool, wall_seconds: float) -> dict[str, A
         "routing": config.policy.routing,
         "deployment": config.policy.deployment,
         "env": config.world or config.catalogue,
-        "demand": config.demand["process"],
+        "demand": config.demand_name or config.demand["process"],
         "forecaster": config.forecaster["name"],
         "num_models": len(instance.models),
         "horizon": config.horizon,

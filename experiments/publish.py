@@ -8,13 +8,14 @@ from typing import Any
 from rich.console import Console
 
 from envs.errors import InputError
-from experiments import display, interrupt, report, store, study_folder, summary, trackers
+from experiments import display, interrupt, published, report, store, study_folder, summary, trackers
 from experiments.claims import Claims
 from experiments.config import StudyConfig
 from experiments.store import CellResult
 from experiments.study import Outcome
 from experiments.trackers import EventLog, WandbOutcome, WandbSettings
 
+PUBLISHED = "published.md"  # the cells beside published end points, where the study lists some
 _TURN = "publish"  # a claim
 
 
@@ -123,11 +124,14 @@ def sync(folder: Path, options: Mapping[str, str]) -> int:
 def make(cells: Sequence[CellResult], folder: Path) -> Publication:
     """Write tables, summary, figures and report. Equal results make equal files."""
     record = study_folder.read_record(folder)
+    cells = published.annotated(cells, record["config"].get("published") or [])
     planned = len(study_folder.read_plan(folder)) or len(study_folder.current(record)) or None
     found = summary.summarise(cells, expected=record["config"].get("expected_exponents"), planned=planned)
     interrupt.check()
     store.write_results(folder, cells)
     store.write_summary(folder, found)
+    if compared := published.compare(cells):
+        store.write_atomically(folder / PUBLISHED, published.markdown(compared).encode())
     interrupt.check()
     page = report.write(cells, record, found, folder)
     return Publication(cells=cells, record=record, found=found, page=page)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from envs.errors import InputError
+from envs.errors import InputError, nearest
 from envs.instance import TOKENS_PER_PRICE
 from envs.inventory import ARRIVALS, ORDERS
 from experiments import texts
@@ -200,6 +200,27 @@ class Free:
         return value
 
 
+POINT_NAMES = ("policy", "routing", "demand", "env")  # of the cells that a published end point belongs to
+POINT_QUANTITIES = ("regret", "violation_per_round")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A published end point: names of the cells it belongs to, and numbers (see ``experiments.published``)."""
+
+    wanted: str = f"a mapping with {' or '.join(POINT_QUANTITIES)}"
+
+    def read(self, value: Any, where: str) -> dict[str, Any]:
+        """See ``Kind``."""
+        if not isinstance(value, Mapping) or not set(value) & set(POINT_QUANTITIES):
+            raise _wrong(where, value, self.wanted)
+        kinds: dict[str, Kind] = dict.fromkeys(POINT_NAMES, Text()) | dict.fromkeys(POINT_QUANTITIES, Number())
+        for key in value:
+            if key not in kinds:
+                raise InputError(f"unknown key {where}.{key}; {nearest(str(key), list(kinds))}")
+        return {key: kinds[key].read(entry, f"{where}.{key}") for key, entry in value.items()}
+
+
 TOP: dict[str, Kind] = {
     "env": Table(),
     "demand": Table(),
@@ -227,7 +248,9 @@ TOP: dict[str, Kind] = {
     "distributed": Free(),  # read by experiments.hosts, before anything else
     "expected_exponents": Table(),
     "program_cache": FlagOrText(),
+    "published": Listed(example="[{policy: copac_ucb, regret: 8600}]", values=Point()),
     "worlds": Table(values=Table()),
+    "demands": Table(values=Table()),
 }
 _SHARE = Number(low=0.0, high=1.0)
 _POSITIVE_SHARE = Number(low=0.0, high=1.0, above=True)
