@@ -14,7 +14,7 @@ import importlib
 import pkgutil
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,13 +46,23 @@ class Description:
 class Registry(dict[str, Any]):
     """Name -> class, of one kind."""
 
-    def __init__(self, kind: str, base: type, *, reserved: Iterable[str] = (), keys: Iterable[str] = ("name",)) -> None:
+    def __init__(
+        self,
+        kind: str,
+        base: type,
+        *,
+        reserved: Iterable[str] = (),
+        keys: Iterable[str] = ("name",),
+        renamed: Mapping[str, str] | None = None,
+    ) -> None:
         """``kind`` as in "routing rule"; members derive from ``base``.
 
         ``reserved`` names mean something else where members are named in a configuration, and ``keys`` beside a
-        member's parameters: neither a member nor a parameter may be called so.
+        member's parameters: neither a member nor a parameter may be called so. ``renamed`` gives the new names of
+        members that were once called otherwise.
         """
         super().__init__()
+        self.renamed = dict(renamed or {})
         self.kind, self.base, self.reserved, self.keys_beside = kind, base, frozenset(reserved), frozenset(keys)
 
     def register(self, name: str) -> Callable[[C], C]:
@@ -78,10 +88,16 @@ class Registry(dict[str, Any]):
 
     def find(self, name: Any, where: str) -> type:
         """The class of that name; InputError names ``where``, the place of the name, and the nearest name there is."""
+        self.refuse_renamed(name, where)
         if not isinstance(name, str) or name not in self:
             raise InputError(f"{where} is {name!r}, which is no {self.kind}; {nearest(str(name), list(self))}")
         found: type = self[name]
         return found
+
+    def refuse_renamed(self, name: Any, where: str) -> None:
+        """InputError where a member is called by its old name."""
+        if isinstance(name, str) and name in self.renamed and name not in self:
+            raise InputError(f"{where}: the {self.kind} {name!r} is now called {self.renamed[name]!r}")
 
     def discover(self, package: str) -> None:
         """Import every module of a package, whose decorators register what it holds."""

@@ -104,7 +104,7 @@ def study_from(given: Mapping[str, Any]) -> StudyConfig:
     """Validate a resolved configuration and expand its sweep."""
     plain: dict[str, Any] = readable(given)
     if "claims" in plain:
-        example = "expected_exponents={copac_lp: {regret: 0.5}}"
+        example = "expected_exponents={lp_resolving: {regret: 0.5}}"
         raise InputError(f"claims is now called expected_exponents and is given by policy, e.g. {example}")
     _refuse_unknown(plain, schema.TOP, "")
     plain["expected_exponents"] = plain.get("expected_exponents") or {}
@@ -155,6 +155,7 @@ def _expected_exponents(plain: Mapping[str, Any], given: Mapping[str, Any]) -> d
     for policy, exponents in given.items():
         where = f"expected_exponents.{policy}"
         if policy not in known:
+            ROUTING.refuse_renamed(policy, where)
             raise InputError(f"{where}: there is no policy {policy!r}; {nearest(policy, known)}")
         expected[policy] = schema.Table(values=schema.Number()).read(exponents, where)
         _refuse_unknown(exponents, ("regret", "violation"), f"{where}.")
@@ -223,7 +224,7 @@ def _cells(
         ROUTING.find(plain["routing"], "routing")
     policies = [plain["routing"]] if plain["routing"] is not None else plain["policies"]
     if not policies:
-        raise InputError("policies is empty; give at least one, e.g. policies=[copac_lp,uniform]")
+        raise InputError("policies is empty; give at least one, e.g. policies=[lp_resolving,uniform]")
     _refuse_unknown(plain["env"], schema.ENV, "env.")
     env = schema.read(schema.ENV, plain["env"], "env")
     for group, key in (("demand", "process"), ("forecaster", "name")):
@@ -325,6 +326,7 @@ def _by_parameter(rule: str, given: Any, where: str) -> Mapping[str, Any]:
 def _refuse_unknown_rule(rule: str, where: str) -> None:
     if _classes(rule):
         return
+    ROUTING.refuse_renamed(rule, where)
     owners: dict[str, list[str]] = {}
     for known in (CONFIDENCE, *dict.fromkeys((*ROUTING, *DEPLOYMENT))):
         for cls in _classes(known):

@@ -229,7 +229,7 @@ TOP: dict[str, Kind] = {
     "sweep": Table(),
     "tracker": Table(),
     "name": Free(),
-    "policies": Listed(example="[copac_lp]"),
+    "policies": Listed(example="[lp_resolving]"),
     "deployment": Text(wanted="a deployment rule's name"),
     "routing": Text(wanted="a routing rule's name", or_null=True),
     "rules": Listed(example="[my_rule.py]", values=Text(wanted="the path of a Python file")),

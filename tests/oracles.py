@@ -191,7 +191,7 @@ def primal_dual_index(
 
 @dataclass
 class Prices:
-    """λ and ν of copac_primal_dual under plain gradient steps."""
+    """λ and ν of primal_dual_resolving under plain gradient steps."""
 
     packing: np.ndarray  # [P] λ
     covering: np.ndarray  # [C] ν
@@ -254,7 +254,7 @@ class Totals:
 
 
 def simulate(world: World, rule: str, runs: int, seed: int, confidence: float = 0.25, eta: float = 0.3) -> Totals:
-    """``runs`` whole runs of copac_lp or copac_primal_dual with the running mean as forecaster."""
+    """``runs`` whole runs of lp_resolving or primal_dual_resolving with the running mean as forecaster."""
     generator = np.random.default_rng(seed)
     models, everyone = len(world.reward), np.arange(runs)
     count, total = np.zeros((runs, models)), np.zeros((runs, models, 3))
@@ -270,7 +270,7 @@ def simulate(world: World, rule: str, runs: int, seed: int, confidence: float = 
         wanted = np.clip((world.target * (demand + to_come) - service) / to_come, 0, 1)
         upper_r, lower_c, upper_g = _bounds_of_runs(count, total, ceiling, gamma)
         caps = np.where(q[:, None] * world.bound <= (world.budget - spent)[:, None], world.caps, 0.0)
-        if rule == "copac_lp":
+        if rule == "lp_resolving":
             shares = _block_mix(upper_r, lower_c, upper_g, rho, wanted, caps)
         else:
             index = upper_r - packing[:, None] * lower_c + covering[:, None] * upper_g

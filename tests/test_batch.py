@@ -21,7 +21,7 @@ from experiments.config import CellConfig, PolicyConfig, StudyConfig
 from experiments.rollout import Snapshot
 from tests import oracles, worlds
 
-RULE = "copac_primal_dual"
+RULE = "primal_dual_resolving"
 CELLS, RUNS, HORIZON = 3, 4, 200
 BOOKS = ("demand", "served", "refused", "reward", "reward_expected", "spent", "service")
 SIGMAS = float(stats.norm.isf(1e-4 / 2))
@@ -296,7 +296,7 @@ def assert_alike(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> N
         assert abs(left[name].mean() - right[name].mean()) < SIGMAS * error + 1e-4, name
 
 
-@pytest.fixture(scope="module", params=[RULE, "copac_lp"])
+@pytest.fixture(scope="module", params=[RULE, "lp_resolving"])
 def engine(request: pytest.FixtureRequest) -> tuple[str, dict[str, np.ndarray]]:
     world = routerbench()
     seen = worlds.play(world, worlds.learner(request.param), runs=MANY, marks=(LONG,))

@@ -84,12 +84,12 @@ def test_an_unknown_rule_is_refused():
 
 @cache
 def recorded():
-    return worlds.record([instance.world(HORIZON)], learner("copac_lp"), HORIZON)
+    return worlds.record([instance.world(HORIZON)], learner("lp_resolving"), HORIZON)
 
 
 def decided(rule):
     """[T, M] what the engine's rule decides on the recorded beliefs."""
-    if rule == "copac_lp":
+    if rule == "lp_resolving":
         return np.asarray(recorded().shares, float)[0]
     view = jax.tree.map(lambda leaf: leaf[0], replace(recorded().view, resolve=np.ones((1, HORIZON), bool)))
     made = worlds.learner(rule).routing

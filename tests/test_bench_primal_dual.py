@@ -41,7 +41,7 @@ def play(name: str, instance: Plain, *, runs: int | None = None, seed: int = 0) 
 def engine(horizon: int, runs: int) -> Totals:
     """The engine's totals, played once for all rivals."""
     learner = worlds.learner(
-        "copac_primal_dual", forecaster="oracle", confidence={"confidence": instances.CONFIDENCE}, eta=instances.ETA
+        "primal_dual_resolving", forecaster="oracle", confidence={"confidence": instances.CONFIDENCE}, eta=instances.ETA
     )
     world = instances.world(horizon)
     end = worlds.play(world, learner, runs=runs, marks=(horizon,), root_seed=1).world

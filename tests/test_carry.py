@@ -21,7 +21,7 @@ IDENTITY = {"cells": ["a", "b"], "seeds": [0, 1, 2], "backend": "cpu", "jax": "1
 SEEN: dict[str, Any] = {"mean": np.zeros(2)}
 STAGED: dict[str, Any] = {"arrivals": "even", "arrival_span": 0.7, "stages": 4, "max_deployed": 2, "lifetime": 0.6}
 SETUPS = {
-    "fixed": ("copac_primal_dual", "everything", {}, 1),
+    "fixed": ("primal_dual_resolving", "everything", {}, 1),
     "staged": ("uniform", "greedy", STAGED, 4),
 }
 

@@ -13,7 +13,7 @@ from experiments import cells, config, sources
 from tests import studies
 from tests.studies import CATALOGUE, RULE, TRACE, ids, planned
 
-BASE = ("policies=[copac_primal_dual]", "env.catalogue=routerbench", "seeds=2")
+BASE = ("policies=[primal_dual_resolving]", "env.catalogue=routerbench", "seeds=2")
 FORECASTER = """
 from bandits.forecast import Forecaster, forecaster, nominal_demand, steady
 
@@ -43,8 +43,11 @@ def registries() -> Iterator[None]:
     ("one", "other"),
     [
         (["horizon=30", "seeds=3"], ["seeds=3", "horizon=30"]),
-        (["policies=[uniform,copac_primal_dual]"], ["policies=[copac_primal_dual,uniform]"]),
-        (["policies=[{routing:copac_lp,penalty:1,kappa:2}]"], ["policies=[{kappa:2,penalty:1,routing:copac_lp}]"]),
+        (["policies=[uniform,primal_dual_resolving]"], ["policies=[primal_dual_resolving,uniform]"]),
+        (
+            ["policies=[{routing:lp_resolving,penalty:1,kappa:2}]"],
+            ["policies=[{kappa:2,penalty:1,routing:lp_resolving}]"],
+        ),
         (["sweep.horizon=[10,20]", "sweep.target=[0.5,0.6]"], ["sweep.target=[0.6,0.5]", "sweep.horizon=[20,10]"]),
         (["sweep.horizon=[20]"], ["horizon=20"]),
         (["sweep.target=[0.5,0.5]"], ["env.target=0.5"]),
@@ -75,11 +78,11 @@ def test_the_identity_is_the_same_however_it_is_said(one: list[str], other: list
         *("demand=walk", "demand.mean=21", "demand.counts=poisson", "demand.maximum=100"),
         *("forecaster=ewma", "forecaster.upward_bias=0.1"),
         *("policy.confidence.confidence=0.5", "policy.confidence.kappa=2", "policy.confidence.radius=variance"),
-        *("policy.copac_primal_dual.eta=0.1", "policy.copac_primal_dual.optimizer=adam"),
-        *("policy.copac_primal_dual.targets=static", "policy.copac_primal_dual.covering=pessimistic"),
+        *("policy.primal_dual_resolving.eta=0.1", "policy.primal_dual_resolving.optimizer=adam"),
+        *("policy.primal_dual_resolving.targets=static", "policy.primal_dual_resolving.covering=pessimistic"),
         "policies=[uniform]",
-        "policies=[{routing:copac_primal_dual,name:other}]",
-        "policies=[{routing:copac_primal_dual,forecaster:ewma}]",
+        "policies=[{routing:primal_dual_resolving,name:other}]",
+        "policies=[{routing:primal_dual_resolving,forecaster:ewma}]",
     ],
 )
 def test_the_identity_changes_with_all_that_matters(argument: str) -> None:
@@ -196,7 +199,8 @@ def test_an_edited_shipped_rule_changes_its_own_cells_and_shared_code_changes_al
                 file.write("NEW = 1\n")
         forgetful()
         return {
-            cell.config.policy.name: cell.id for cell in planned(f"policies=[uniform,ucb1,{wide},copac_lp,{greedy}]")
+            cell.config.policy.name: cell.id
+            for cell in planned(f"policies=[uniform,ucb1,{wide},lp_resolving,{greedy}]")
         }
 
     before = found()
@@ -232,7 +236,7 @@ def test_policies_budgets_and_targets_share_their_luck_and_worlds_do_not() -> No
     def streams(*arguments: str) -> set[int]:
         return {cell.stream for cell in planned(*BASE, *arguments)}
 
-    shared = ("policies=[uniform,copac_primal_dual]", "sweep.budget_per_task=[1e-4,1e-3]", "sweep.target=[0.5,0.9]")
+    shared = ("policies=[uniform,primal_dual_resolving]", "sweep.budget_per_task=[1e-4,1e-3]", "sweep.target=[0.5,0.9]")
     assert len(planned(*BASE, *shared)) == 8
     assert streams(*shared) == streams()
     for other in ("horizon=21", "demand.mean=21", "env.num_models=3"):
@@ -244,11 +248,11 @@ def test_cells_of_one_structure_are_one_group_whatever_their_numbers() -> None:
         "sweep.horizon=[10,20]",
         "sweep.target=[0.5,0.9]",
         "sweep.num_models=[2,11]",
-        "sweep.policy.copac_primal_dual.eta=[0.1,1]",
+        "sweep.policy.primal_dual_resolving.eta=[0.1,1]",
     )
     assert [len(group) for group in cells.groups(planned(*BASE, *numbers))] == [16]
     structures = (
-        "sweep.policy.copac_primal_dual.optimizer=[sgd,adam]",
+        "sweep.policy.primal_dual_resolving.optimizer=[sgd,adam]",
         "sweep.policy.confidence.radius=[mean,variance]",
         "sweep.target=[0.5,null]",
     )

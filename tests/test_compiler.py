@@ -13,7 +13,7 @@ from experiments import compiler
 
 ROOT = Path(__file__).resolve().parent.parent
 PLAIN = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=0 --xla_cpu_prefer_vector_width=128"
-STUDY = ("policies=[copac_lp]", "seeds=3", "horizon=300", "env.num_models=5", "tracker=jsonl")
+STUDY = ("policies=[lp_resolving]", "seeds=3", "horizon=300", "env.num_models=5", "tracker=jsonl")
 
 
 def test_flags_of_the_user_stay(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,8 +30,8 @@ REFUSED = {
     "horizn=3": ["horizn", "'horizon'"],
     "env.budget_per_tsk=1": ["env.budget_per_tsk", "'budget_per_task'"],
     "envv.target=1": ["envv", "'env'"],
-    "policy.etaa=1": ["policy.etaa", "RULE.PARAMETER", "policy.copac_primal_dual.eta"],
-    "policy.copac_primal_dual.etaa=1": ["policy.copac_primal_dual.etaa", "'eta'"],
+    "policy.etaa=1": ["policy.etaa", "RULE.PARAMETER", "policy.primal_dual_resolving.eta"],
+    "policy.primal_dual_resolving.etaa=1": ["policy.primal_dual_resolving.etaa", "'eta'"],
     "policy.ucb=3": ["policy.ucb", "'ucb1'"],
     "policy.ucb1=3": ["policy.ucb1 is 3", "mapping"],
     "policy.uniform.width=3": ["policy.uniform.width", "'uniform' has no parameters"],
@@ -40,8 +40,8 @@ REFUSED = {
     "forecaster.upward_bais=1": ["forecaster", "'upward_bais'", "'upward_bias'"],
     "tracker.projct=x": ["tracker", "'projct'"],
     "sweep.horizn=[1,2]": ["sweep.horizn", "'horizon'"],
-    "sweep.policy.etaa=[1]": ["sweep.policy.etaa", "sweep.policy.copac_primal_dual.eta"],
-    "sweep.policy.copac_primal_dual.etaa=[1]": ["sweep.policy.copac_primal_dual.etaa", "'eta'"],
+    "sweep.policy.etaa=[1]": ["sweep.policy.etaa", "sweep.policy.primal_dual_resolving.eta"],
+    "sweep.policy.primal_dual_resolving.etaa=[1]": ["sweep.policy.primal_dual_resolving.etaa", "'eta'"],
     "sweep.env.latency_slo=[1]": ["sweep.env.latency_slo", "'latency_slo_s'"],
     "sweep.demand.meen=[1]": ["sweep.demand.meen", "'mean'"],
     "sweep.forecaster.upward=[1]": ["sweep.forecaster.upward", "'upward_bias'"],
@@ -106,17 +106,17 @@ REFUSED = {
     "sweep.num_models=[2,99]": ["num_models", "11", "99"],
     "demand.mean=0": ["demand.mean", "above 0"],
     "policy.confidence.confidence=-1": ["policy.confidence.confidence is -1"],
-    "policy.copac_primal_dual.eta=-1": [
-        "policy.copac_primal_dual.eta is -1"
+    "policy.primal_dual_resolving.eta=-1": [
+        "policy.primal_dual_resolving.eta is -1"
     ],  # also when no policy of this study has it
-    "policy.copac_primal_dual.optimizer=adamm": ["policy.copac_primal_dual.optimizer", "'adamm'", "adam"],
+    "policy.primal_dual_resolving.optimizer=adamm": ["policy.primal_dual_resolving.optimizer", "'adamm'", "adam"],
     # Keys as they were before parameters belonged to rules.
-    "policy.eta=0.1": ["policy.eta", "by rule", "write policy.copac_primal_dual.eta"],
+    "policy.eta=0.1": ["policy.eta", "by rule", "write policy.primal_dual_resolving.eta"],
     "policy.width=2": ["policy.width", "write policy.ucb1.width"],
     "policy.kappa=2": ["policy.kappa", "write policy.confidence.kappa"],
     "policy.confidence=0.5": ["policy.confidence", "policy.confidence.confidence"],
-    "policy.penalty=1": ["policy.copac_lp.penalty or policy.lp_oracle.penalty or policy.stageroute.penalty"],
-    "sweep.policy.eta=[0.1,1]": ["sweep.policy.eta", "write sweep.policy.copac_primal_dual.eta"],
+    "policy.penalty=1": ["policy.lp_resolving.penalty or policy.lp_oracle.penalty or policy.stageroute.penalty"],
+    "sweep.policy.eta=[0.1,1]": ["sweep.policy.eta", "write sweep.policy.primal_dual_resolving.eta"],
     "sweep.policy.confidence=[0.1,1]": ["sweep.policy.confidence", "sweep.policy.confidence.confidence"],
     # Kinds.
     "env.floors=3": ["env.floors", "3"],
@@ -124,11 +124,11 @@ REFUSED = {
     "env.resources=null": ["env.resources"],
     "expected_exponents=3": ["expected_exponents", "3"],
     "expected_exponents={regret:0.5}": ["expected_exponents.regret", "policy"],
-    "expected_exponents={copac_lpp:{regret:0.5}}": ["expected_exponents.copac_lpp", "'copac_lp'"],
+    "expected_exponents={lp_resolvingp:{regret:0.5}}": ["expected_exponents.lp_resolvingp", "'lp_resolving'"],
     "expected_exponents={uniform:0.5}": ["expected_exponents.uniform", "0.5", "mapping"],
     "expected_exponents={uniform:{regrets:0.5}}": ["expected_exponents.uniform.regrets", "'regret'"],
     "expected_exponents={uniform:{regret:half}}": ["expected_exponents.uniform.regret", "'half'"],
-    "claims={regret:0.5}": ["claims", "expected_exponents={copac_lp: {regret: 0.5}}"],
+    "claims={regret:0.5}": ["claims", "expected_exponents={lp_resolving: {regret: 0.5}}"],
     "rules=null": ["rules", "list"],
     "rules=mine.py": ["rules", "list", "mine.py"],
     "rules=[3]": ["rules", "3"],
@@ -152,11 +152,11 @@ REFUSED = {
     "sweep.budget_per_task=[1e-3,nan]": ["env.budget_per_task", "nan"],
     "sweep.env=3": ["sweep.env"],
     # Policies.
-    "policies=[copac_lpp]": ["'copac_lpp'", "'copac_lp'"],
+    "policies=[lp_resolvingp]": ["'lp_resolvingp'", "'lp_resolving'"],
     "policies=[uniform,uniform]": ["policies", "two", "'uniform'", "name"],
-    "policies=[{routing:copac_primal_dual,etaa:1}]": ["policies.copac_primal_dual.etaa", "'eta'"],
-    "policies=[{routing:copac_primal_dual,eta:-1}]": ["eta is -1"],
-    "policies=[{routing:copac_primal_dual,optimizer:adamm}]": ["optimizer", "'adamm'", "adam"],
+    "policies=[{routing:primal_dual_resolving,etaa:1}]": ["policies.primal_dual_resolving.etaa", "'eta'"],
+    "policies=[{routing:primal_dual_resolving,eta:-1}]": ["eta is -1"],
+    "policies=[{routing:primal_dual_resolving,optimizer:adamm}]": ["optimizer", "'adamm'", "adam"],
     "policies=[{name:mine}]": ["'mine'"],
     "policies=[{routing:[uniform]}]": ["routing", "['uniform']"],
     "policies=[{routing:uniform,forecaster:ewna}]": ["'ewna'", "'ewma'"],
@@ -261,8 +261,8 @@ def test_a_zip_pairs_its_axes() -> None:
         ("num_models", [2, 3], lambda cell: cell.num_models),
         ("target", [0.5, None], lambda cell: cell.env.target),
         ("policy.confidence.confidence", [0.1, 1.0], lambda cell: cell.policy.confidence["confidence"]),
-        ("policy.copac_primal_dual.eta", [0.1, 1.0], lambda cell: cell.policy.parameters["eta"]),
-        ("policy.copac_primal_dual.optimizer", ["sgd", "adam"], lambda cell: cell.policy.parameters["optimizer"]),
+        ("policy.primal_dual_resolving.eta", [0.1, 1.0], lambda cell: cell.policy.parameters["eta"]),
+        ("policy.primal_dual_resolving.optimizer", ["sgd", "adam"], lambda cell: cell.policy.parameters["optimizer"]),
         ("demand.mean", [5.0, 50.0], lambda cell: cell.demand["mean"]),
         ("env.latency_slo_s", [3.0, 9.0], lambda cell: cell.env.latency_slo_s),
         ("forecaster.upward_bias", [0.0, 0.2], lambda cell: cell.forecaster["upward_bias"]),
@@ -270,7 +270,7 @@ def test_a_zip_pairs_its_axes() -> None:
 )
 def test_an_axis_sets_its_value(axis: str, values: list, read) -> None:
     listed = ",".join("null" if value is None else str(value) for value in values)
-    cells = config.study_from(studies.plain("policies=[copac_primal_dual]", f"sweep.{axis}=[{listed}]")).cells
+    cells = config.study_from(studies.plain("policies=[primal_dual_resolving]", f"sweep.{axis}=[{listed}]")).cells
     assert [read(cell) for cell in cells] == values
     assert [cell.swept for cell in cells] == [{axis: value} for value in values]
 
@@ -279,9 +279,9 @@ def test_an_axis_sets_its_value(axis: str, values: list, read) -> None:
 def test_a_value_given_directly_replaces_the_sweep_of_a_study(direct: str) -> None:
     axis = {"horizon": "horizon", "env.budget_per_task": "budget_per_task", "env.target": "target"}
     key = direct.partition("=")[0]
-    swept = studies.plain("policies=[copac_primal_dual]", direct)["sweep"]
+    swept = studies.plain("policies=[primal_dual_resolving]", direct)["sweep"]
     assert swept.get(axis.get(key)) is None
-    assert all(axis.get(key, key) not in values for values in swept_values("policies=[copac_primal_dual]", direct))
+    assert all(axis.get(key, key) not in values for values in swept_values("policies=[primal_dual_resolving]", direct))
 
 
 def test_an_axis_given_with_a_value_stays() -> None:
@@ -290,14 +290,14 @@ def test_an_axis_given_with_a_value_stays() -> None:
 
 def test_null_switches_an_axis_off() -> None:
     assert swept_values(
-        "sweep.horizon=null", "sweep.target=[0.5]", "sweep.policy={copac_primal_dual: {eta: null}, ucb1: null}"
+        "sweep.horizon=null", "sweep.target=[0.5]", "sweep.policy={primal_dual_resolving: {eta: null}, ucb1: null}"
     ) == [{"target": 0.5}]
 
 
 def test_policies_without_a_swept_parameter_are_not_repeated() -> None:
-    arguments = ("policies=[uniform,copac_primal_dual]", "sweep.policy.copac_primal_dual.eta=[0.1,0.3,1]")
+    arguments = ("policies=[uniform,primal_dual_resolving]", "sweep.policy.primal_dual_resolving.eta=[0.1,0.3,1]")
     names = [cell.policy.name for cell in config.study_from(studies.plain(*arguments)).cells]
-    assert sorted(names) == ["copac_primal_dual"] * 3 + ["uniform"]
+    assert sorted(names) == ["primal_dual_resolving"] * 3 + ["uniform"]
 
 
 def test_policies_with_their_own_forecaster_are_not_repeated_over_the_study_s() -> None:
@@ -307,8 +307,8 @@ def test_policies_with_their_own_forecaster_are_not_repeated_over_the_study_s() 
 
 
 def test_a_swept_parameter_wins_over_a_policy_s_own() -> None:
-    own = "policies=[{routing:copac_primal_dual,name:own,eta:0.7}]"
-    cells = config.study_from(studies.plain(own, "sweep.policy.copac_primal_dual.eta=[0.1,0.3]")).cells
+    own = "policies=[{routing:primal_dual_resolving,name:own,eta:0.7}]"
+    cells = config.study_from(studies.plain(own, "sweep.policy.primal_dual_resolving.eta=[0.1,0.3]")).cells
     assert [cell.policy.parameters["eta"] for cell in cells] == [0.1, 0.3]
     (alone,) = config.study_from(studies.plain(own)).cells
     assert alone.policy.parameters["eta"] == 0.7

@@ -1,4 +1,4 @@
-"""Dual ascent: the prices of copac_primal_dual against the equations, and the optimizers that may drive them."""
+"""Dual ascent: the prices of primal_dual_resolving against the equations, and the optimizers that may drive them."""
 
 from dataclasses import replace
 from functools import partial
@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from bandits import dual
-from bandits.routing.copac_primal_dual import CopacPrimalDual
+from bandits.routing.primal_dual_resolving import PrimalDualResolving
 from bandits.targets import round_targets
 from tests import oracles, twins, worlds
 
@@ -28,11 +28,11 @@ def seen() -> Any:
     return worlds.record(made, worlds.learner("uniform"), ROUNDS)
 
 
-def prices(rule: CopacPrimalDual, seen: Any) -> np.ndarray:
+def prices(rule: PrimalDualResolving, seen: Any) -> np.ndarray:
     """[cells, rounds, P + C] prices after each round, from the rule's own update."""
 
     @jax.jit
-    def run(rule: CopacPrimalDual, views: Any, feedbacks: Any) -> jax.Array:
+    def run(rule: PrimalDualResolving, views: Any, feedbacks: Any) -> jax.Array:
         def body(state: Any, item: Any) -> Any:
             state = rule.update(state, *item)
             return state, state.prices
@@ -45,7 +45,7 @@ def prices(rule: CopacPrimalDual, seen: Any) -> np.ndarray:
 
 @pytest.mark.parametrize("schedule", ["horizon", "anytime"])
 def test_gradient_prices_are_the_equations(seen: Any, schedule: str) -> None:
-    made = prices(CopacPrimalDual(schedule=schedule, eta=0.3), seen)
+    made = prices(PrimalDualResolving(schedule=schedule, eta=0.3), seen)
     for cell in range(4):
         view = jax.tree.map(lambda leaf, cell=cell: np.asarray(leaf[cell], np.float64), seen.view)
         feedback = jax.tree.map(lambda leaf, cell=cell: np.asarray(leaf[cell], np.float64), seen.feedback)
@@ -76,7 +76,7 @@ def test_gradient_prices_are_the_equations(seen: Any, schedule: str) -> None:
 
 @pytest.mark.parametrize("optimizer", ["adam", "exponentiated_gradient"])
 def test_other_optimizers_stay_in_range_and_push_the_right_way(seen: Any, optimizer: str) -> None:
-    made = prices(CopacPrimalDual(optimizer=optimizer, eta=1.0), seen)
+    made = prices(PrimalDualResolving(optimizer=optimizer, eta=1.0), seen)
     assert np.isfinite(made).all() and (made >= 0).all() and (made[..., 2:] <= 5).all()
     tight, loose = made[1, -50:, 0].mean(), made[2, -50:, 0].mean()
     assert tight > loose  # money is short in world 1 and ample in world 2

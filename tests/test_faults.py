@@ -322,10 +322,15 @@ def test_a_study_is_added_to_another(call: CommandLine) -> None:
 
 
 def test_a_cell_tells_what_is_swept_in_the_study_that_took_it_over(call: CommandLine) -> None:
-    call.done("policies=[copac_primal_dual]", "policy.copac_primal_dual.eta=0.3", "out=out")
-    shared, swept = "policy.copac_primal_dual.eta=0.3", "sweep.policy.copac_primal_dual.eta=[0.3,0.6]"
-    call.done("policies=[copac_primal_dual]", swept, shared, "out=out", "extend=true")
-    assert [row["policy.copac_primal_dual.eta"] for row in studies.rows(call.folder / "out")] == [0.3, 0.3, 0.6, 0.6]
+    call.done("policies=[primal_dual_resolving]", "policy.primal_dual_resolving.eta=0.3", "out=out")
+    shared, swept = "policy.primal_dual_resolving.eta=0.3", "sweep.policy.primal_dual_resolving.eta=[0.3,0.6]"
+    call.done("policies=[primal_dual_resolving]", swept, shared, "out=out", "extend=true")
+    assert [row["policy.primal_dual_resolving.eta"] for row in studies.rows(call.folder / "out")] == [
+        0.3,
+        0.3,
+        0.6,
+        0.6,
+    ]
 
 
 @pytest.mark.parametrize("argument", ["force=maybe", "extend=1"])

@@ -206,7 +206,7 @@ def test_larger_programs_agree_with_highs() -> None:
 
 
 def _almost_parallel(number: int) -> Instances:
-    """The latency row almost the negative of the row of shares: met after 3,888 rounds of ``copac_lp``, and around it.
+    """The latency row almost the negative of the row of shares: met in round 3,888 of ``lp_resolving``, and around it.
 
     Rounding once made a zero of a reduced cost there, and a solve went in a circle of two steps until its limit.
     """

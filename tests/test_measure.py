@@ -12,7 +12,7 @@ from experiments.rollout import Snapshot
 from experiments.store import CellResult
 from tests import oracles, test_batch, worlds
 
-RULE, RUNS, MARKS = "copac_primal_dual", 4, np.array([60, 200])
+RULE, RUNS, MARKS = "primal_dual_resolving", 4, np.array([60, 200])
 BUDGETS, TARGETS = (1e-4, 3e-4, 1e-3), (0.9999, 0.7, 0.7)
 
 

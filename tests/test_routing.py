@@ -118,7 +118,7 @@ class Recording:
 
 @pytest.fixture(scope="module")
 def recordings() -> list[Recording]:
-    """One run of copac_primal_dual in each of four worlds with two constraints of each kind, caps and padding."""
+    """One run of primal_dual_resolving in each of four worlds with two constraints of each kind, caps and padding."""
     varied = ((2e-4, 0.9, "before"), (1e-4, 0.5, "after"), (2e-3, 0.99, "before"), (4e-4, 0.0, "after"))
     made = [
         worlds.world(
@@ -132,7 +132,7 @@ def recordings() -> list[Recording]:
         )
         for budget, target, moment in varied
     ]
-    seen = worlds.record(made, worlds.learner("copac_primal_dual"), ROUNDS)
+    seen = worlds.record(made, worlds.learner("primal_dual_resolving"), ROUNDS)
     return [Recording(cell, world, seen) for cell, world in enumerate(made)]
 
 
@@ -212,9 +212,9 @@ def assert_optimal(x: np.ndarray, ours: float, r: Any, c: Any, g: Any, rho: Any,
     assert oracles.soft_value(x, r, g, wanted) == pytest.approx(ours, abs=2e-5, rel=1e-5)
 
 
-def test_copac_lp_is_as_good_as_its_twin(recordings: list[Recording]) -> None:
+def test_lp_resolving_is_as_good_as_its_twin(recordings: list[Recording]) -> None:
     for recording in recordings:
-        made = decide("copac_lp", recording.shown()).astype(float)
+        made = decide("lp_resolving", recording.shown()).astype(float)
         assert np.isfinite(made).all()
         for t, known in enumerate(recording.rounds):
             trial = oracles.exploration(known["count"], known["caps"])
@@ -247,7 +247,7 @@ def test_lp_oracle_is_as_good_as_its_twin_and_keeps_reachable_targets(recordings
     assert 0 < reachable < len(recordings)
 
 
-def test_copac_primal_dual_is_its_twin(recordings: list[Recording]) -> None:
+def test_primal_dual_resolving_is_its_twin(recordings: list[Recording]) -> None:
     """Index and shares at the prices the run had; ``test_dual`` holds the prices to their own equations."""
     for recording in recordings:
         declined = 0
@@ -415,10 +415,10 @@ def test_numbers_change_without_a_new_trace(name: str) -> None:
 
 def test_a_choice_does_take_a_new_trace() -> None:
     views = random_views(MODELS, PADDED, 2, 2)
-    decide("copac_primal_dual", views)
-    before = len(decider("copac_primal_dual")[1])
-    decide("copac_primal_dual", views, ROUTING["copac_primal_dual"](covering="pessimistic"))
-    assert len(decider("copac_primal_dual")[1]) == before + 1
+    decide("primal_dual_resolving", views)
+    before = len(decider("primal_dual_resolving")[1])
+    decide("primal_dual_resolving", views, ROUTING["primal_dual_resolving"](covering="pessimistic"))
+    assert len(decider("primal_dual_resolving")[1]) == before + 1
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -80,7 +80,7 @@ def test_the_default_study_leaves_every_file_of_the_architecture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with studies.command_line(tmp_path, monkeypatch, capfd, drawn=True) as call:
-        policies = "policies=[copac_lp,copac_primal_dual,uniform,best_fixed]"
+        policies = "policies=[lp_resolving,primal_dual_resolving,uniform,best_fixed]"
         ran = call.exactly("sweep.horizon=[10,15,20,30]", "seeds=2", "tracker=jsonl", policies)
     assert (ran.code, ran.err) == (0, "")
     assert ran.outcome is not None
@@ -120,7 +120,7 @@ def assert_self_contained(page: str) -> None:
 def assert_plain(text: str, out: Path) -> None:
     assert "\x1b" not in text and "\r" not in text
     assert "48 cells, 0 of them done before" in text
-    assert "copac_primal_dual" in text and "4 compilations" in text
+    assert "primal_dual_resolving" in text and "4 compilations" in text
     assert f"{out}/report.html" in text
     assert "nan s left" not in text
 
@@ -163,7 +163,7 @@ def test_a_terminal_gets_a_live_display(call: CommandLine, monkeypatch: pytest.M
 def test_a_world_may_lack_budgets_or_targets(
     call: CommandLine, arguments: list[str], columns: set[str], missing: set[str]
 ) -> None:
-    call.done(*arguments, "policies=[copac_primal_dual]", "out=out")
+    call.done(*arguments, "policies=[primal_dual_resolving]", "out=out")
     rows = studies.rows(call.folder / "out")
     assert len(rows) == 2
     for row in rows:
@@ -178,7 +178,7 @@ def test_a_catalogue_of_one_s_own_with_two_budgets_and_two_targets(call: Command
     studies.write(call.folder, {"my models.csv": CATALOGUE})
     call.done(
         *("env.catalogue='my models.csv'", "env.resources={energy_wh: 0.2}", "env.floors={quality: 0.4}", "out=out"),
-        *("policies=[copac_primal_dual]", "horizon=60"),
+        *("policies=[primal_dual_resolving]", "horizon=60"),
     )
     (first, second) = studies.rows(call.folder / "out")
     assert first["budget"] == pytest.approx(3e-4 * 20 * 60)  # USD: a task, tasks a round, rounds

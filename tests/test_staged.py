@@ -35,7 +35,7 @@ PAIRS: dict[str, tuple[str, Any]] = {
     "clairvoyant": ("clairvoyant", "lp_oracle"),
     "greedy": ("greedy", "best_fixed"),
     "uniform": ("uniform", Reckless()),
-    "everything": ("everything", "copac_primal_dual"),
+    "everything": ("everything", "primal_dual_resolving"),
 }
 TOTALS = ("demand", "served", "refused", "reward", "reward_expected", "spent", "service")
 COUNTS = ("deployed", "activations", "evictions", "first_live", "stopped", "violation_worst")

@@ -41,14 +41,14 @@ def own(call: CommandLine, source: str, name: str = "mine.py") -> str:
 def test_a_study_compiles_once_a_static_group(call: CommandLine) -> None:
     numbers = ("horizon=[10,20,20,10]", "budget_per_task=[1e-4,1e-3,1e-4,1e-3]", "num_models=[2,5,5,5]")
     more = (
-        "policy.copac_primal_dual.eta=[0.1,0.3,1,2]",
+        "policy.primal_dual_resolving.eta=[0.1,0.3,1,2]",
         "demand.mean=[5,9,9,9]",
         "env.latency_slo_s=[3,6,6,6]",
         "target=[0.1,0.2,0.3,1]",
     )
-    choices = ("policy.copac_primal_dual.optimizer=[sgd,adam,sgd,adam]", "policy.confidence.confidence=[0,1,2,3]")
+    choices = ("policy.primal_dual_resolving.optimizer=[sgd,adam,sgd,adam]", "policy.confidence.confidence=[0,1,2,3]")
     axes = [f"sweep.{axis}" for axis in (*numbers, *more, *choices)]
-    mixed = ("out=out", "policies=[uniform,copac_primal_dual]", "seeds=3", "sweep.mode=zip", *axes)
+    mixed = ("out=out", "policies=[uniform,primal_dual_resolving]", "seeds=3", "sweep.mode=zip", *axes)
     before = batch.traces()
     outcome = call.done(*mixed)
     assert len(outcome.cells) == 8
@@ -114,7 +114,7 @@ def test_chunks_change_no_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Books are equal to the last quantum; averages of beliefs hold to rounding, being added in another order."""
-    command = ("policies=[copac_primal_dual]", "demand.counts=poisson", "seeds=3", "horizon=40")
+    command = ("policies=[primal_dual_resolving]", "demand.counts=poisson", "seeds=3", "horizon=40")
     with studies.command_line(tmp_path, monkeypatch, capfd, optimized=True) as call:
         outcomes = {
             rows: call.done(*command, "sweep.target=[0.5,0.9]", f"chunk_rows={rows}", f"out=out{rows}")

@@ -140,7 +140,9 @@ def test_what_is_recorded_of_a_name_is_text() -> None:
 
 def test_expectations_belong_to_policies_of_the_study_or_to_rules() -> None:
     named = "policies=[{name: lp exact, routing: uniform}]"
-    found = study_from(studies.plain(named, "expected_exponents={lp exact: {regret: 0.5}, copac_lp: {violation: 0.5}}"))
+    found = study_from(
+        studies.plain(named, "expected_exponents={lp exact: {regret: 0.5}, lp_resolving: {violation: 0.5}}")
+    )
     assert found.expected_exponents["lp exact"] == {"regret": 0.5}
     assert study_from(studies.plain("expected_exponents=null")).expected_exponents == {}
     with pytest.raises(InputError, match=r"expected_exponents.lp exac: .*'lp exact'"):

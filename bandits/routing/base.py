@@ -100,7 +100,12 @@ class RoutingRule:
         return jnp.zeros(problem.budget.shape[0] + problem.target.shape[0], problem.throughput.dtype)
 
 
-ROUTING: Registry = Registry("routing rule", RoutingRule, reserved=("confidence",))
+ROUTING: Registry = Registry(
+    "routing rule",
+    RoutingRule,
+    reserved=("confidence",),
+    renamed={"copac_lp": "lp_resolving", "copac_primal_dual": "primal_dual_resolving"},
+)
 routing_rule = ROUTING.register
 
 

@@ -33,9 +33,9 @@ SOLVES = "solves a second"
 
 
 def primal_dual_loop(quick: bool) -> list[Row]:
-    """Row 1: copac_primal_dual, 11 models, one budget, one target."""
+    """Row 1: primal_dual_resolving, 11 models, one budget, one target."""
     runs, horizon = (2048, 500) if quick else (8192, 2000)
-    made = ours.loop("copac_primal_dual", horizon, 1024)
+    made = ours.loop("primal_dual_resolving", horizon, 1024)
     world = instance.plain(horizon)
     work = f"Loop, primal-dual: {runs:,} runs of {horizon:,} rounds, 11 models"
     reference = ours.play(made, runs).reward
@@ -57,10 +57,10 @@ def primal_dual_loop(quick: bool) -> list[Row]:
 
 
 def lp_loop(quick: bool) -> list[Row]:
-    """Row 2: copac_lp and StageRoute's routing, an LP in every round."""
+    """Row 2: lp_resolving and StageRoute's routing, an LP in every round."""
     runs, horizon = (1024, 300) if quick else (4096, 2000)
     rows = []
-    for rule in ("copac_lp", "stageroute"):
+    for rule in ("lp_resolving", "stageroute"):
         made = ours.loop(rule, horizon, 1024)
         world = instance.plain(horizon)
         work = f"Loop, an LP a round: {rule}, {runs:,} runs of {horizon:,} rounds, 11 models"
@@ -129,7 +129,7 @@ def sweep(quick: bool) -> list[Row]:
     horizons = [100, 300, 1000] if quick else [100, 200, 300, 500, 800, 1200, 2000, 3000, 5000, 8000]
     budgets = "2e-4,3e-4,5e-4,1e-3" if quick else "1.5e-4,2e-4,2.5e-4,3e-4,4e-4,6e-4,1e-3,2e-3"
     given = [
-        *("study=default", "tracker=jsonl", "policies=[copac_primal_dual]", "seeds=64"),
+        *("study=default", "tracker=jsonl", "policies=[primal_dual_resolving]", "seeds=64"),
         *(
             f"sweep.budget_per_task=[{budgets}]",
             f"sweep.horizon={horizons}".replace(" ", ""),
@@ -158,7 +158,7 @@ def _growth(quick: bool) -> list[Row]:
     sizes = [(1024, 500), (4096, 500), (4096, 2000)] if quick else [(2048, 1000), (8192, 1000), (8192, 4000)]
     times = []
     for runs, horizon in sizes:
-        made = ours.loop("copac_primal_dual", horizon, 1024)
+        made = ours.loop("primal_dual_resolving", horizon, 1024)
         times.append(seconds(partial(ours.play, made, runs), 3))
     by_runs = np.log(times[1] / times[0]) / np.log(sizes[1][0] / sizes[0][0])
     by_rounds = np.log(times[2] / times[1]) / np.log(sizes[2][1] / sizes[1][1])
@@ -169,7 +169,7 @@ def _growth(quick: bool) -> list[Row]:
 
 def start_up(quick: bool) -> list[Row]:
     """Row 6: from nothing to the first result, on a cold and on a warm compilation cache."""
-    given = ["-m", "experiments.run", "tracker=jsonl", "routing=copac_primal_dual", "horizon=50", "seeds=2"]
+    given = ["-m", "experiments.run", "tracker=jsonl", "routing=primal_dual_resolving", "horizon=50", "seeds=2"]
     given += ["sweep.budget_per_task=null"]
     rows = []
     with tempfile.TemporaryDirectory() as folder:

@@ -22,7 +22,7 @@ from scipy.optimize import linprog
 from experiments.bench.instance import Plain, Totals
 
 PENALTY = 5.0
-RULES = ("copac_lp", "stageroute")
+RULES = ("lp_resolving", "stageroute")
 
 _ROWS = 3  # spending, service, sum of the shares
 _SINGULAR = 1e-10  # determinant of a basis, whose entries are at most 1
@@ -32,7 +32,7 @@ _INFEASIBLE, _GIVEN_UP = -1, -2
 _BLOCK, _WORTH_A_CORE = 16, 1000  # LPs a task, and a core, when there is a batch of them
 
 
-def highs_loop(instance: Plain, runs: int, seed: int, *, rule: str = "copac_lp") -> Totals:
+def highs_loop(instance: Plain, runs: int, seed: int, *, rule: str = "lp_resolving") -> Totals:
     """A Python loop over runs and rounds that hands each LP to HiGHS through ``scipy.optimize.linprog``.
 
     About a millisecond a round, nearly all of it SciPy's: for few runs and rounds. One core.
@@ -40,7 +40,7 @@ def highs_loop(instance: Plain, runs: int, seed: int, *, rule: str = "copac_lp")
     return _played(instance, runs, seed, rule, highs_mix)
 
 
-def highspy_loop(instance: Plain, runs: int, seed: int, *, rule: str = "copac_lp") -> Totals:
+def highspy_loop(instance: Plain, runs: int, seed: int, *, rule: str = "lp_resolving") -> Totals:
     """The same loop, but with HiGHS's own interface: one model for all rounds, changed in place, warm basis.
 
     Some twenty times faster than ``highs_loop``. One core. Needs the extra ``bench``.
@@ -48,7 +48,7 @@ def highspy_loop(instance: Plain, runs: int, seed: int, *, rule: str = "copac_lp
     return _played(instance, runs, seed, rule, HighspyMix(len(instance.caps)))
 
 
-def numba_simplex(instance: Plain, runs: int, seed: int, *, rule: str = "copac_lp") -> Totals:
+def numba_simplex(instance: Plain, runs: int, seed: int, *, rule: str = "lp_resolving") -> Totals:
     """Numba over all cores, a run a task: float64, no allocation in the loop, one model's bounds renewed a round.
 
     The LP is solved by a dual simplex method for three rows and boxed variables, whose bases are inverted in closed
@@ -101,7 +101,7 @@ def _played(instance: Plain, runs: int, seed: int, rule: str, mix: _Mix) -> Tota
 def _play(
     instance: Plain, generator: np.random.Generator, serve_all: bool, mix: _Mix
 ) -> tuple[float, float, float, int]:
-    """(reward, spent, service, served) of one run. No LP is solved while ``copac_lp`` has models to try."""
+    """(reward, spent, service, served) of one run. No LP is solved while ``lp_resolving`` has models to try."""
     models, horizon = len(instance.caps), instance.horizon
     gamma = instance.confidence * np.log(3.0 * models * horizon)
     cost_bound = instance.cost_bound.tolist()

@@ -1,6 +1,6 @@
 """What people would use instead of this project's primal-dual loop: Numba, NumPy over runs, plain Python, MABWiser.
 
-All but MABWiser play the rule ``copac_primal_dual`` with its defaults and the ``oracle`` forecaster on the world of
+All but MABWiser play the rule ``primal_dual_resolving`` with its defaults and the ``oracle`` forecaster on the world of
 ``experiments.bench.instance``: as one task arrives in every round, the demand to come in round t is horizon - t. They
 differ from the engine in random numbers and rounding alone, so their totals agree in law. Each is written as well as
 its style allows, and all but ``python_anew`` know what follows for this rule in this world:

@@ -50,7 +50,7 @@ class Deployments:
 
 
 def instances(batch: int, n_models: int, rows: int, seed: int) -> Programs:
-    """Random LPs as ``copac_lp`` poses them: resources, elastic targets (a further variable each), sum of the shares.
+    """Random LPs as ``lp_resolving`` has them: resources, elastic targets (a further variable each), sum of the shares.
 
     Dear models are better and slower. Bounds are those after a hundred to ten thousand trials of each model, when one
     is at 1 now and then; the budget allows something between the cheapest models and the dearest.

@@ -1,7 +1,8 @@
-"""COPAC, LP variant: the best mix under optimistic estimates, re-solved every round on what remains.
+"""The optimistic linear program of bandits with knapsacks, re-solved every round on what remains; a rule of our own.
 
-S1's full text was not available when this was written: the rule is reconstructed from its abstract and its nearest kin
-(UCB for BwK, Agrawal, Devanur, EC 2014; UCB-LP, Liu, Xu, Wang, Fang, NeurIPS 2022; OA-UCB, Lyu, Cheung, ICML 2023).
+It is the rule of Agrawal and Devanur (EC 2014; Operations Research 2019) with three additions of ours: what is left of
+the budget over the demand that is left in place of fixed right-hand sides, elastic rows for service targets, and total
+demand from a forecast. It is not the rule of the COPAC paper, which has no linear program; see ``copac_ucb``.
 """
 
 import jax
@@ -14,14 +15,14 @@ from bandits.targets import round_targets
 from envs.types import Problem, Truth
 
 
-@routing_rule("copac_lp")
-class CopacLP(RoutingRule):
+@routing_rule("lp_resolving")
+class LPResolving(RoutingRule):
     """x_t = argmax UCB_r·x - M Σ z s.t. LCB_c·x <= ρ, UCB_g·x + z >= min(g*, max UCB_g), 0 <= x <= α, Σ x <= 1, z >= 0.
 
-    The round's model is drawn from x_t; what is missing to 1 is declined (S1, reconstructed). Models whose worst case
+    The round's model is drawn from x_t; what is missing to 1 is declined. Models whose worst case
     no longer fits in the budget are left out, since the world would refuse them.
 
-    >>> CopacLP(targets="static").penalty
+    >>> LPResolving(targets="static").penalty
     5.0
     """
 

@@ -1,7 +1,9 @@
-"""COPAC, primal-dual variant: one index per model, prices by online dual ascent.
+"""One index per model, prices by online dual ascent on realised outcomes, targets on what remains; a rule of our own.
 
-S1's full text was not available when this was written: the rule is reconstructed from its abstract and its nearest kin
-(Lyu, Cheung, ICML 2023; Badanidiyuru, Kleinberg, Slivkins 2018).
+Near to OA-UCB (Lyu, Cheung, ICML 2023) and PrimalDualBwK (Badanidiyuru, Kleinberg, Slivkins, J. ACM 2018). It
+differs from the COPAC paper's rule (``copac_ucb``) in the dual signal, which is what was used and not its bound, in the
+step, the set of prices and their start, in targets on what remains, and in that it uses the round's demand where the
+world shows it before the choice.
 """
 
 from dataclasses import dataclass
@@ -26,16 +28,16 @@ class State:
     optimizer: Any
 
 
-@routing_rule("copac_primal_dual")
-class CopacPrimalDual(RoutingRule):
-    """Plays argmax UCB_r - λ·LCB_c + ν·UCB_g, or declines where that is not positive (S1, reconstructed).
+@routing_rule("primal_dual_resolving")
+class PrimalDualResolving(RoutingRule):
+    """Plays argmax UCB_r - λ·LCB_c + ν·UCB_g, or declines where that is not positive.
 
     Models whose worst case no longer fits in the budget are left out, since the world would refuse them.
 
     After the round, with w = q_t / mean demand so far and ρ, g* the round's targets,
     λ_i moves by (η/√T) w (c_i/ρ_i - 1)/ρ_i within [0, 1/ρ_i] and ν_j by 3 (η/√T) w (g*_j - g_j) within [0, 5].
 
-    >>> CopacPrimalDual(eta=0.3, optimizer="sgd").covering_cap
+    >>> PrimalDualResolving(eta=0.3, optimizer="sgd").covering_cap
     5.0
     """
 
