@@ -37,6 +37,11 @@ def build(cls: type, values: Mapping[str, Any], where: str) -> Any:
         if key not in known:
             raise InputError(f"{where}: unknown parameter {key!r}; {nearest(key, list(known))}")
         _check(known[key], value, f"{where}.{key}")
+    for key, field in known.items():
+        if key not in values and field.default is dataclasses.MISSING:
+            raise InputError(
+                f"{where}.{key} of {cls.__name__} has no default; declare it with number(...) or choice(...)"
+            )
     return cls(**values)
 
 
