@@ -79,6 +79,8 @@ def _differs(was: Any, becomes: Any) -> bool:
 
 
 def _named(value: Any) -> str:
+    if isinstance(value, jax.Array):
+        return "an array"
     return "nothing" if value is None else f"a {type(value).__name__}"
 
 

@@ -97,6 +97,7 @@ def _their_frames(error: BaseException) -> Iterator[tuple[FrameType, int]]:
             (frame, line)
             for frame, line in traceback.walk_tb(found.__traceback__)
             if str(frame.f_globals.get("__name__", "")).startswith(USER_MODULE)
+            and not frame.f_code.co_filename.startswith("<")  # what dataclasses generate
         ]
         if frames:
             yield from frames

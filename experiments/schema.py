@@ -317,7 +317,8 @@ def check_numbers(value: Any, where: str = "") -> None:
 def check_size(value: float, where: str) -> None:
     """InputError where a finite number is too large for float32, or so small that it would be 0."""
     size = abs(_float(value))
-    if math.isfinite(value) and (size > LARGEST or 0 < size < SMALLEST):
+    whole = isinstance(value, int)
+    if (whole or math.isfinite(value)) and (size > LARGEST or 0 < size < SMALLEST):
         raise _wrong(where, value, f"0, or between {SMALLEST:g} and {LARGEST:g} in size, as float32 holds")
 
 
