@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bandits import confidence, statistics
+from bandits import confidence, contract, statistics
 from bandits.confidence import Bounds, Confidence
 from bandits.deployment import DeploymentRule, DeploymentView
 from bandits.forecast import Forecaster, Hint, remaining_demand
@@ -52,6 +52,7 @@ class LearnerState:
     deployment: Any
     routing: Any
     forecaster: Any
+    forecast_total: jax.Array | None  # [] the forecaster's latest total, only where it is kept for several rounds
 
 
 def ceiling(problem: Problem, bound: jax.Array) -> jax.Array:
@@ -70,12 +71,14 @@ def init(learner: Learner, problem: Problem, truth: Truth | None) -> LearnerStat
         variance=learner.confidence.radius == "variance",
     )
     known = ceiling(problem, problem.consumption_bound)
+    deployment, routing = learner.deployment, learner.routing
     return LearnerState(
         statistics=seen,
         bounds=confidence.bounds(learner.confidence, seen, known, _level(learner, problem)),
-        deployment=learner.deployment.init(problem, truth if learner.deployment.clairvoyant else None),
-        routing=learner.routing.init(problem, truth if learner.routing.clairvoyant else None),
-        forecaster=learner.forecaster.init(problem),
+        deployment=contract.begun(deployment, deployment.init(problem, truth if deployment.clairvoyant else None)),
+        routing=contract.begun(routing, routing.init(problem, truth if routing.clairvoyant else None)),
+        forecaster=contract.begun(learner.forecaster, learner.forecaster.init(problem)),
+        forecast_total=None if learner.forecaster.refresh == "every" else jnp.zeros_like(problem.expected_demand),
     )
 
 
@@ -102,8 +105,10 @@ def deploy(
         key=key,
         truth=truth if learner.deployment.clairvoyant else None,
     )
-    wanted, rule_state = learner.deployment.decide(state.deployment, view)
-    return wanted, replace(state, deployment=rule_state)
+    rule = learner.deployment
+    wanted, rule_state = contract.decided(rule, rule.decide(state.deployment, view), "deployed")
+    wanted = contract.array(rule, "decide", wanted, "what is deployed", problem.exists.shape, jnp.bool_)
+    return wanted, replace(state, deployment=contract.kept(rule, "decide", state.deployment, rule_state))
 
 
 def decide(
@@ -120,34 +125,47 @@ def decide(
     forecast = learner.forecaster.predict(
         state.forecaster, observation.t, problem, observation.profile, hint, jax.random.fold_in(key, _KEY_FORECAST)
     )
+    forecast, kept = learner.forecaster.keep(state.forecast_total, forecast, observation.t, observation.demand_so_far)
     demand = jnp.where(observation.demand_seen, observation.demand, forecast.next)
     remaining = remaining_demand(forecast, observation.demand, observation.demand_seen)
+    improved = jnp.where(observation.demand_seen, remaining, forecast.remaining)  # by a demand that is seen
     view = View(
         problem=problem,
         observation=observation,
         statistics=state.statistics,
         bounds=state.bounds,
         demand=demand,
-        total_demand=observation.demand_so_far + remaining,
+        total_demand=observation.demand_so_far + (forecast.remaining if kept is not None else improved),
         remaining_demand=remaining,
+        forecast=forecast,
         resolve=resolve,
         key=jax.random.fold_in(key, _KEY_RULE),
         truth=truth if learner.routing.clairvoyant else None,
     )
-    shares, rule_state = learner.routing.decide(state.routing, view)
-    return shares, replace(state, routing=rule_state), view
+    rule = learner.routing
+    shares, rule_state = contract.decided(rule, rule.decide(state.routing, view), "shares")
+    shares = contract.array(rule, "decide", shares, "shares", problem.exists.shape, jnp.floating)
+    rule_state = contract.kept(rule, "decide", state.routing, rule_state)
+    return shares, replace(state, routing=rule_state, forecast_total=kept), view
 
 
 def learn(learner: Learner, state: LearnerState, view: View, feedback: Feedback) -> LearnerState:
     """The state after a round."""
     seen, one = statistics.update(state.statistics, feedback)
-    model, problem = feedback.model, view.problem
+    model, problem, rule = feedback.model, view.problem, learner.routing
     known = ceiling(problem, pick(model, problem.consumption_bound))
     renewed = confidence.bounds(learner.confidence, one, known, _level(learner, problem))
     return replace(
         state,
         statistics=seen,
         bounds=jax.tree.map(lambda row, rows: put(model, row, rows), renewed, state.bounds),
-        routing=learner.routing.update(state.routing, view, feedback),
+        routing=contract.kept(rule, "update", state.routing, rule.update(state.routing, view, feedback)),
         forecaster=learner.forecaster.update(state.forecaster, feedback.demand, view.observation.profile),
     )
+
+
+def duals(learner: Learner, state: LearnerState, problem: Problem) -> jax.Array:
+    """[P + C] the routing rule's prices of the constraints."""
+    prices = learner.routing.duals(state.routing, problem)
+    shape = (problem.budget.shape[0] + problem.target.shape[0],)
+    return contract.array(learner.routing, "duals", prices, "one price per constraint", shape, jnp.floating)

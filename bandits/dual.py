@@ -1,8 +1,8 @@
-"""Dual ascent through optax: prices of the packing and covering constraints.
+"""Dual ascent: prices of the packing and covering constraints, through optax or by projected gradient steps.
 
-The prices are kept in *relative* form, each divided by its largest sensible value, so that one step size suits all and
-an adaptive optimizer compares like with like. Optimizers are built inside the traced function from traced step sizes,
-so sweeping the step size never recompiles.
+``ascend`` keeps prices in *relative* form, each divided by its largest sensible value, so that one step size suits all
+and an adaptive optimizer compares like with like. Optimizers are built inside the traced function from traced step
+sizes, so sweeping the step size never recompiles.
 """
 
 from typing import Any
@@ -51,3 +51,32 @@ def ascend(
     """One step on relative prices [P + C], kept in [0, 1]."""
     updates, state = transformation.update(gradient, state, prices)
     return jnp.clip(optax.apply_updates(prices, updates), 0.0, 1.0), state
+
+
+def project(prices: jax.Array, radius: jax.Array) -> jax.Array:
+    """[d] the nearest point to ``prices`` [d] with nonnegative entries that sum to at most ``radius`` [] > 0.
+
+    Of w = max(prices, 0): max(w - θ, 0) with θ = max(0, max_j (sum of the j largest entries - radius) / j), which is
+    Duchi, Shalev-Shwartz, Singer, Chandra (ICML 2008). As d is the number of constraints, the sums are taken by
+    comparing all pairs; where entries are equal, only the sum over all of them counts, and no other one is larger.
+
+    >>> project(jnp.asarray([3.0, 1.5, -2.0]), jnp.asarray(2.0)).tolist()
+    [1.75, 0.25, 0.0]
+    """
+    nonnegative = jnp.maximum(prices, 0.0)
+    at_least = nonnegative[None, :] >= nonnegative[:, None]
+    count = jnp.sum(at_least, axis=1).astype(prices.dtype)
+    excess = (jnp.sum(jnp.where(at_least, nonnegative[None, :], 0.0), axis=1) - radius) / count
+    return jnp.maximum(nonnegative - jnp.max(excess, initial=0.0), 0.0)
+
+
+def valued(prices: jax.Array, amounts: jax.Array) -> jax.Array:
+    """[M] the sum of prices [d] times amounts [M, d], the same to the bit for models with the same amounts.
+
+    Left alone, a compiler merges a product with the addition after it in some lanes of a vector loop and not in others.
+    The sums of models that tie, as all do before they were tried, would then differ in the last bit, and a maximum
+    would not take the first of them. Cutting one bit off each product keeps it apart.
+    """
+    numbers = jnp.finfo(amounts.dtype)
+    products = jax.lax.reduce_precision(prices[None] * amounts, numbers.nexp, numbers.nmant - 1)
+    return jnp.sum(products, axis=1)

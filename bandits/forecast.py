@@ -24,7 +24,7 @@ Sources: Hyndman and Athanasopoulos, *Forecasting: Principles and Practice* (3rd
 >>> import jax.numpy as jnp
 >>> problem = Problem(horizon=jnp.int32(4), exists=jnp.ones(1, bool), budget=jnp.ones(1), target=jnp.ones(0),
 ...     consumption_bound=jnp.ones((1, 1)), throughput=jnp.ones(1), expected_demand=jnp.asarray(40.0),
-...     budget_hard=jnp.array(True), max_deployed=jnp.int32(1))
+...     budget_hard=jnp.array(True), max_deployed=jnp.int32(1), demand_bound=jnp.asarray(40.0))
 >>> ewma = build("ewma", {"smoothing": 0.5})
 >>> state = ewma.init(problem)
 >>> for demand in (10.0, 20.0):
@@ -34,24 +34,25 @@ Sources: Hyndman and Athanasopoulos, *Forecasting: Principles and Practice* (3rd
 15.0 30.0
 """
 
-import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from bandits import parameters
-from bandits.parameters import number
-from envs.errors import InputError, nearest
-from envs.pytree import register_apart
+from bandits import contract
+from bandits.sums import CompensatedSum
+from envs import parameters
+from envs.errors import InputError
+from envs.parameters import choice, number
+from envs.registry import Registry
 from envs.types import Problem
 
 Number = jax.Array | float
 
-FORECASTERS: dict[str, type["Forecaster"]] = {}
+REFRESH = ("every", "powers_of_two")
 
 SIMULATED_STEPS = 50  # of an autoregression, before its long-run mean takes over
 CEILING = 2.0  # no autoregression predicts a round above this multiple of the largest demand seen
@@ -64,7 +65,7 @@ class Forecast:
     """What is predicted at the start of a round; nonnegative and finite."""
 
     next: jax.Array  # [] demand q_t of this round, tasks
-    remaining: jax.Array  # [] demand of this round and all later ones, tasks
+    remaining: jax.Array  # [] demand of this round and all later ones, tasks; below 0 where more came than a total kept
 
 
 @jax.tree_util.register_dataclass
@@ -103,6 +104,7 @@ class Forecaster:
     needs_hint: ClassVar[bool] = False  # whether ``predict`` must be given a Hint
 
     upward_bias: Number = number(0.0, low=0.0)  # the remaining demand is multiplied by 1 + this
+    refresh: str = choice("every", REFRESH)  # the rounds in which the total is predicted anew
 
     def init(self, problem: Problem) -> Any:
         """The state before the first round: any pytree of arrays of fixed shapes."""
@@ -138,40 +140,63 @@ class Forecaster:
             hint=hint,
             key=key,
         )
-        forecast = self.outlook(state, now)
+        forecast: Any = self.outlook(state, now)
+        if not isinstance(forecast, Forecast):
+            text = f"returned a {type(forecast).__name__}; it must return a Forecast, as steady(level, now) makes one"
+            raise contract.ContractError(self, "outlook", text)
+        for name in ("next", "remaining"):
+            if jnp.shape(getattr(forecast, name)) != ():
+                text = f"returned {name} of shape {jnp.shape(getattr(forecast, name))}; it must be one number"
+                raise contract.ContractError(self, "outlook", text)
         return Forecast(
             next=_sensible(forecast.next, nominal),
             remaining=_sensible((1.0 + self.upward_bias) * forecast.remaining, nominal * rounds_left),
         )
 
+    def keep(
+        self, kept: jax.Array | None, forecast: Forecast, t: jax.Array, so_far: jax.Array
+    ) -> tuple[Forecast, jax.Array | None]:
+        """(the forecast whose total obeys ``refresh``, that total [] for the next round).
+
+        With ``powers_of_two`` the total, ``so_far`` [] (demand of earlier rounds) and what remains, is predicted anew
+        after t = 0, 1, 2, 4, 8, ... rounds and kept in between, as in COPAC's experiments (arXiv 2606.17489); ``next``
+        is predicted anew every round. With ``every`` there is nothing to keep.
+        """
+        if self.refresh == "every":
+            return forecast, kept
+        assert kept is not None
+        total = jnp.where(t & (t - 1) == 0, so_far + forecast.remaining, kept)
+        return Forecast(next=forecast.next, remaining=total - so_far), total
+
     def update(self, state: Any, demand: jax.Array, profile: jax.Array) -> Any:
         """The state after a round with true demand ``demand`` []; every leaf keeps its type, as loops require."""
         after = self.learn(state, demand, profile)
-        return jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), after, state)
+        if contract.same_structure(state, after):
+            after = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), after, state)
+        return contract.kept(self, "learn", state, after)
 
 
-def forecaster(name: str) -> Callable[[type], type]:
-    """Class decorator: make the class a frozen pytree dataclass and register it under ``name``."""
+FORECASTERS: Registry = Registry("forecaster", Forecaster)
+forecaster = FORECASTERS.register
 
-    def register(cls: type) -> type:
-        FORECASTERS[name] = register_apart(dataclass(frozen=True, kw_only=True)(cls))
-        return FORECASTERS[name]
 
-    return register
+def resolve(values: Mapping[str, Any], where: str = "forecaster") -> dict[str, Any]:
+    """Name and every parameter of a forecaster as plain values, given or default; InputError says what is wrong.
+
+    ``values`` are its ``name`` and any of its parameters, and ``where`` is their place in the configuration.
+    """
+    given = dict(values)
+    name = given.pop("name", None)
+    cls = FORECASTERS.find(name, f"{where}.name")
+    found = parameters.resolve(cls, given, where)
+    cls(**found).check()
+    return {"name": name, **found}
 
 
 def build(name: str, values: Mapping[str, Any]) -> Forecaster:
     """The forecaster ``name`` with parameters ``values`` (its name not among them); InputError says what is wrong."""
-    if name not in FORECASTERS:
-        raise InputError(f"forecaster.name is {name!r}, which is unknown; {nearest(str(name), list(FORECASTERS))}")
-    cls = FORECASTERS[name]
-    built: Forecaster = parameters.build(cls, values, "forecaster")
-    whole = [field.name for field in dataclasses.fields(cls) if field.metadata.get("whole")]
-    for key in whole:
-        if getattr(built, key) != int(getattr(built, key)):
-            raise InputError(f"forecaster.{key} is {getattr(built, key)}; it must be a whole number")
-    built = dataclasses.replace(built, **{key: int(getattr(built, key)) for key in whole})
-    built.check()
+    found = resolve({"name": name, **values})
+    built: Forecaster = FORECASTERS[found.pop("name")](**found)
     return built
 
 
@@ -182,11 +207,6 @@ def remaining_demand(forecast: Forecast, demand: jax.Array, demand_seen: jax.Arr
     """
     later = jnp.maximum(forecast.remaining - forecast.next, 0.0)
     return jnp.where(demand_seen, demand + later, jnp.maximum(forecast.remaining, forecast.next))
-
-
-def whole_number(default: int, *, low: int, high: int, static: bool = False) -> Any:
-    """A parameter that is a whole number in [low, high]; ``static`` where it sets a shape."""
-    return dataclasses.field(default=default, metadata={"low": low, "high": high, "whole": True, "static": static})
 
 
 def nominal_demand(problem: Problem) -> jax.Array:
@@ -212,36 +232,6 @@ def _sensible(value: jax.Array, fallback: jax.Array) -> jax.Array:
 
 def _toward(old: jax.Array, new: jax.Array, weight: Number) -> jax.Array:
     return old + weight * (new - old)
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, kw_only=True)
-class CompensatedSum:
-    """A running sum that stays accurate over 10^7 float32 terms; its value is ``total`` + ``lost``.
-
-    Kahan's (1965) summation with Knuth's branch-free two-sum, which needs no order of magnitudes: terms may be of any
-    sign and size.
-    """
-
-    total: jax.Array  # [] the sum, rounded
-    lost: jax.Array  # [] what rounding took from it so far
-
-    @classmethod
-    def zero(cls, like: jax.Array) -> "CompensatedSum":
-        """An empty sum in the float type of ``like``."""
-        return cls(total=jnp.zeros_like(like), lost=jnp.zeros_like(like))
-
-    def add(self, term: jax.Array) -> "CompensatedSum":
-        """The sum with one more term []."""
-        carried = term + self.lost
-        total = self.total + carried
-        rounded_term = total - self.total
-        lost = (self.total - (total - rounded_term)) + (carried - rounded_term)
-        return CompensatedSum(total=total, lost=lost)
-
-    def short_of(self, goal: jax.Array) -> jax.Array:
-        """[] goal - sum."""
-        return (goal - self.total) - self.lost
 
 
 @forecaster("oracle")
@@ -274,7 +264,7 @@ class NoisyOracle(Forecaster):
     bias: Number = number(0.0, low=-1.0)
     noise: Number = number(0.2, low=0.0)
     decay: Number = number(0.0, low=0.0)
-    uniform: Number = whole_number(0, low=0, high=1)
+    uniform: Number = number(0, low=0, high=1, whole=True)
 
     def init(self, problem: Problem) -> Any:
         """No state."""
@@ -337,12 +327,28 @@ class RunningMean(Forecaster):
 
     def outlook(self, state: MeanState, now: Now) -> Forecast:
         """A flat line; the total over the count, since averaging step by step stalls in float32."""
+        return steady(self.average(state, now), now)
+
+    def average(self, state: MeanState, now: Now) -> jax.Array:
+        """[] the mean so far; nominal before there is one."""
         mean = state.demand.total / jnp.maximum(state.rounds, 1)
-        return steady(jnp.where(state.rounds > 0, mean, now.nominal), now)
+        return jnp.where(state.rounds > 0, mean, now.nominal)
 
     def learn(self, state: MeanState, demand: jax.Array, profile: jax.Array) -> MeanState:
         """One more round."""
         return MeanState(demand=state.demand.add(demand), rounds=state.rounds + 1)
+
+
+@forecaster("past_only")
+class PastOnly(RunningMean):
+    """The total is what has come so far, as if nothing remained: the forecast that COPAC's AR(1) figure plots.
+
+    Of a steady demand it misses a share 1 - t/T. The next round is expected to be like the average so far.
+    """
+
+    def outlook(self, state: MeanState, now: Now) -> Forecast:
+        """Nothing remains."""
+        return Forecast(next=self.average(state, now), remaining=jnp.zeros_like(now.nominal))
 
 
 @jax.tree_util.register_dataclass
@@ -521,8 +527,8 @@ class HoltWinters(Holt):
 
     trend_smoothing: Number = number(0.0, low=0.0, high=1.0)
     season_smoothing: Number = number(0.25, low=0.0, high=1.0)
-    period: Number = whole_number(144, low=1, high=2**20)
-    season_capacity: int = whole_number(144, low=1, high=2**20, static=True)
+    period: Number = number(144, low=1, high=2**20, whole=True)
+    season_capacity: int = number(144, low=1, high=2**20, whole=True, static=True)
 
     def check(self) -> None:
         """The season must fit."""
@@ -566,8 +572,8 @@ class SeasonalNaive(Forecaster):
     memory is ``season_capacity``, of which ``period`` is used.
     """
 
-    period: Number = whole_number(144, low=1, high=2**20)
-    season_capacity: int = whole_number(144, low=1, high=2**20, static=True)
+    period: Number = number(144, low=1, high=2**20, whole=True)
+    season_capacity: int = number(144, low=1, high=2**20, whole=True, static=True)
 
     def check(self) -> None:
         """The season must fit."""
@@ -624,7 +630,7 @@ class Autoregressive(Forecaster):
     overflows returns to the prior.
     """
 
-    order: int = whole_number(3, low=1, high=64, static=True)
+    order: int = number(3, low=1, high=64, whole=True, static=True)
     forgetting: Number = number(0.995, low=0.5, high=1.0)
     prior_variance: Number = number(100.0, low=1e-6, high=1e6)
 

@@ -55,3 +55,21 @@ def usable(solution: lp.Solution) -> jax.Array:
 def reachable(wanted: jax.Array, service: jax.Array, caps: jax.Array) -> jax.Array:
     """[C] ``wanted``, but no more than the best model with a cap [M] offers of each service [M, C]."""
     return jnp.minimum(wanted, jnp.max(jnp.where(caps[:, None] > 0, service, 0.0), axis=0, initial=0.0))
+
+
+def elastic_mix(
+    reward: jax.Array,
+    consumption: jax.Array,
+    service: jax.Array,
+    spending: jax.Array,
+    wanted: jax.Array,
+    caps: jax.Array,
+    penalty: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """(shares [M], shadow prices [P + C]) of ``soft_mix`` with what is ``wanted`` cut to what can be reached.
+
+    The shares are NaN where the solver failed: the round is declined and counted as invalid, for this run alone.
+    """
+    solution = soft_mix(reward, consumption, service, spending, reachable(wanted, service, caps), caps, penalty)
+    rows = spending.shape[0] + wanted.shape[0]
+    return jnp.where(usable(solution), solution.x[: caps.shape[0]], jnp.nan), solution.dual[:rows]

@@ -1,50 +1,5 @@
-"""Parameters of rules as dataclass fields: numbers are traced leaves, choices are static.
+"""How a rule or forecaster declares its parameters, and how one is built from plain values; see ``envs.parameters``."""
 
-A number can be swept without recompiling; a choice changes the program and so compiles anew.
-"""
+from envs.parameters import build, choice, number
 
-import dataclasses
-import math
-from collections.abc import Mapping
-from typing import Any
-
-from envs.errors import InputError, nearest
-
-
-def number(default: float, *, low: float = -math.inf, high: float = math.inf, whole: bool = False) -> Any:
-    """A numeric parameter with its allowed range (both ends included)."""
-    return dataclasses.field(default=default, metadata={"low": low, "high": high, "whole": whole})
-
-
-def choice(default: str, options: tuple[str, ...]) -> Any:
-    """A parameter that selects one of a few programs."""
-    return dataclasses.field(default=default, metadata={"static": True, "options": options})
-
-
-def names(cls: type) -> list[str]:
-    """The names of a rule's parameters."""
-    return [field.name for field in dataclasses.fields(cls)]
-
-
-def build(cls: type, values: Mapping[str, Any], where: str) -> Any:
-    """An instance of ``cls`` from plain values; InputError names ``where`` and the key."""
-    known = {field.name: field for field in dataclasses.fields(cls)}
-    for key, value in values.items():
-        if key not in known:
-            raise InputError(f"{where}: unknown parameter {key!r}; {nearest(key, list(known))}")
-        _check(known[key], value, f"{where}.{key}")
-    return cls(**values)
-
-
-def _check(field: dataclasses.Field, value: Any, where: str) -> None:
-    if "options" in field.metadata:
-        if value not in field.metadata["options"]:
-            raise InputError(f"{where} is {value!r}; it must be one of {', '.join(field.metadata['options'])}")
-        return
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputError(f"{where} is {value!r}; it must be a finite number")
-    if field.metadata.get("whole") and value != int(value):
-        raise InputError(f"{where} is {value}; it must be a whole number")
-    low, high = field.metadata.get("low", -math.inf), field.metadata.get("high", math.inf)
-    if not low <= value <= high:
-        raise InputError(f"{where} is {value}; it must lie in [{low:g}, {high:g}]")
+__all__ = ["build", "choice", "number"]

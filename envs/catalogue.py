@@ -7,36 +7,38 @@ A catalogue is a CSV file with one model a line. Columns (any order; further col
 | ``model`` | a name, unique in the file |
 | ``tier`` | ``edge`` or ``cloud`` |
 | ``quality`` | mean quality of an answer, in [0, 1] |
-| ``cost_usd`` | mean cost of a query in USD, > 0 |
+| ``cost_usd`` | mean cost of a query in USD, >= 0; 0 for a model that is free |
 | ``latency_s`` | mean time to the whole answer in seconds, > 0 |
 | ``cost_cv``, ``latency_cv`` | coefficients of variation (standard deviation / mean) of the two, >= 0 |
 | ``released``, ``retired`` | ISO dates, may be empty; ``retired`` may be left out |
+| ``cost_max_usd`` | largest possible cost of a query in USD, >= ``cost_usd``; may be empty or left out |
 
 ``find("routerbench")`` reads a shipped catalogue, ``find("mine.csv")`` a user's own; where the shipped figures come
 from is told in ``catalogues/SOURCES.md``. Runs on the host, float64.
 """
 
-import csv
-import io
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import date
+from difflib import get_close_matches
 from importlib import resources
-from math import isfinite
 from pathlib import Path
 
 import numpy as np
 
+from envs import csv_table
+from envs.csv_table import Table, finite
 from envs.errors import InputError, nearest
 
 COLUMNS = ("model", "tier", "quality", "cost_usd", "cost_cv", "latency_s", "latency_cv", "released")
-OPTIONAL_COLUMNS = ("retired",)
+OPTIONAL_COLUMNS = ("retired", "cost_max_usd")
 GENERATED = ("stairs", "needle")
 TIERS = ("edge", "cloud")
 
 _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "quality": (lambda value: 0 <= value <= 1, "in [0, 1]"),
-    "cost_usd": (lambda value: value > 0, "> 0"),
+    "cost_usd": (lambda value: value >= 0, ">= 0"),
     "cost_cv": (lambda value: value >= 0, ">= 0"),
     "latency_s": (lambda value: value > 0, "> 0"),
     "latency_cv": (lambda value: value >= 0, ">= 0"),
@@ -51,8 +53,9 @@ class Catalogue:
     names: tuple[str, ...]  # N
     tier_cloud: np.ndarray  # [N] bool, true for cloud and false for edge
     quality: np.ndarray  # [N] mean in [0, 1]
-    cost_usd: np.ndarray  # [N] mean USD a query
+    cost_usd: np.ndarray  # [N] mean USD a query; 0 for a model that is free
     cost_cv: np.ndarray  # [N] standard deviation / mean
+    cost_max_usd: np.ndarray  # [N] largest possible cost of a query in USD, NaN where unknown
     latency_s: np.ndarray  # [N] mean seconds to the whole answer, without the network
     latency_cv: np.ndarray  # [N] standard deviation / mean
     released: np.ndarray  # [N] days since 1970-01-01, NaN where unknown
@@ -123,6 +126,7 @@ def generated(kind: str, num_models: int, first_quality: float, quality_gap: flo
         quality=np.clip(quality, 0.0, 1.0),
         cost_usd=1e-4 * same,
         cost_cv=0.5 * same,
+        cost_max_usd=np.nan * same,
         latency_s=same,
         latency_cv=0.5 * same,
         released=np.nan * same,
@@ -133,80 +137,40 @@ def generated(kind: str, num_models: int, first_quality: float, quality_gap: flo
 
 def read(path: str | Path) -> Catalogue:
     """Read and check a catalogue file. InputError names the file, the line and the column of the first fault."""
-    file = Path(path).expanduser()
-    try:
-        content = file.read_bytes()
-    except FileNotFoundError:
+    if not os.path.lexists(os.path.expanduser(path)):
         hint = nearest(str(path), shipped())
-        raise InputError(f"no catalogue {str(path)!r}: neither a file nor shipped; {hint}") from None
-    except OSError as error:
-        raise InputError(f"cannot read the catalogue {str(path)!r}: {error.strerror}") from None
+        raise InputError(f"no catalogue {str(path)!r}: neither a file nor shipped; {hint}")
+    content = csv_table.read_bytes(path, "the catalogue")
     return _parse(content, str(path))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Table:
-    """A CSV file cut into cells, with the line on which each row ends."""
-
-    path: str
-    columns: dict[str, list[str]]
-    lines: list[int]
-
-    def fault(self, row: int, column: str, message: str) -> InputError:
-        return InputError(f"{self.path}, line {self.lines[row]}, column {column!r}: {message}")
-
-
 def _parse(content: bytes, path: str) -> Catalogue:
-    table = _cut(content, path)
-    required = {column: _checked_numbers(table, column) for column in _RANGES}
+    table = csv_table.parse(content, path, COLUMNS, row="model")
+    _refuse_misspelt(table)
+    required = {column: table.numbers(column, holds, wanted) for column, (holds, wanted) in _RANGES.items()}
     names = _unique_names(table)
     known = (*COLUMNS, *OPTIONAL_COLUMNS)
     return Catalogue(
         names=names,
         tier_cloud=_tiers(table),
         **required,
+        cost_max_usd=_largest_costs(table, required["cost_usd"]),
         **_dates(table),
         extras={name: _numbers_or_text(cells) for name, cells in table.columns.items() if name not in known},
         path=path,
     )
 
 
-def _cut(content: bytes, path: str) -> _Table:
-    """Header and rows of a CSV file; blank lines are skipped, every other row must be as long as the header."""
-    try:
-        text = content.decode("utf-8-sig")
-        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not UTF-8 text; save it as CSV in UTF-8") from None
-    except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: not a valid CSV line: {error}") from None
-    rows = [(line, row) for line, row in rows if any(row)]
-    if not rows:
-        raise InputError(f"{path} is empty; it needs a header with the columns {', '.join(COLUMNS)}")
-    (_, header), body = rows[0], rows[1:]
-    _check_header(header, path)
-    if not body:
-        raise InputError(f"{path} has a header and no models; add one line per model")
-    for line, row in body:
-        if len(row) != len(header):
-            raise InputError(f"{path}, line {line}: {len(row)} cells where the header has {len(header)}")
-    columns = {name: [row[i] for _, row in body] for i, name in enumerate(header)}
-    return _Table(path=path, columns=columns, lines=[line for line, _ in body])
+def _refuse_misspelt(table: Table) -> None:
+    """A further column that is nearly an optional one would be kept as an extra and change nothing."""
+    optional = (*OPTIONAL_COLUMNS, "throughput")
+    for column in table.columns:
+        meant = get_close_matches(column.lower(), optional, n=1, cutoff=0.85)
+        if meant and column not in optional:
+            raise InputError(f"{table.path}: column {column!r} is not known; did you mean {meant[0]!r}?")
 
 
-def _check_header(header: list[str], path: str) -> None:
-    missing = [column for column in COLUMNS if column not in header]
-    if missing:
-        raise InputError(f"{path} lacks the column(s) {', '.join(missing)}; its header has {', '.join(header)}")
-    repeated = sorted({column for column in header if header.count(column) > 1})
-    if repeated:
-        raise InputError(f"{path} names the column {repeated[0]!r} twice; each column needs its own name")
-    if "" in header:
-        raise InputError(f"{path}: column {header.index('') + 1} has no name in the header")
-
-
-def _unique_names(table: _Table) -> tuple[str, ...]:
+def _unique_names(table: Table) -> tuple[str, ...]:
     seen: dict[str, int] = {}
     for row, name in enumerate(table.columns["model"]):
         if not name:
@@ -217,27 +181,30 @@ def _unique_names(table: _Table) -> tuple[str, ...]:
     return tuple(seen)
 
 
-def _tiers(table: _Table) -> np.ndarray:
+def _tiers(table: Table) -> np.ndarray:
     for row, tier in enumerate(table.columns["tier"]):
         if tier not in TIERS:
             raise table.fault(row, "tier", f"{tier!r} must be one of {', '.join(TIERS)}")
     return np.array([tier == "cloud" for tier in table.columns["tier"]])
 
 
-def _checked_numbers(table: _Table, column: str) -> np.ndarray:
-    holds, wanted = _RANGES[column]
-    numbers = []
-    for row, cell in enumerate(table.columns[column]):
-        number = _finite(cell)
+def _largest_costs(table: Table, mean: np.ndarray) -> np.ndarray:
+    """[N] the column ``cost_max_usd``, NaN where a cell is empty or the column is missing; ``mean`` [N] USD."""
+    cells = table.columns.get("cost_max_usd", [""] * len(mean))
+    numbers = np.full(len(cells), np.nan)
+    for row, cell in enumerate(cells):
+        if not cell:
+            continue
+        number = csv_table.finite(cell)
         if number is None:
-            raise table.fault(row, column, f"{cell!r} is not a finite number" if cell else "a number is missing")
-        if not holds(number):
-            raise table.fault(row, column, f"{cell} must be {wanted}")
-        numbers.append(number)
-    return np.array(numbers)
+            raise table.fault(row, "cost_max_usd", f"{cell!r} is not a finite number (or empty if unknown)")
+        if number < mean[row]:
+            raise table.fault(row, "cost_max_usd", f"{cell} must be at least the mean cost_usd, {mean[row]:g}")
+        numbers[row] = number
+    return numbers
 
 
-def _dates(table: _Table) -> dict[str, np.ndarray]:
+def _dates(table: Table) -> dict[str, np.ndarray]:
     released = [_day(table, row, "released", cell) for row, cell in enumerate(table.columns["released"])]
     cells = table.columns.get("retired", [""] * len(released))
     retired = [_day(table, row, "retired", cell) for row, cell in enumerate(cells)]
@@ -247,7 +214,7 @@ def _dates(table: _Table) -> dict[str, np.ndarray]:
     return {"released": np.array(released), "retired": np.array(retired)}
 
 
-def _day(table: _Table, row: int, column: str, cell: str) -> float:
+def _day(table: Table, row: int, column: str, cell: str) -> float:
     """Days since 1970-01-01, NaN for an empty cell."""
     if not cell:
         return float("nan")
@@ -258,14 +225,5 @@ def _day(table: _Table, row: int, column: str, cell: str) -> float:
 
 
 def _numbers_or_text(cells: list[str]) -> np.ndarray:
-    numbers = [_finite(cell) for cell in cells]
+    numbers = [finite(cell) for cell in cells]
     return np.array(cells) if None in numbers else np.array(numbers, dtype=np.float64)
-
-
-def _finite(cell: str) -> float | None:
-    """The number in a cell, None where there is none; Python's 1_000 is a typing error here."""
-    try:
-        number = float(cell)
-    except ValueError:
-        return None
-    return number if isfinite(number) and "_" not in cell else None

@@ -1,30 +1,40 @@
 """Demand: how many tasks arrive in each round.
 
 A *process* gives the rate of every round, a ``Demand`` draws the tasks around that rate. Both are pytrees whose fields
-are numeric leaves, written for ONE run (batching is outside), with a state of constant size. Horizons up to 5e8 rounds.
+are numeric leaves, written for ONE run (batching is outside), with a state of constant size. Round numbers are only
+ever divided and compared in whole numbers, so that phases are as exact in the last of 2^31 - 2 rounds as in the first.
 
-Whatever the process, the expected average of its rate over a run is ``mean`` tasks a round: exactly for ``constant``,
+The expected average of a process's rate over a run is ``mean`` tasks a round: exactly for ``constant``,
 ``trend``, ``shocks``, ``walk``, ``mmpp`` and ``trace``; for ``sinusoid`` over whole periods and for ``diurnal`` over
-whole weeks (seven periods), so a run that ends inside one is off by at most that part's share. ``expected_total`` gives
-the exact figure for any horizon.
+whole weeks (seven periods), so a run that ends inside one is off by at most that part's share. ``normal`` and
+``autoregressive`` say what their mean is. ``expected_total`` gives the exact figure for any process and horizon.
 
-A new process is one class: a frozen dataclass that derives from ``Process`` under ``@demand_process("its_name")``.
+A new process is a class and a decorator, inside this package or outside it::
+
+    @demand_process("surge")
+    class Surge(Process):
+        mean: jax.Array | float = number(20.0, low=0.0, above=True)  # tasks a round
+        height: jax.Array | float = number(3.0, low=1.0)
+
+        def profile(self, t, horizon):
+            ...
 """
 
-import csv
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
-from numbers import Real
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
+from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from envs import csv_table, parameters
 from envs.errors import InputError, nearest
-from envs.pytree import register_apart
+from envs.parameters import span
+from envs.registry import Registry
 
 State = Any
 """What a process remembers between rounds: a pytree of constant size, ``()`` where there is nothing to remember."""
@@ -36,44 +46,13 @@ LARGEST_COUNT = 2.0**24
 """Above this float32 no longer holds every whole number, so no round has more counted tasks."""
 
 
-# How a parameter is checked before anything runs.
-@dataclass(frozen=True, kw_only=True)
-class Range:
-    """The numbers that a parameter may take."""
-
-    low: float = -math.inf
-    high: float = math.inf
-    open_low: bool = False  # true where ``low`` itself is refused
-
-    def holds(self, value: float) -> bool:
-        """Whether a number lies inside."""
-        return self.low <= value <= self.high and not (self.open_low and value == self.low)
-
-    def __str__(self) -> str:
-        """What would be right, as the end of a sentence."""
-        if math.isinf(self.high):
-            return f"a number {'above' if self.open_low else 'of at least'} {self.low:g}"
-        if self.open_low:
-            return f"a number above {self.low:g} and at most {self.high:g}"
-        return f"a number between {self.low:g} and {self.high:g}"
-
-
-POSITIVE = {"range": Range(low=0.0, open_low=True)}
-NOT_NEGATIVE = {"range": Range(low=0.0)}
-FRACTION = {"range": Range(low=0.0, high=1.0)}
-POSITIVE_FRACTION = {"range": Range(low=0.0, high=1.0, open_low=True)}
-SIGNED_FRACTION = {"range": Range(low=-1.0, high=1.0)}
-AT_LEAST_ONE = {"range": Range(low=1.0)}
-
-
-def _number(parameters: Mapping[str, Any], key: str, allowed: Range) -> float:
-    """The number under ``demand.<key>``, or an InputError that says what would be right."""
-    value = parameters[key]
-    # True is a number to Python and never what the user meant.
-    number = math.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
-    if not (math.isfinite(number) and allowed.holds(number)):
-        raise InputError(f"demand.{key} is {value!r}, but it must be {allowed}.")
-    return number
+# The ranges of parameters.
+POSITIVE = span(low=0.0, above=True)
+NOT_NEGATIVE = span(low=0.0)
+FRACTION = span(low=0.0, high=1.0)
+POSITIVE_FRACTION = span(low=0.0, high=1.0, above=True)
+SIGNED_FRACTION = span(low=-1.0, high=1.0)
+AT_LEAST_ONE = span(low=1.0)
 
 
 # Shared mathematics.
@@ -82,20 +61,79 @@ def _unit_mean_exp(exponent: jax.Array, variance: jax.Array) -> jax.Array:
     return jnp.exp(exponent - variance / 2)
 
 
+def _mean_above_zero(mean: jax.Array, deviation: jax.Array) -> jax.Array:
+    """[] E max(X, 0) for X ~ N(mean, deviation^2): mean Phi(mean / deviation) + deviation phi(mean / deviation)."""
+    ratio = mean / jnp.where(deviation > 0, deviation, 1)
+    below = jnp.exp(-ratio * ratio / 2) * deviation / math.sqrt(2 * math.pi)
+    return jnp.where(deviation > 0, mean * jax.lax.erfc(-ratio / math.sqrt(2)) / 2 + below, jnp.maximum(mean, 0))
+
+
+def _normal_peak(deviation: float) -> float:
+    """What a centred normal variate passes with a chance of at most exp(-NEGLIGIBLE)."""
+    return deviation * math.sqrt(2 * NEGLIGIBLE)
+
+
 def _unit_mean_exp_peak(deviation: float) -> float:
     """The value that ``_unit_mean_exp`` passes with a chance of at most exp(-NEGLIGIBLE)."""
-    return math.exp(deviation * math.sqrt(2 * NEGLIGIBLE) - deviation**2 / 2)
+    return math.exp(_normal_peak(deviation) - deviation**2 / 2)
 
 
-def _wave(t: jax.Array, period: jax.Array, phase: jax.Array) -> jax.Array:
-    """sin(2 pi (t / period + phase)) [], ``phase`` as a fraction of the period."""
-    # The remainder is exact in floating point; t / period alone would lose the phase after some 10^6 rounds of float32.
-    return jnp.sin(2 * jnp.pi * (_within(t, period) / period + phase))
+def turns_per_round(rounds: float, periods: int = 1) -> np.ndarray:
+    """[6] 1 / (``periods`` ``rounds``) modulo 1, rounded up to 2^-96: its digits of 16 bits, which any float holds.
+
+    ``rounds`` is taken for the decimal number that it prints as. Rounding up puts a round at which a period begins at
+    its beginning, never at the end of the one before.
+
+    >>> turns_per_round(4.0).tolist()
+    [16384.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    """
+    units = math.ceil((1 << 96) / (periods * Fraction(repr(float(rounds)))))
+    return np.array([float(units >> shift & 0xFFFF) for shift in range(80, -1, -16)])
 
 
-def _within(t: jax.Array, period: jax.Array) -> jax.Array:
-    """Rounds since the current period began [], in [0, period)."""
-    return jnp.fmod(jnp.asarray(t, jnp.result_type(period, float)), period)
+Turn = tuple[jax.Array, jax.Array]
+"""Where a round lies within its period, in units of 2^-64 of the period: two limbs [] uint32, the high one first."""
+
+
+def _turn(t: jax.Array, frequency: jax.Array) -> Turn:
+    """t ``frequency`` modulo 1 for a frequency [6] as ``turns_per_round`` gives it.
+
+    In whole numbers, so that the result is within 2^-64 of a period of the true place whatever the period, where
+    float32 would lose the phase after 2^24 rounds.
+    """
+    t, digits = jnp.asarray(t).astype(jnp.uint32), frequency.astype(jnp.uint32)
+    high, middle, low = (digits[place] << 16 | digits[place + 1] for place in (0, 2, 4))
+    carried = _high_product(t, low)
+    below = t * middle + carried
+    return t * high + _high_product(t, middle) + (below < carried), below
+
+
+def _times(turn: Turn, number: int) -> Turn:
+    """``turn`` times a small whole number, modulo 1."""
+    high, low = turn
+    factor = jnp.uint32(number)
+    return high * factor + _high_product(low, factor), low * factor
+
+
+def _at_least(turn: Turn, bound: int) -> jax.Array:
+    """[] bool, whether ``turn`` is at least ``bound`` 2^-64 of a period."""
+    high, low = jnp.uint32(bound >> 32), jnp.uint32(bound & 0xFFFFFFFF)
+    return (turn[0] > high) | ((turn[0] == high) & (turn[1] >= low))
+
+
+def _high_product(a: jax.Array, b: jax.Array) -> jax.Array:
+    """The upper 32 bits of the product of two uint32 numbers, from products of their halves."""
+    a_high, a_low, b_high, b_low = a >> 16, a & 0xFFFF, b >> 16, b & 0xFFFF
+    crossed, other = a_high * b_low, a_low * b_high
+    middle = (a_low * b_low >> 16) + (crossed & 0xFFFF) + (other & 0xFFFF)
+    return a_high * b_high + (crossed >> 16) + (other >> 16) + (middle >> 16)
+
+
+def _wave(turn: Turn, phase: jax.Array) -> jax.Array:
+    """sin(2 pi (turn + phase)) [], ``phase`` as a fraction of the period."""
+    # Signed, in [-1/2, 1/2): a float holds numbers near 0 most finely.
+    high, low = (limb.astype(jnp.result_type(phase, float)) for limb in (turn[0].astype(jnp.int32), turn[1]))
+    return jnp.sin(2 * jnp.pi * (high * 2.0**-32 + low * 2.0**-64 + phase))
 
 
 Search = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
@@ -195,47 +233,44 @@ class Process:
         """Host only, fields as floats: a rate that is passed with a chance of at most exp(-NEGLIGIBLE) a round."""
         return float(self.mean)
 
+    def average(self) -> float:
+        """Host only, fields as floats: the expected rate in the long run."""
+        return float(self.mean)
+
     def check(self) -> None:
         """Host only, fields as floats: raises InputError where parameters contradict each other."""
+
+    def prepared(self) -> "Process":
+        """Host only, fields as floats: the process with its fields as the program needs them."""
+        return self
 
     @classmethod
     def keys(cls) -> list[str]:
         """The parameters that a config gives."""
-        return [entry.name for entry in _fields(cls)]
+        return parameters.names(cls)
 
     @classmethod
-    def from_parameters(cls, parameters: Mapping[str, Any]) -> "Process":
-        """The process with checked host numbers as its fields."""
-        values = {entry.name: _number(parameters, entry.name, entry.metadata["range"]) for entry in _fields(cls)}
+    def resolve(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Every parameter as a checked plain value, given or default."""
+        return parameters.resolve(cls, given, "demand")
+
+    @classmethod
+    def from_parameters(cls, values: Mapping[str, Any]) -> "Process":
+        """The process with host numbers, as ``resolve`` gives them, as its fields."""
         process = cls(**values)
         process.check()
         return process
 
 
-def _fields(kind: type) -> tuple[Any, ...]:
-    """The dataclass fields of a process; its class is only known to be a dataclass once it is registered."""
-    return fields(kind)
+OPTIONS: dict[str, Any] = {"counts": "poisson", "dispersion": 0.0, "maximum": None}
+"""The keys that every process shares, with their defaults."""
 
-
-PROCESSES: dict[str, type[Process]] = {}
+PROCESSES: Registry = Registry("demand process", Process, keys=("process", *OPTIONS))
 """Every demand process under the name that configs use."""
-
-P = TypeVar("P", bound=type[Process])
-
-
-def demand_process(name: str) -> Callable[[P], P]:
-    """Registers a process under its config name."""
-
-    def register(kind: P) -> P:
-        PROCESSES[name] = kind
-        return kind
-
-    return register
+demand_process = PROCESSES.register
 
 
 @demand_process("constant")
-@register_apart
-@dataclass(frozen=True, kw_only=True)
 class Constant(Process):
     """The same rate in every round."""
 
@@ -263,29 +298,29 @@ class Noisy(Process):
 
 
 @demand_process("sinusoid")
-@register_apart
-@dataclass(frozen=True, kw_only=True)
 class Sinusoid(Noisy):
     """mean (1 + amplitude sin(2 pi (t / period + phase))), times noise."""
 
     mean: jax.Array = field(metadata=POSITIVE)  # [] tasks a round
     amplitude: jax.Array = field(metadata=FRACTION)  # [] swing as a fraction of the mean
-    period: jax.Array = field(metadata=POSITIVE)  # [] rounds
+    period: jax.Array = field(metadata=POSITIVE)  # rounds; [6] ``turns_per_round`` once prepared
     phase: jax.Array = field(metadata=FRACTION)  # [] head start, as a fraction of the period
     noise: jax.Array = field(metadata=NOT_NEGATIVE)  # [] standard deviation of the log rate
 
     def profile(self, t: jax.Array, horizon: jax.Array) -> jax.Array:
         """See ``Process.profile``."""
-        return self.mean * (1 + self.amplitude * _wave(t, self.period, self.phase))
+        return self.mean * (1 + self.amplitude * _wave(_turn(t, self.period), self.phase))
 
     def profile_peak(self) -> float:
         """See ``Noisy.profile_peak``."""
         return float(self.mean * (1 + self.amplitude))
 
+    def prepared(self) -> Process:
+        """See ``Process.prepared``."""
+        return replace(self, period=jnp.asarray(turns_per_round(float(self.period))))  # type: ignore[type-var]
+
 
 @demand_process("diurnal")
-@register_apart
-@dataclass(frozen=True, kw_only=True)
 class Diurnal(Noisy):
     """A daily and a half-daily wave, lower on the last two days of each seven, times noise.
 
@@ -293,7 +328,7 @@ class Diurnal(Noisy):
     """
 
     mean: jax.Array = field(metadata=POSITIVE)  # [] tasks a round
-    period: jax.Array = field(metadata=POSITIVE)  # [] rounds in a day
+    period: jax.Array = field(metadata=POSITIVE)  # rounds in a day; [6] ``turns_per_round`` of a week once prepared
     amplitude: jax.Array = field(metadata=FRACTION)  # [] daily swing as a fraction of the mean
     phase: jax.Array = field(metadata=FRACTION)  # [] head start of the daily wave, in days
     amplitude_second: jax.Array = field(metadata=FRACTION)  # [] half-daily swing as a fraction of the mean
@@ -303,9 +338,10 @@ class Diurnal(Noisy):
 
     def profile(self, t: jax.Array, horizon: jax.Array) -> jax.Array:
         """See ``Process.profile``."""
-        daily = self.amplitude * _wave(t, self.period, self.phase)
-        half_daily = self.amplitude_second * _wave(t, self.period / 2, self.phase_second)
-        resting = _within(t, 7 * self.period) >= 5 * self.period
+        week = _turn(t, self.period)
+        daily = self.amplitude * _wave(_times(week, 7), self.phase)
+        half_daily = self.amplitude_second * _wave(_times(week, 14), self.phase_second)
+        resting = _at_least(week, (5 << 64) // 7)
         wave = jnp.maximum(1 + daily + half_daily, 0)  # amplitudes that add up to 1 may round to just below 0
         return self.mean * wave * jnp.where(resting, self.weekend, 1) * self._weekday()
 
@@ -318,6 +354,10 @@ class Diurnal(Noisy):
         busiest_day = self._weekday() * max(1.0, float(self.weekend))
         return float(self.mean * (1 + self.amplitude + self.amplitude_second) * busiest_day)
 
+    def prepared(self) -> Process:
+        """See ``Process.prepared``."""
+        return replace(self, period=jnp.asarray(turns_per_round(float(self.period), 7)))  # type: ignore[type-var]
+
     def check(self) -> None:
         """See ``Process.check``."""
         total = float(self.amplitude + self.amplitude_second)
@@ -329,8 +369,6 @@ class Diurnal(Noisy):
 
 
 @demand_process("trend")
-@register_apart
-@dataclass(frozen=True, kw_only=True)
 class Trend(Noisy):
     """A straight line from mean (1 - slope) at the start to mean (1 + slope) at the end, times noise."""
 
@@ -341,7 +379,8 @@ class Trend(Noisy):
     def profile(self, t: jax.Array, horizon: jax.Array) -> jax.Array:
         """See ``Process.profile``."""
         # The middle of round t, from -1 to 1: these whole numbers add up to 0 over the run, so the mean is exact.
-        position = (2 * t + 1 - horizon) / jnp.asarray(horizon, jnp.result_type(self.mean, float))
+        # As a difference of two round numbers they fit into 32 bits.
+        position = (t - (horizon - 1 - t)) / jnp.asarray(horizon, jnp.result_type(self.mean, float))
         return self.mean * (1 + self.slope * position)
 
     def profile_peak(self) -> float:
@@ -350,8 +389,6 @@ class Trend(Noisy):
 
 
 @demand_process("shocks")
-@register_apart
-@dataclass(frozen=True, kw_only=True)
 class Shocks(Process):
     """A level that jumps at random times and stays until the next jump.
 
@@ -392,8 +429,6 @@ class Shocks(Process):
 
 
 @demand_process("walk")
-@register_apart
-@dataclass(frozen=True, kw_only=True)
 class Walk(Process):
     """A log rate that wanders and is drawn back: x' = (1 - reversion) x + step_size z, rate = mean exp(x - var / 2).
 
@@ -424,8 +459,6 @@ class Walk(Process):
 
 
 @demand_process("mmpp")
-@register_apart
-@dataclass(frozen=True, kw_only=True)
 class MarkovModulated(Process):
     """Two states, quiet and busy, with a constant rate in each; under Poisson counts an MMPP in discrete time.
 
@@ -464,9 +497,112 @@ class MarkovModulated(Process):
             raise InputError("demand.rise and demand.fall are both 0, but one must be above 0 for a mean to exist.")
 
 
+@demand_process("normal")
+class Normal(Process):
+    """Independent rounds max(X, 0), X ~ N(mean, variance), as in COPAC's experiments (arXiv 2606.17489).
+
+    Cutting at 0 raises the expected rate above ``mean``; ``profile`` is that exact value.
+    """
+
+    mean: jax.Array = field(metadata=POSITIVE)  # [] tasks a round, before the cut at 0
+    variance: jax.Array = field(metadata=NOT_NEGATIVE)  # [] of a round's tasks, before the cut at 0
+
+    def profile(self, t: jax.Array, horizon: jax.Array) -> jax.Array:
+        """See ``Process.profile``."""
+        return _mean_above_zero(jnp.asarray(self.mean, jnp.result_type(self.mean, float)), jnp.sqrt(self.variance))
+
+    def step(self, state: State, t: jax.Array, horizon: jax.Array, key: jax.Array) -> tuple[State, jax.Array]:
+        """See ``Process.step``."""
+        deviate = jax.random.normal(key, dtype=jnp.result_type(self.mean, float))
+        return state, jnp.maximum(self.mean + jnp.sqrt(self.variance) * deviate, 0)
+
+    def peak(self) -> float:
+        """See ``Process.peak``."""
+        return float(self.mean) + _normal_peak(math.sqrt(self.variance))
+
+    def average(self) -> float:
+        """See ``Process.average``."""
+        return float(self.profile(jnp.int32(0), jnp.int32(1)))
+
+
+@demand_process("autoregressive")
+class AutoregressiveDemand(Process):
+    """x_t = constant + coefficient x_{t-1} + noise z_t, cut at 0 where it becomes demand: q_t = max(x_t, 0).
+
+    The recursion goes on with the uncut value. So every x_t is normal, and ``profile`` is the exact expected rate of
+    each round; where cuts are rare, as at the default numbers (one round in 10^11), q_t follows the recursion itself.
+    Without a ``start`` the first value is drawn from the stationary law N(constant / (1 - coefficient), noise^2 /
+    (1 - coefficient^2)); else x_0 is ``start``.
+    """
+
+    constant: jax.Array = field(metadata=POSITIVE)  # [] tasks
+    coefficient: jax.Array = field(metadata=SIGNED_FRACTION)  # [] share of the last round's value; not 1 or -1
+    noise: jax.Array = field(metadata=NOT_NEGATIVE)  # [] standard deviation of a round's noise, tasks
+    start: jax.Array = field(metadata=NOT_NEGATIVE)  # [] x_0; below 0: drawn from the stationary law
+
+    def _level(self) -> jax.Array:
+        """[] stationary mean of x."""
+        return self.constant / (1 - self.coefficient)
+
+    def _deviation(self) -> jax.Array:
+        """[] stationary standard deviation of x."""
+        return self.noise / jnp.sqrt((1 - self.coefficient) * (1 + self.coefficient))
+
+    def init(self, key: jax.Array) -> State:
+        """x_0 []."""
+        drawn = self._level() + self._deviation() * jax.random.normal(key, dtype=jnp.result_type(self.constant, float))
+        return jnp.where(self.start < 0, drawn, self.start)
+
+    def profile(self, t: jax.Array, horizon: jax.Array) -> jax.Array:
+        """See ``Process.profile``."""
+        t = jnp.asarray(t)
+        # coefficient^t with the sign from the whole number: a float loses whether t is odd after 2^24 rounds.
+        kept = jnp.abs(self.coefficient) ** t * jnp.where((self.coefficient < 0) & (t % 2 == 1), -1.0, 1.0)
+        given = self.start >= 0
+        kept = jnp.where(given, kept, 0.0)
+        distance = jnp.where(given, self.start, self._level()) - self._level()
+        deviation = self._deviation() * jnp.sqrt((1 - kept) * (1 + kept))
+        return _mean_above_zero(self._level() + kept * distance, deviation)
+
+    def step(self, state: State, t: jax.Array, horizon: jax.Array, key: jax.Array) -> tuple[State, jax.Array]:
+        """See ``Process.step``."""
+        following = self.constant + self.coefficient * state + self.noise * jax.random.normal(key, dtype=state.dtype)
+        return following, jnp.maximum(state, 0)
+
+    def peak(self) -> float:
+        """See ``Process.peak``."""
+        level, start = float(self._level()), float(self.start)
+        if start >= 0:
+            swing = abs(level - start) if float(self.coefficient) < 0 else 0.0
+            level = max(start, level + swing)
+        return level + _normal_peak(float(self._deviation()))
+
+    def average(self) -> float:
+        """See ``Process.average``."""
+        return float(_mean_above_zero(jnp.asarray(self._level(), float), self._deviation()))
+
+    def check(self) -> None:
+        """See ``Process.check``."""
+        if abs(self.coefficient) == 1:
+            raise InputError(
+                f"demand.coefficient is {self.coefficient:g}, but it must lie between -1 and 1 and be neither: demand "
+                "would have no mean."
+            )
+
+    @classmethod
+    def resolve(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """See ``Process.resolve``; ``start`` may be None."""
+        start = given.get("start")
+        found = super().resolve({**given, "start": 0.0 if start is None else start})
+        return found | {"start": None if start is None else found["start"]}
+
+    @classmethod
+    def from_parameters(cls, values: Mapping[str, Any]) -> "Process":
+        """See ``Process.from_parameters``."""
+        return super().from_parameters({**values, "start": -1.0 if values["start"] is None else values["start"]})
+
+
 @demand_process("trace")
-@register_apart
-@dataclass(frozen=True, kw_only=True)
 class Trace(Process):
     """A recorded series of L counts stretched over the horizon: round t of T covers [t L / T, (t + 1) L / T).
 
@@ -475,20 +611,22 @@ class Trace(Process):
     """
 
     mean: jax.Array  # [] tasks a round
-    counts: jax.Array  # [L] the recorded rows
+    counts: jax.Array  # [L] the recorded rows, scaled to at most 1
     cumulative: jax.Array  # [2, L + 1] sum of the rows before each, as a float and what that float's rounding lost
 
     @classmethod
     def replay(cls, counts: np.ndarray, mean: float | None = None) -> "Trace":
         """A trace from host counts [L], not all zero; ``mean`` tasks a round, or None for the rows' own mean."""
-        exact = np.concatenate([np.zeros(1), np.cumsum(counts, dtype=np.float64)])
+        # Only ratios matter. A power of two changes no digit and keeps a series of any size within float32.
+        scaled = np.ldexp(np.asarray(counts, np.float64), -int(np.frexp(np.max(counts))[1]))
+        exact = np.concatenate([np.zeros(1), np.cumsum(scaled)])
         dtype = jnp.result_type(float)
         # Two floats a sum: one float32 alone would lose a row's worth of tasks in a sum over 10^4 rows.
         leading = exact.astype(dtype)
         cumulative = np.stack([leading, (exact - leading).astype(dtype)])
-        return cls(
+        return cls(  # type: ignore[call-arg]
             mean=jnp.asarray(np.mean(counts) if mean is None else mean, dtype),
-            counts=jnp.asarray(counts, dtype),
+            counts=jnp.asarray(scaled, dtype),
             cumulative=jnp.asarray(cumulative),
         )
 
@@ -496,7 +634,9 @@ class Trace(Process):
         """See ``Process.profile``."""
         rows = self.counts.shape[0]
         begin, begin_part = _position(t, horizon, rows)
-        end, end_part = _position(t + 1, horizon, rows)
+        horizon = jnp.asarray(horizon).astype(jnp.uint32)
+        end = begin + ((begin_part + rows) // horizon).astype(jnp.int32)
+        end_part = (begin_part + rows) % horizon
         first, last = self.counts[begin], self.counts[jnp.minimum(end, rows - 1)]
         # Widths are in T-ths of a row, of which a round has L: whole numbers, so nothing is lost or counted twice.
         dtype = self.counts.dtype
@@ -517,27 +657,52 @@ class Trace(Process):
         return ["path", "column", "mean"]
 
     @classmethod
-    def from_parameters(cls, parameters: Mapping[str, Any]) -> "Process":
-        """See ``Process.from_parameters``."""
+    def resolve(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """See ``Process.resolve``."""
         for key in ("path", "column"):
-            if not isinstance(parameters[key], str | Path):
+            if not isinstance(given[key], str | Path):
                 wanted = "a CSV file" if key == "path" else "the name of a column of the file"
-                raise InputError(f"demand.{key} is {parameters[key]!r}, but it must be {wanted}.")
-        counts = read_trace(parameters["path"], str(parameters["column"]))
-        given = parameters["mean"] is not None
-        return cls.replay(counts, _number(parameters, "mean", POSITIVE["range"]) if given else None)
+                raise InputError(f"demand.{key} is {given[key]!r}, but it must be {wanted}.")
+        mean = given["mean"]
+        return {
+            "path": str(given["path"]),
+            "column": str(given["column"]),
+            "mean": None if mean is None else parameters.checked(POSITIVE, mean, "demand.mean"),
+        }
+
+    @classmethod
+    def from_parameters(cls, values: Mapping[str, Any]) -> "Process":
+        """See ``Process.from_parameters``."""
+        counts = read_trace(values["path"], values["column"])
+        if values["mean"] is not None:
+            return cls.replay(counts, values["mean"])
+        mean = float(np.sum(counts / counts.size))
+        if not 1e-30 <= mean <= 1e30:
+            raise InputError(
+                f"demand.mean is null, so it is the mean of column {values['column']!r} of {values['path']}, "
+                f"which is {mean:g}; give demand.mean as a number of tasks per round."
+            )
+        return cls.replay(counts)
 
 
 def _position(t: jax.Array, horizon: jax.Array, rows: int) -> tuple[jax.Array, jax.Array]:
-    """t rows / horizon as (whole rows [], remainder [] in horizon-ths of a row), exact in int32.
+    """t rows / horizon as (whole rows [] int32, remainder [] uint32 in horizon-ths of a row), exact.
 
-    t rows overflows 32 bits, but the remainder of a good guess does not, and wrapping arithmetic still gets that right.
+    t rows needs up to 62 bits, so the division goes through the bits of ``rows`` one by one; horizons below 2^31.
     """
-    t, horizon = jnp.asarray(t, jnp.int32), jnp.asarray(horizon, jnp.int32)
-    guess = (t.astype(jnp.float32) / horizon.astype(jnp.float32) * rows).astype(jnp.int32)
-    rest = t * rows - guess * horizon
-    correction = jnp.floor_divide(rest, horizon)
-    return guess + correction, rest - correction * horizon
+    t, horizon = jnp.asarray(t).astype(jnp.uint32), jnp.asarray(horizon).astype(jnp.uint32)
+    whole = rest = jnp.zeros_like(t)
+    for bit in f"{rows:b}":
+        whole, rest = _reduced(2 * whole, 2 * rest, horizon)
+        if bit == "1":
+            whole, rest = _reduced(whole, rest + t, horizon)
+    return whole.astype(jnp.int32), rest
+
+
+def _reduced(whole: jax.Array, rest: jax.Array, horizon: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """whole + rest / horizon with the rest below the horizon; it must be below twice the horizon."""
+    over = rest >= horizon
+    return whole + over, jnp.where(over, rest - horizon, rest)
 
 
 # Demand.
@@ -614,11 +779,26 @@ def expected_total(demand: Demand, horizon: int) -> float:
 
 
 # Reading.
-OPTIONS: dict[str, Any] = {"counts": "poisson", "dispersion": 0.0, "maximum": None}
-"""The keys that every process shares, with their defaults."""
+def resolve(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The process's name under "process", its parameters and the ``OPTIONS`` as plain values, given or default.
+
+    ``maximum`` stays None where it is. InputError: an unknown process or key, a key missing, or a value that its key
+    does not allow; what must fit together, and a trace's file, are looked at by ``build``.
+    """
+    kind: type[Process] = PROCESSES.find(values.get("process"), "demand.process")
+    given = {**OPTIONS, **{key: value for key, value in values.items() if key != "process"}}
+    _check_keys(str(values["process"]), kind, given)
+    maximum = given["maximum"]
+    return {
+        "process": values["process"],
+        **kind.resolve({key: value for key, value in given.items() if key not in OPTIONS}),
+        "counts": _counts(given["counts"]),
+        "dispersion": parameters.checked(NOT_NEGATIVE, given["dispersion"], "demand.dispersion"),
+        "maximum": None if maximum is None else parameters.checked(POSITIVE, maximum, "demand.maximum"),
+    }
 
 
-def build(name: str, parameters: Mapping[str, Any]) -> Demand:
+def build(name: str, values: Mapping[str, Any]) -> Demand:
     """The demand that a config describes, checked on the host.
 
     A ``maximum`` of null is set where a round passes it with a chance of about exp(-30): the process's ``peak``, plus
@@ -626,8 +806,8 @@ def build(name: str, parameters: Mapping[str, Any]) -> Demand:
 
     Args:
         name: a key of ``PROCESSES``.
-        parameters: every parameter of the process, and any of ``counts``, ``dispersion``, ``maximum``. The config's own
-            ``process`` entry may stay in.
+        values: every parameter of the process without a default, and any other of it and of ``counts``,
+            ``dispersion``, ``maximum``. The config's own ``process`` entry may stay in.
 
     Raises:
         InputError: an unknown process or key, a key missing, or a value that its key does not allow.
@@ -636,32 +816,33 @@ def build(name: str, parameters: Mapping[str, Any]) -> Demand:
         >>> float(build("trend", {"mean": 20, "slope": 0.25, "noise": 0.0}).profile(0, 2))
         17.5
     """
-    kind = PROCESSES.get(str(name))
-    if kind is None:
-        known = nearest(str(name), list(PROCESSES))
-        raise InputError(f"demand.process is {name!r}, which is no demand process; {known}")
-    given = {**OPTIONS, **{key: value for key, value in parameters.items() if key != "process"}}
-    _check_keys(name, kind.keys(), given)
-    process = kind.from_parameters(given)
-    counts = _counts(given["counts"])
-    dispersion = _number(given, "dispersion", NOT_NEGATIVE["range"])
-    maximum = _maximum(given, process, dispersion if counts == "negative_binomial" else 0.0)
-    leaves: Process = jax.tree.map(_leaf, process)
-    return Demand(process=leaves, counts=counts, dispersion=_leaf(dispersion), maximum=_leaf(maximum))
+    given = resolve({**values, "process": name})
+    options = {key: given.pop(key) for key in OPTIONS}
+    process = PROCESSES[given.pop("process")].from_parameters(given)
+    if type(process).average is Process.average and getattr(process, "mean", None) is None:
+        raise InputError(f"demand process {name!r} has no `mean`, the tasks a round that every process must tell")
+    mixed = options["dispersion"] if options["counts"] == "negative_binomial" else 0.0
+    maximum = _maximum(options, process, mixed)
+    leaves: Process = jax.tree.map(_leaf, process.prepared())
+    return Demand(
+        process=leaves, counts=options["counts"], dispersion=_leaf(options["dispersion"]), maximum=_leaf(maximum)
+    )
 
 
-def _leaf(value: jax.Array | float) -> jax.Array:
+def _leaf(value: jax.Array | np.ndarray | float) -> jax.Array:
     """A number as an array of the default precision."""
     return jnp.asarray(value, jnp.result_type(float))
 
 
-def _check_keys(name: str, known: list[str], given: Mapping[str, Any]) -> None:
+def _check_keys(name: str, kind: type[Process], given: Mapping[str, Any]) -> None:
     """Refuses keys that the process does not have and asks for those that are missing."""
+    known = kind.keys()
+    optional = [entry.name for entry in fields(kind) if entry.default is not MISSING]  # type: ignore[arg-type]
     for key in given:
         if key not in known and key not in OPTIONS:
             raise InputError(f"demand.{key} is no parameter of {name!r}; {nearest(str(key), [*known, *OPTIONS])}")
     for key in known:
-        if key not in given:
+        if key not in given and key not in optional:
             raise InputError(f"demand.{key} is missing; process {name!r} needs {', '.join(known)}.")
 
 
@@ -674,9 +855,14 @@ def _counts(value: Any) -> str:
 
 def _maximum(given: Mapping[str, Any], process: Process, dispersion: float) -> float:
     """The cap on a round's tasks, checked, or the default one."""
-    counted, mean = given["counts"] != "none", float(process.mean)
+    counted, mean = given["counts"] != "none", process.average()
     if given["maximum"] is not None:
-        maximum = _number(given, "maximum", POSITIVE["range"])
+        maximum = float(given["maximum"])
+    elif counted and process.peak() > LARGEST_COUNT:
+        raise InputError(
+            f"demand.mean={mean:g} lets the rate of a round reach {process.peak():g} tasks, but a round can count at "
+            f"most {LARGEST_COUNT:.0f}; lower it, or set demand.counts=none."
+        )
     else:
         maximum = _practical_maximum(process.peak(), dispersion) if counted else math.ceil(process.peak())
         maximum = min(maximum, LARGEST_COUNT) if counted else maximum
@@ -694,39 +880,15 @@ def _practical_maximum(peak: float, dispersion: float) -> float:
 
 
 def read_trace(path: str | Path, column: str) -> np.ndarray:
-    """One column of counts [L] float64 from a CSV file with a header line.
+    """One column of counts [L] float64 from a CSV file with a header line, one row per interval, in order.
 
     Raises:
-        InputError: the file or column is missing, a cell is no count, or there is nothing to replay.
+        InputError: a file that is no such table (see ``envs.csv_table``), a column that is not there, a cell that is no
+            count, or nothing to replay.
     """
-    path = Path(path).expanduser()
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            counts = np.array(list(_cells(csv.DictReader(file), path, column)), dtype=np.float64)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise InputError(f"demand.path: {path} cannot be read ({reason}); it must be a CSV file of counts.") from error
-    if counts.size == 0:
-        raise InputError(f"demand.path: {path} has no rows below its header; at least one count is needed.")
+    content = csv_table.read_bytes(path, "the trace of demand.path")
+    table = csv_table.parse(content, str(path), [column], row="interval", where="demand.column: ", skip_empty=False)
+    counts = table.numbers(column, lambda count: count >= 0, "a count of at least 0")
     if not counts.any():
         raise InputError(f"demand.path: column {column!r} of {path} is zero in every row; one count must be above 0.")
     return counts
-
-
-def _cells(reader: "csv.DictReader[str]", path: Path, column: str) -> Iterator[float]:
-    """The numbers of one column, each checked."""
-    names = list(reader.fieldnames or [])
-    if column not in names:
-        ending = nearest(column, names) if names else "the file is empty"
-        raise InputError(f"demand.column is {column!r}, which {path} does not have; {ending}")
-    for row in reader:
-        text = row[column]
-        try:
-            count = float(text)
-        except (TypeError, ValueError):
-            count = math.nan
-        if not (math.isfinite(count) and count >= 0):
-            raise InputError(
-                f"{path}, line {reader.line_num}: {column} is {text!r}, but a count must be a number of at least 0."
-            )
-        yield count

@@ -29,9 +29,11 @@ class World:
     staged: bool = field(metadata={"static": True})  # whether what can serve ever changes or is capped
     demand_seen: jax.Array  # [] bool, whether q_t is revealed before choosing
     stop_when_refused: jax.Array  # [] bool, the `stop` rule; otherwise `skip`
-    quanta: jax.Array  # [] quanta per task, see envs.ledger
-    budget: ledger.Total  # [P] the budget in quanta
-    deployment_cost: ledger.Total  # [P] what switching a model on costs, in quanta
+    stop_when_crossed: jax.Array  # [] bool, the `cross` rule: nothing is refused until a budget is overspent
+    scale: jax.Array  # [] of totals of tasks, reward and service; see envs.ledger
+    consumption_scale: jax.Array  # [P] of totals of consumption
+    budget: ledger.Total  # [P]
+    deployment_cost: ledger.Total  # [P] what switching a model on costs
     reward_mean: jax.Array  # [M] true mean reward
     consumption_mean: jax.Array  # [M, P] true mean consumption
     service_mean: jax.Array  # [M, C] true mean service
@@ -48,10 +50,10 @@ class WorldState:
     demand_state: Any
     stopped: jax.Array  # [] bool, the stop rule has fired
     demand: ledger.Total  # [] tasks arrived
-    served: ledger.Total  # [M] tasks each model served
+    served: ledger.Total  # [M] tasks each model served, without the lowest digit
     refused: ledger.Total  # [] tasks declined because their worst case did not fit
+    clipped: jax.Array  # [] int32, rounds whose shares were cut: negative, above the caps, or more than 1 in sum
     reward: ledger.Total  # [] realised reward
-    reward_expected: ledger.Total  # [] sum of q_t times the true mean reward
     spent: ledger.Total  # [P]
     service: ledger.Total  # [C]
     violation_worst: jax.Array  # [C] largest shortfall so far
@@ -69,11 +71,11 @@ def reset(world: World, key: jax.Array, *, staged: bool) -> WorldState:
         demand_state=world.demand.init(key),
         stopped=jnp.zeros((), bool),
         demand=ledger.zero(),
-        served=ledger.zero((num_models,)),
+        served=ledger.zero((num_models,), digits=ledger.TASK_DIGITS - 1),
         refused=ledger.zero(),
+        clipped=jnp.zeros((), jnp.int32),
         reward=ledger.zero(),
-        reward_expected=ledger.zero(),
-        spent=ledger.zero((num_resources,)),
+        spent=ledger.zero((num_resources,), digits=ledger.CONSUMPTION_DIGITS),
         service=ledger.zero((num_services,)),
         violation_worst=jnp.zeros(num_services, world.service_mean.dtype),
         deployed=jnp.zeros(num_models, bool) if staged else world.problem.exists,
@@ -94,16 +96,18 @@ def deploy(world: World, state: WorldState, t: jax.Array, wanted: jax.Array, mos
     """Make the models ``wanted`` [M] bool live from round t on, and no others; at most the first ``most`` of them.
 
     Only available models count. Each model that was not live pays the deployment cost, in the order of their numbers;
-    one whose cost does not fit in what remains of a hard budget stays off. Once the stop rule has fired, nothing
-    changes.
+    one whose cost does not fit in what remains of a hard budget stays off, as do all after a budget was crossed.
+    Once the stop rule has fired or a budget was crossed, nothing changes.
     """
     able = wanted & inventory.available(world.inventory, t)
-    able = jnp.where(state.stopped, state.deployed, able & (jnp.cumsum(able) <= most))
+    stopped = state.stopped | crossed(world, state.spent)
+    able = jnp.where(stopped, state.deployed, able & (jnp.cumsum(able) <= most))
 
     def switch_on(m: jax.Array, carry: tuple[ledger.Total, jax.Array]) -> tuple[ledger.Total, jax.Array]:
         spent, live = carry
-        charged = ledger.merge(spent, world.deployment_cost)
+        charged = ledger.add(spent, world.deployment_cost)
         affordable = jnp.all(ledger.at_most(charged, world.budget)) | ~world.problem.budget_hard
+        affordable = affordable & ~crossed(world, spent)
         new = able[m] & ~state.deployed[m]
         pays = new & affordable
         live = live.at[m].set((able[m] & state.deployed[m]) | pays)
@@ -136,11 +140,16 @@ def observe(world: World, state: WorldState, t: jax.Array, demand: jax.Array) ->
         profile=world.demand.profile(t, world.problem.horizon).astype(dtype),
         available=inventory.available(world.inventory, t),
         deployed=state.deployed,
-        demand_so_far=ledger.value(state.demand, world.quanta),
-        spent=ledger.value(state.spent, world.quanta),
-        remaining=ledger.value(ledger.left(state.spent, world.budget), world.quanta),
-        service_so_far=ledger.value(state.service, world.quanta),
+        demand_so_far=ledger.value(state.demand, world.scale),
+        spent=ledger.value(state.spent, world.consumption_scale),
+        remaining=_remaining(world, state),
+        service_so_far=ledger.value(state.service, world.scale),
     )
+
+
+def _remaining(world: World, state: WorldState) -> jax.Array:
+    """[P] what is left of the budget, rounded down: a worst case fits if and only if it is at most this."""
+    return ledger.value_below(ledger.left(state.spent, world.budget), world.consumption_scale)
 
 
 def step(
@@ -159,30 +168,40 @@ def step(
     ``key`` is the run's.
     """
     uniform = draws.uniforms(key, t, 3 + world.service_mean.shape[1], world.reward_mean.dtype)
-    drawn = _draw_model(world, state.deployed, shares, uniform[0])
+    drawn, cut = _draw_model(world, state.deployed, shares, uniform[0])
     num_models = shares.shape[0]
     bound = pick(drawn, world.problem.consumption_bound)
-    worst = ledger.charge_quanta(demand * bound, world.quanta)
-    fits = jnp.all(ledger.fits(state.spent, worst, world.budget)) | ~world.problem.budget_hard
-    allowed = fits & ~state.stopped
+    fits = jnp.all(demand * bound <= _remaining(world, state)) | ~world.problem.budget_hard
+    allowed = fits & ~state.stopped & ~crossed(world, state.spent)
     refused = (drawn < num_models) & ~allowed
     chosen = jnp.where((drawn < num_models) & allowed & (demand > 0), drawn, -1)
-    reward_mean = pick(chosen, world.reward_mean)
-    feedback = _outcome(world, chosen, bound, reward_mean, demand, uniform[1:])
-    return _book(world, state, demand_state, feedback, reward_mean, refused), feedback
+    feedback = _outcome(world, chosen, bound, demand, uniform[1:])
+    state = replace(state, demand_state=demand_state, clipped=state.clipped + cut.astype(jnp.int32))
+    return _book(world, state, feedback, refused), feedback
 
 
-def _draw_model(world: World, live: jax.Array, shares: jax.Array, uniform: jax.Array) -> jax.Array:
-    """[] int32, the drawn model; M for the null action."""
+def crossed(world: World, spent: ledger.Total) -> jax.Array:
+    """[] bool: under the `cross` rule, a budget is overspent, so that nothing is served any more."""
+    return world.stop_when_crossed & ~jnp.all(ledger.at_most(spent, world.budget))
+
+
+def _draw_model(world: World, live: jax.Array, shares: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """([] int32 the drawn model, M for the null action; [] bool whether shares were cut).
+
+    What is negative, above a live model's cap or, in sum, above 1 is cut. It counts where it is beyond rounding, to
+    which half of the dtype's digits are left (3.5e-4 in float32): normalised weights are right to some 1e-6 and linear
+    programs to some 1e-4. What is not counted changes who serves with no more probability than that.
+    """
     caps = world.problem.throughput
     capped = jnp.where(live & (shares > 0), jnp.where(shares < caps, shares, caps), 0.0)
+    total = jnp.sum(capped)
     # Model m is drawn where u lies from the sum of the shares before it up to its own, all scaled to at most 1.
-    return jnp.sum(jnp.cumsum(capped) <= uniform * jnp.maximum(jnp.sum(capped), 1.0), dtype=jnp.int32)
+    drawn = jnp.sum(jnp.cumsum(capped) <= uniform * jnp.maximum(total, 1.0), dtype=jnp.int32)
+    rounding = float(jnp.finfo(shares.dtype).eps) ** 0.5
+    return drawn, jnp.maximum(jnp.sum(jnp.abs(shares)) - total, total - 1.0) > rounding
 
 
-def _outcome(
-    world: World, model: jax.Array, bound: jax.Array, reward_mean: jax.Array, demand: jax.Array, uniform: jax.Array
-) -> Feedback:
+def _outcome(world: World, model: jax.Array, bound: jax.Array, demand: jax.Array, uniform: jax.Array) -> Feedback:
     """The served model's outcome per task; zeros where ``model`` is -1.
 
     All resources share one uniform: money and energy both follow the number of tokens, so they rise together.
@@ -191,7 +210,7 @@ def _outcome(
     row = jnp.maximum(model, 0)
     consumption = jnp.minimum(outcomes.sample(world.consumption_table, row, uniform[1]), bound)
     if world.reward_table is None:
-        reward = (uniform[0] < reward_mean).astype(demand.dtype)
+        reward = (uniform[0] < pick(model, world.reward_mean)).astype(demand.dtype)
     else:
         reward = outcomes.sample(world.reward_table, row, uniform[0])
     met = (uniform[2:] < pick(model, world.service_mean)).astype(demand.dtype)
@@ -204,26 +223,35 @@ def _outcome(
     )
 
 
-def _book(
-    world: World, state: WorldState, demand_state: Any, feedback: Feedback, reward_mean: jax.Array, refused: jax.Array
-) -> WorldState:
-    """Enter one round into the books; what was not served has outcomes of zero."""
-    quanta, demand = world.quanta, feedback.demand
-    arrived = ledger.to_quanta(demand, quanta)
-    total = ledger.add(state.demand, arrived)
-    service = ledger.add(state.service, ledger.to_quanta(demand * feedback.service, quanta))
-    shortfall = world.problem.target * ledger.value(total, quanta) - ledger.value(service, quanta)
-    serving = jnp.arange(world.reward_mean.shape[0]) == feedback.model
+def _book(world: World, state: WorldState, feedback: Feedback, refused: jax.Array) -> WorldState:
+    """Enter one round into the books; what was not served has outcomes of zero.
+
+    The round that crosses a budget is charged and its service counts, but it earns nothing: its tasks are not among
+    those served.
+    """
+    demand, nothing = feedback.demand, ledger.zero()
+    arrived = ledger.record(demand, world.scale)
+    spent = ledger.add(state.spent, ledger.charge(demand * feedback.consumption, world.consumption_scale))
+    earns = ~crossed(world, spent)
+
+    def counted(outcome: jax.Array) -> ledger.Total:
+        """The round's tasks times an outcome per task, which is 0 or 1 where quality is."""
+        if world.reward_table is None:
+            return ledger.where(outcome > 0, arrived, nothing)
+        return ledger.record(demand * outcome, world.scale)
+
+    total, service = ledger.add(state.demand, arrived), ledger.add(state.service, counted(feedback.service))
+    shortfall = world.problem.target * ledger.value(total, world.scale) - ledger.value(service, world.scale)
+    serving = (jnp.arange(world.reward_mean.shape[0]) == feedback.model) & earns
+    coarsely = ledger.where(serving, ledger.highest(state.demand, arrived), ledger.zero(digits=ledger.TASK_DIGITS - 1))
     return replace(
         state,
-        demand_state=demand_state,
         stopped=state.stopped | (refused & world.stop_when_refused),
         demand=total,
-        served=ledger.add(state.served, jnp.where(serving, arrived, 0)),
-        refused=ledger.add(state.refused, jnp.where(refused, arrived, 0)),
-        reward=ledger.add(state.reward, ledger.to_quanta(demand * feedback.reward, quanta)),
-        reward_expected=ledger.add(state.reward_expected, ledger.to_quanta(demand * reward_mean, quanta)),
-        spent=ledger.add(state.spent, ledger.charge_quanta(demand * feedback.consumption, quanta)),
+        served=ledger.add(state.served, coarsely),
+        refused=ledger.add(state.refused, ledger.where(refused, arrived, nothing)),
+        reward=ledger.add(state.reward, ledger.where(earns, counted(feedback.reward), nothing)),
+        spent=spent,
         service=service,
         violation_worst=jnp.maximum(state.violation_worst, shortfall),
     )

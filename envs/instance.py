@@ -1,7 +1,8 @@
 """From a catalogue and a few numbers to a ``World``: units, tables, true means. Host side, float64 until the end."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import numpy as np
 
@@ -15,15 +16,23 @@ from envs.types import Problem
 
 MONEY = "money"
 LATENCY = "latency"
+PRICE, TOKENS = "usd_per_1k_tokens", "mean_tokens"  # columns of catalogues whose costs depend on env.cost_unit
+TOKENS_PER_PRICE = {"per_1k_tokens": 1000.0, "per_token": 1.0}  # what the column of prices is taken to be for
+
+_SMALLEST_SHARE = 1e-30  # of the largest worst case: float32 ends at 1e-38
 
 
 @dataclass(frozen=True, kw_only=True)
 class EdgeCloud:
     """What distinguishes one edge-cloud world from another, apart from its catalogue and demand."""
 
-    budget_per_task: float | None  # USD a task of expected demand; None for no money budget
+    budget_per_task: float | None  # USD per task of expected demand; None for no money budget
+    budget_usd: float | None  # USD for the whole run, in place of budget_per_task
+    cost_unit: str | None  # per_1k_tokens | per_token: costs are prices times tokens; None: the catalogue's cost_usd
+    cost_cv: float | None  # of every model's cost; None: the catalogue's
+    latency_cv: float | None  # of every model's latency; None: the catalogue's
     resources: Mapping[str, float]  # further hard budgets a task, by catalogue column
-    budget_rule: str  # skip | stop | average
+    budget_rule: str  # skip | stop | cross | average
     target: float | None  # share of tasks wanted within latency_slo_s; None for none
     latency_slo_s: float
     floors: Mapping[str, float]  # further soft targets, by catalogue column in [0, 1]
@@ -32,7 +41,7 @@ class EdgeCloud:
     cloud_throughput: float
     quality_noise: str  # bernoulli | beta
     quality_concentration: float
-    cost_bound_multiple: float
+    cost_bound_multiple: float  # a task's worst case, as a multiple of the model's mean; see also cost_max_usd
     demand_seen: str  # before | after
     schedule: Schedule  # which models exist when
     max_deployed: int | None  # models live at once; None for all
@@ -61,7 +70,7 @@ class _Constraints:
 
     names: tuple[str, ...]  # K
     mean: np.ndarray  # [N, K] mean consumption in its own unit, or mean service
-    limit: np.ndarray  # [K] budget a task, or target
+    limit: np.ndarray  # [K] budget per task, or target
 
 
 def build(
@@ -72,6 +81,7 @@ def build(
     InputError: a resource or floor that the catalogue has no column for, an expected demand of zero, or stages, caps
     and arrivals that do not fit the horizon, the catalogue or each other.
     """
+    catalogue = _priced(catalogue, settings)
     stages = _stages(settings, horizon)
     models_present = inventory.build(settings.schedule, catalogue, horizon, stages, padded)
     throughput = _throughput(catalogue, settings)
@@ -79,19 +89,24 @@ def build(
     total = expected_total(demand, horizon)
     if total <= 0:
         raise InputError(f"demand: the expected demand over {horizon} rounds is 0; raise demand.mean")
-    reward_table = None
+    if settings.budget_usd is not None:
+        settings = replace(settings, budget_per_task=settings.budget_usd / total)
+    reward_table: np.ndarray | None = None
     if settings.quality_noise == "beta":
-        reward_table = outcomes.beta_table(catalogue.quality, settings.quality_concentration)
+        reward_table = outcomes.beta_table(catalogue.quality, settings.quality_concentration).astype(dtype)
     reward_mean = catalogue.quality if reward_table is None else outcomes.table_mean(reward_table)
     resources = _resources(catalogue, settings)
     services = _services(catalogue, settings, reward_mean)
-    unit = settings.cost_bound_multiple * resources.mean.max(axis=0, initial=0.0)
-    bound = settings.cost_bound_multiple * resources.mean / unit
+    unit, bound = _worst_cases(catalogue, settings, resources)
     # One token count drives every resource of a task, so all share the catalogue's spread of cost.
-    table = outcomes.bounded_gamma_table(resources.mean / unit, catalogue.cost_cv[:, None], bound)
-    maximum = float(demand.maximum)
-    quanta = ledger.quanta_per_task(maximum)
-    budget = resources.limit * total / unit
+    table: np.ndarray = outcomes.bounded_gamma_table(resources.mean / unit, catalogue.cost_cv[:, None], bound).astype(
+        dtype
+    )
+    most = horizon * float(demand.maximum)
+    fee = _deployment_cost(settings, resources)
+    fees = catalogue.num_models * stages * fee / unit
+    scale = np.array([ledger.scale(most + float(paid)) for paid in fees])
+    budget = resources.limit * total
 
     def rows(values: np.ndarray, fill: float = 0.0) -> np.ndarray:
         return _pad(np.asarray(values), padded, fill).astype(dtype)
@@ -99,13 +114,14 @@ def build(
     problem = Problem(
         horizon=np.int32(horizon),
         exists=_pad(np.ones(catalogue.num_models, bool), padded, False),
-        budget=budget.astype(dtype),
+        budget=(budget / unit).astype(dtype),
         target=services.limit.astype(dtype),
         consumption_bound=rows(bound, 1.0),
         throughput=rows(throughput, 1.0),
-        budget_hard=np.bool_(settings.budget_rule != "average"),
+        budget_hard=np.bool_(settings.budget_rule in ("skip", "stop")),
         max_deployed=np.int32(max_deployed),
         expected_demand=dtype(total),
+        demand_bound=dtype(float(demand.maximum)),
     )
     world = World(
         problem=problem,
@@ -114,9 +130,11 @@ def build(
         staged=_staged(settings, models_present, horizon, max_deployed, catalogue.num_models),
         demand_seen=np.bool_(settings.demand_seen == "before"),
         stop_when_refused=np.bool_(settings.budget_rule == "stop"),
-        quanta=dtype(quanta),
-        budget=ledger.limit(budget, quanta),
-        deployment_cost=ledger.charge(_deployment_cost(settings, resources, unit), quanta),
+        stop_when_crossed=np.bool_(settings.budget_rule == "cross"),
+        scale=dtype(ledger.scale(most)),
+        consumption_scale=scale.astype(dtype),
+        budget=ledger.limit(_exactly(budget, unit), scale),
+        deployment_cost=ledger.fee(_exactly(fee, unit), scale),
         reward_mean=rows(reward_mean),
         consumption_mean=rows(outcomes.table_mean(table)),
         service_mean=rows(services.mean),
@@ -130,10 +148,22 @@ def build(
         resources=resources.names,
         services=services.names,
         unit=unit,
-        budget=resources.limit * total,
+        budget=budget,
         expected_demand=total,
         stages=stages,
     )
+
+
+def _priced(catalogue: Catalogue, settings: EdgeCloud) -> Catalogue:
+    """The catalogue with the costs and spreads that the settings ask for."""
+    number = catalogue.num_models
+    given = {"cost_cv": settings.cost_cv, "latency_cv": settings.latency_cv}
+    changed = {name: np.full(number, value) for name, value in given.items() if value is not None}
+    if settings.cost_unit is not None:
+        price = _column(catalogue, PRICE, f"env.cost_unit={settings.cost_unit}")
+        tokens = _column(catalogue, TOKENS, f"env.cost_unit={settings.cost_unit}")
+        changed["cost_usd"] = price * tokens / TOKENS_PER_PRICE[settings.cost_unit]
+    return replace(catalogue, **changed)
 
 
 def _stages(settings: EdgeCloud, horizon: int) -> int:
@@ -177,11 +207,38 @@ def _staged(settings: EdgeCloud, present: Inventory, horizon: int, max_deployed:
     return bool(comes_or_goes.any() or max_deployed < number or settings.deployment_cost_usd > 0)
 
 
-def _deployment_cost(settings: EdgeCloud, resources: _Constraints, unit: np.ndarray) -> np.ndarray:
-    """[P] what switching a model on costs, in normalised units: money alone."""
+def _exactly(amount: np.ndarray, unit: np.ndarray) -> list[Fraction]:
+    """Amounts [P] in normalised units, without rounding."""
+    return [Fraction(float(a)) / Fraction(float(u)) for a, u in zip(amount, unit, strict=True)]
+
+
+def _deployment_cost(settings: EdgeCloud, resources: _Constraints) -> np.ndarray:
+    """[P] what switching a model on costs, in each resource's own unit: money alone."""
     if settings.deployment_cost_usd > 0 and MONEY not in resources.names:
         raise InputError("env.deployment_cost_usd is charged to the money budget; give env.budget_per_task too")
-    return np.array([settings.deployment_cost_usd if name == MONEY else 0.0 for name in resources.names]) / unit
+    return np.array([settings.deployment_cost_usd if name == MONEY else 0.0 for name in resources.names])
+
+
+def _worst_cases(catalogue: Catalogue, settings: EdgeCloud, resources: _Constraints) -> tuple[np.ndarray, np.ndarray]:
+    """(unit [P] in the resource's own unit, worst case of one task [N, P] in that unit, of which the largest is 1).
+
+    A resource that nobody consumes has the unit 1. InputError where consumptions lie too far apart for float32.
+    """
+    bound = settings.cost_bound_multiple * resources.mean
+    if MONEY in resources.names:
+        known, money = catalogue.cost_max_usd, resources.names.index(MONEY)
+        bound[:, money] = np.where(np.isnan(known), bound[:, money], known)
+    largest = bound.max(axis=0, initial=0.0)
+    unit = np.where(largest > 0, largest, 1.0)
+    share = resources.mean / unit
+    if ((resources.mean > 0) & ~(share > _SMALLEST_SHARE)).any():
+        row, column = np.argwhere((resources.mean > 0) & ~(share > _SMALLEST_SHARE))[0]
+        raise InputError(
+            f"{catalogue.path}: {catalogue.names[row]} needs {resources.mean[row, column]:g} of "
+            f"{resources.names[column]}, less than {_SMALLEST_SHARE:g} of the largest worst case, "
+            f"{largest[column]:g}; use 0 for what is free"
+        )
+    return unit, bound / unit
 
 
 def _pad(values: np.ndarray, padded: int, fill: float | bool) -> np.ndarray:
@@ -196,10 +253,10 @@ def _resources(catalogue: Catalogue, settings: EdgeCloud) -> _Constraints:
     if settings.budget_per_task is not None:
         names, means, limits = [MONEY], [catalogue.cost_usd], [settings.budget_per_task]
     for column, amount in sorted(settings.resources.items()):
-        mean = _column(catalogue, column, "env.resources")
-        if not (mean > 0).all():
+        mean = _column(catalogue, column, f"env.resources.{column}")
+        if not (mean >= 0).all():
             raise InputError(
-                f"env.resources.{column}: column {column!r} of {catalogue.path} must be > 0 for every model"
+                f"env.resources.{column}: column {column!r} of {catalogue.path} must be >= 0 for every model"
             )
         names.append(column)
         means.append(mean)
@@ -215,7 +272,7 @@ def _services(catalogue: Catalogue, settings: EdgeCloud, reward_mean: np.ndarray
         met = outcomes.service_probability(catalogue.latency_s, catalogue.latency_cv, network, settings.latency_slo_s)
         names, means, limits = [LATENCY], [met], [settings.target]
     for column, wanted in sorted(settings.floors.items()):
-        mean = reward_mean if column == "quality" else _column(catalogue, column, "env.floors")
+        mean = reward_mean if column == "quality" else _column(catalogue, column, f"env.floors.{column}")
         if not ((mean >= 0) & (mean <= 1)).all():
             raise InputError(f"env.floors.{column}: column {column!r} of {catalogue.path} must lie in [0, 1]")
         names.append(column)
@@ -233,5 +290,5 @@ def _column(catalogue: Catalogue, column: str, where: str) -> np.ndarray:
     numeric = [name for name, values in catalogue.extras.items() if values.dtype.kind == "f"]
     if column not in numeric:
         known = nearest(column, numeric) if numeric else "it has no further numeric columns"
-        raise InputError(f"{where}.{column}: {catalogue.path} has no numeric column {column!r}; {known}")
+        raise InputError(f"{where}: {catalogue.path} has no numeric column {column!r}; {known}")
     return catalogue.extras[column]

@@ -1,100 +1,158 @@
 """Exact running totals and the hard-budget guard.
 
-Sums over 10^7 rounds are wrong in float32, and "never overspent" is a statement about exact arithmetic. Every total is
-therefore an unsigned 64-bit integer of *quanta*, held as two uint32 limbs (JAX has no 64-bit integers unless x64 is on,
-and one way for all is simpler). One task's largest amount is 1, so a round adds at most ``demand.maximum``; ``quantum``
-is the power of two for which that fits in 31 bits.
+Sums over 10^8 rounds are wrong in float32, and "never overspent" is a statement about exact arithmetic. A total is
+therefore a whole number of *quanta*, held as a few digits of 29 bits: JAX has no 64-bit integers unless x64 is on, and
+64 bits are too few, as 10^17 tasks may pay prices that differ by 10^12 and more. ``scale`` chooses the power of two by
+which amounts are multiplied so that the largest sum of a whole run just fits in the highest digit, with one bit to
+spare. A floating-point amount is scaled, cut into digits and rounded to whole quanta; only the last step changes it.
+
+A digit has two bits more than it needs, and hands on what is in them with the *next* addition: no digit waits for the
+carry of another, so that a loop over many runs adds all of them at once. Whatever reads a total sums the digits anyway.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import ceil, floor
+from math import ceil, floor, frexp
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
-_ROUND_BITS = 31
-_LIMB = 2**32
+TASK_DIGITS = 3  # of totals of tasks, reward and service: a quantum is 2^-88 of the largest sum
+CONSUMPTION_DIGITS = 5  # of totals of consumption: 2^-146, as a cheap model's task may cost 10^-15 of a dear one's
+
+_BITS = 29
+_BASE = 2**_BITS
+_MASK = _BASE - 1
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class Total:
-    """An exact nonnegative sum in quanta: high * 2^32 + low."""
+    """An exact nonnegative sum: digits[-1] + digits[-2] / 2^29 + digits[-3] / 2^58 + ..., each of at most 31 bits."""
 
-    high: jax.Array  # [...] uint32
-    low: jax.Array  # [...] uint32
+    digits: tuple[jax.Array, ...]  # [...] int32 each
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what is counted, without the digits."""
+        return self.digits[0].shape
 
 
-def quanta_per_task(maximum_demand: float) -> float:
-    """How many quanta one task's largest amount is: the power of two that lets a round's sum fit in 31 bits."""
-    return float(2.0 ** (_ROUND_BITS - int(np.ceil(np.log2(max(maximum_demand, 1.0))))))
+def scale(largest: float) -> float:
+    """How much of the highest digit a unit is, where no sum exceeds ``largest`` units: a power of two, at most 1."""
+    _, exponent = frexp(largest)  # largest < 2^exponent
+    return float(2.0 ** min(_BITS + 1 - exponent, 0))
 
 
-def zero(shape: tuple[int, ...] = ()) -> Total:
+def zero(shape: tuple[int, ...] = (), *, digits: int = TASK_DIGITS) -> Total:
     """An empty total of the given shape."""
-    return Total(high=jnp.zeros(shape, jnp.uint32), low=jnp.zeros(shape, jnp.uint32))
+    return Total(digits=tuple(jnp.zeros(shape, jnp.int32) for _ in range(digits)))
 
 
-def limit(amount: np.ndarray, quanta: float) -> Total:
-    """A budget [...] in task units, rounded down to whole quanta exactly; infinity becomes the largest total."""
-    return _whole(amount, quanta, floor)
+# On the host.
+def limit(amount: Sequence[Fraction], scale: np.ndarray) -> Total:
+    """Budgets [P] in units as totals of consumption, rounded down to whole quanta exactly.
+
+    A budget beyond what any run can spend is cut to one that no run can spend either.
+    """
+    return _whole(amount, scale, floor)
 
 
-def charge(amount: np.ndarray, quanta: float) -> Total:
-    """A cost [...] in task units, rounded up to whole quanta exactly; infinity becomes the largest total."""
-    return _whole(amount, quanta, ceil)
+def fee(amount: Sequence[Fraction], scale: np.ndarray) -> Total:
+    """Fixed charges [P] in units as totals of consumption, rounded up to whole quanta exactly."""
+    return _whole(amount, scale, ceil)
 
 
-def _whole(amount: np.ndarray, quanta: float, rounding: Callable[[Fraction], int]) -> Total:
-    exact = [None if np.isinf(a) else Fraction(float(a)) * Fraction(quanta) for a in np.ravel(amount)]
-    flat = [_LIMB**2 - 1 if a is None else rounding(a) for a in exact]
-    clipped = [min(units, _LIMB**2 - 1) for units in flat]
-    high = np.array([units // _LIMB for units in clipped], np.uint32).reshape(np.shape(amount))
-    low = np.array([units % _LIMB for units in clipped], np.uint32).reshape(np.shape(amount))
-    return Total(high=high, low=low)  # type: ignore[arg-type]
+def _whole(amount: Sequence[Fraction], scale: np.ndarray, rounding: Callable[[Fraction], int]) -> Total:
+    places = range(CONSUMPTION_DIGITS)
+    unit = [Fraction(float(one)) * _BASE ** places[-1] for one in scale]
+    most = 2 * _BASE ** (places[-1] + 1)
+    units = [min(rounding(a * u), most) for a, u in zip(amount, unit, strict=True)]
+    digits = [[number >> _BITS * j & (_MASK if j < places[-1] else -1) for number in units] for j in places]
+    return Total(digits=tuple(np.array(digit, np.int32) for digit in digits))  # type: ignore[misc]
 
 
-def to_quanta(amount: jax.Array, quanta: jax.Array) -> jax.Array:
-    """One round's amount [...] as uint32 quanta, rounded to nearest."""
-    return jnp.round(amount * quanta).astype(jnp.uint32)
+def host_value(total: Total, scale: ArrayLike) -> np.ndarray:
+    """The total in units, float64, for host arrays that came back from the device; ``scale`` broadcasts."""
+    value = np.zeros(np.broadcast_shapes(total.shape, np.shape(scale)))
+    for digit in total.digits:
+        value = value / _BASE + np.asarray(digit)
+    return value / np.asarray(scale, np.float64)
 
 
-def charge_quanta(amount: jax.Array, quanta: jax.Array) -> jax.Array:
-    """One round's charge [...] as uint32 quanta, rounded up: a budget is never undercharged."""
-    return jnp.ceil(amount * quanta).astype(jnp.uint32)
+def host_units(total: Total) -> np.ndarray:
+    """The total in whole quanta, for statements in exact arithmetic: int64, or Python's integers where they need it."""
+    kind = np.int64 if len(total.digits) <= 2 else object
+    return np.asarray(sum(np.asarray(digit).astype(kind) * _BASE**j for j, digit in enumerate(total.digits)))
 
 
-def add(total: Total, units: jax.Array) -> Total:
-    """total + units, with carry."""
-    low = total.low + units
-    return Total(high=total.high + (low < units).astype(jnp.uint32), low=low)
+def quanta(total: Total, scale: ArrayLike) -> np.ndarray:
+    """How many quanta of such a total a unit is, float64."""
+    return np.asarray(scale, np.float64) * float(_BASE ** (len(total.digits) - 1))
 
 
-def fits(total: Total, units: jax.Array, budget: Total) -> jax.Array:
-    """[...] bool: total + units <= budget, exactly."""
-    return at_most(add(total, units), budget)
+# On the device.
+def record(amount: jax.Array, scale: jax.Array) -> Total:
+    """One round's amount [...] of tasks, reward or service, rounded to the nearest quantum."""
+    return _cut(amount, scale, TASK_DIGITS, jnp.round)
 
 
-def merge(total: Total, other: Total) -> Total:
-    """total + other."""
-    summed = add(total, other.low)
-    return Total(high=summed.high + other.high, low=summed.low)
+def charge(amount: jax.Array, scale: jax.Array) -> Total:
+    """One round's consumption [...], rounded up to a quantum: a budget is never undercharged."""
+    return _cut(amount, scale, CONSUMPTION_DIGITS, jnp.ceil)
+
+
+def _cut(amount: jax.Array, scale: jax.Array, number: int, rounding: Callable[[jax.Array], jax.Array]) -> Total:
+    """Amounts [...] as totals. Only ``rounding`` changes a value: all else scales by powers of two or cuts off bits."""
+    rest, digits = amount * scale, []
+    for _ in range(number - 1):
+        digit = jnp.floor(rest)
+        rest = (rest - digit) * float(_BASE)
+        digits.append(digit.astype(jnp.int32))
+    # The last digit may become 2^29, which it has the room for.
+    return Total(digits=(rounding(rest).astype(jnp.int32), *reversed(digits)))
+
+
+def add(total: Total, amount: Total) -> Total:
+    """total + amount; the digits of the latter, but for its highest, are below 2^29 or come of a cut."""
+    places = range(len(total.digits))
+    kept = [digit & _MASK if j < places[-1] else digit for j, digit in zip(places, total.digits, strict=True)]
+    carried = [jnp.zeros_like(kept[0]), *(digit >> _BITS for digit in total.digits[:-1])]
+    return Total(digits=tuple(k + a + c for k, a, c in zip(kept, amount.digits, carried, strict=True)))
+
+
+def highest(before: Total, amount: Total) -> Total:
+    """What adding ``amount`` moves into all digits but the lowest: a coarser amount, whose sums lose nothing for long.
+
+    What is too small for it waits in the lowest digit of the total until it is not.
+    """
+    first, *others = amount.digits[1:]
+    return Total(digits=(first + (before.digits[0] >> _BITS), *others))
+
+
+def left(total: Total, budget: Total) -> Total:
+    """budget - total, exactly, or 0 where total is larger. Its digits, but for the highest, are below 2^29."""
+    digits, over = _difference(total, budget)
+    return Total(digits=tuple(jnp.where(over, 0, digit) for digit in digits))
 
 
 def at_most(total: Total, budget: Total) -> jax.Array:
     """[...] bool: total <= budget, exactly."""
-    return (total.high < budget.high) | ((total.high == budget.high) & (total.low <= budget.low))
+    return ~_difference(total, budget)[1]
 
 
-def left(total: Total, budget: Total) -> Total:
-    """budget - total, exactly, or 0 where total is larger."""
-    borrow = (total.low > budget.low).astype(jnp.uint32)
-    some = at_most(total, budget)
-    high = jnp.where(some, budget.high - total.high - borrow, 0)
-    return Total(high=high, low=jnp.where(some, budget.low - total.low, 0))
+def _difference(total: Total, budget: Total) -> tuple[list[jax.Array], jax.Array]:
+    """(digits of budget - total, whether that is negative)."""
+    digits: list[jax.Array] = []
+    carried = jnp.zeros((), jnp.int32)
+    for spent, most in zip(total.digits, budget.digits, strict=True):
+        difference = most - spent + carried
+        digits.append(difference & _MASK)
+        carried = difference >> _BITS  # rounds down: a borrow is negative
+    return [*digits[:-1], difference], difference < 0
 
 
 def where(condition: jax.Array, total: Total, other: Total) -> Total:
@@ -102,17 +160,36 @@ def where(condition: jax.Array, total: Total, other: Total) -> Total:
     return jax.tree.map(lambda left, right: jnp.where(condition, left, right), total, other)
 
 
-def value(total: Total, quanta: jax.Array) -> jax.Array:
-    """The total in task units, rounded once to the dtype of ``quanta``."""
-    return (total.high.astype(quanta.dtype) * float(_LIMB) + total.low.astype(quanta.dtype)) / quanta
+def value(total: Total, scale: jax.Array) -> jax.Array:
+    """The total in units, in the dtype of ``scale``, within a few roundings; exact where that dtype can hold it."""
+    unit = 1.0 / scale
+    parts = [digit.astype(scale.dtype) * (unit * float(_BASE**-j)) for j, digit in enumerate(reversed(total.digits))]
+    return sum(parts[1:], parts[0])
 
 
-def host_value(total: Total, quanta: np.ndarray) -> np.ndarray:
-    """The total in task units, float64, for host arrays that came back from the device."""
-    units = np.asarray(total.high).astype(np.float64) * _LIMB + np.asarray(total.low).astype(np.float64)
-    return units / np.asarray(quanta, np.float64)
+def value_below(total: Total, scale: jax.Array) -> jax.Array:
+    """What is ``left``, in units, rounded down: the largest number of the dtype of ``scale`` that is not above it.
+
+    An amount of that dtype, charged in whole quanta, fits in what is left if and only if it is at most this.
+    """
+    bits = jnp.finfo(scale.dtype).nmant + 1  # what the dtype can hold, from the first 1 on
+    number = len(total.digits)
+    width = 1 - (1 - bits) // _BITS  # so many digits hold these bits, the first of them the highest that is not 0
+    following = [*reversed(total.digits), *[jnp.zeros_like(total.digits[0])] * (width - 1)]
+    window, unit = following[:width], 1.0 / scale
+    for j in range(1, number):
+        empty = window[0] == 0
+        window = [
+            jnp.where(empty, low, high)
+            for high, low in zip(window, (*window[1:], following[j + width - 1]), strict=True)
+        ]
+        unit = jnp.where(empty, (1.0 / scale) * float(_BASE**-j), unit)
+    leading = jax.lax.clz(window[0]) - (32 - _BITS)  # of 29 bits; fewer than 0 in the highest digit
+    kept = [digit & ~_last_bits(_BITS * (k + 1) - bits - leading) for k, digit in enumerate(window)]
+    parts = [digit.astype(scale.dtype) * float(_BASE**-k) for k, digit in enumerate(kept)]
+    return sum(parts[1:], parts[0]) * unit
 
 
-def host_units(total: Total) -> np.ndarray:
-    """The total in whole quanta as Python integers (object array): for statements in exact arithmetic."""
-    return np.asarray(total.high).astype(object) * _LIMB + np.asarray(total.low).astype(object)
+def _last_bits(number: jax.Array) -> jax.Array:
+    """A mask of the lowest ``number`` bits of a digit: none of them below 0, all of them above 31."""
+    return jax.lax.shift_left(jnp.ones_like(number), jnp.clip(number, 0, 31)) - 1

@@ -6,7 +6,8 @@ the cell of probability around it (half a cell at either end). The trapezoid wei
 function are these cells' probabilities, so the table's mean *is* the distribution's mean, whatever the number of
 knots, and a knot can leave neither the support nor the order.
 
-Tables are built on the host in float64, once per world, and sampled on the device.
+Tables are built on the host in float64, once per world, and sampled on the device in float32 or float64. ``table_mean``
+of the table that is sampled is the mean of what is sampled, whatever the dtype rounded.
 """
 
 from collections.abc import Callable
@@ -22,35 +23,57 @@ from envs.errors import InputError
 KNOTS = 1025
 
 _CONSTANT_BELOW_CV = 1e-5  # a spread this small is lost in float32, and the incomplete gamma function's own error shows
+_CONSTANT_WITHIN = 1e-9  # relative distance of mean and bound: nothing but the mean itself fits
 _CONSTANT_ABOVE_CONCENTRATION = 1e9  # the same for the Beta: a standard deviation below 2e-5
+_SMALLEST_REACH = 1e-280
+_BISECTIONS = 70
 
 
 def bounded_gamma_table(mean: ArrayLike, cv: ArrayLike, bound: ArrayLike, knots: int = KNOTS) -> np.ndarray:
-    """Quantile table of min(X, bound), X Gamma with this mean and coefficient of variation.
+    """Quantile table of min(X, bound), X Gamma, of mean ``mean`` exactly: what the bound cuts off is made up for.
 
-    ``mean`` >= 0, ``cv`` >= 0 and ``bound`` > 0 (finite) are scalars or [N], in the outcome's unit; the result is
-    [knots] or [N, knots], non-decreasing, in [0, bound]. Its mean is the mean of the *bounded* variable, a little below
-    ``mean``. ``cv`` 0 gives the constant min(mean, bound). InputError names the argument that is out of range.
+    X has the coefficient of variation ``cv`` >= 0 and a mean that is ``mean`` or more, so min(X, bound) spreads less
+    than ``cv`` says. ``mean`` >= 0 and ``bound`` >= ``mean`` (finite) are scalars or [N], in the outcome's unit; the
+    result is [knots] or [N, knots], non-decreasing, in [0, bound]. ``cv`` 0, ``mean`` 0 and ``bound`` = ``mean`` give
+    the constant ``mean``. InputError names the argument that is out of range.
 
-    >>> table = bounded_gamma_table(0.2, 0.5, 0.5)
-    >>> round(float(table.max()), 6), round(float(table_mean(table)), 4)
-    (0.5, 0.1993)
+    >>> table = bounded_gamma_table(0.2, 1.5, 0.5)
+    >>> round(float(table.max()), 6), round(float(table_mean(table)), 9)
+    (0.5, 0.2)
     """
     _require(mean, "mean", lambda value: value >= 0, ">= 0")
     _require(cv, "cv", lambda value: value >= 0, ">= 0")
-    _require(bound, "bound", lambda value: value > 0, "> 0")
+    _require(bound, "bound", lambda value: value >= np.asarray(mean, float), ">= the mean")
     mean_, cv_, bound_ = _columns(mean, cv, bound)
-    constant = (mean_ == 0) | (cv_ < _CONSTANT_BELOW_CV)
+    constant = (mean_ >= bound_ * (1 - _CONSTANT_WITHIN)) | (mean_ == 0) | (cv_ < _CONSTANT_BELOW_CV)
     shape = 1 / np.where(constant, 1.0, cv_) ** 2
-    unit = np.where(constant, 1.0, mean_)  # the Gamma below has mean 1
+    share = np.where(constant, 0.5, mean_ / np.where(constant, 1.0, bound_))  # of the bound, in (0, 1)
+    reach = _reach(shape, share)  # the bound, in units of the Gamma's scale
 
     edges = _cell_edges(knots)
-    quantile = np.minimum(special.gammaincinv(shape, edges) / shape, bound_ / unit)
-    below = special.gammainc(shape + 1, quantile * shape)  # E[X; X <= quantile]
-    table = unit * _cell_means(edges, quantile, below, special.gammainc(shape, quantile * shape))
-    at_bound = quantile[..., :-1] >= bound_ / unit
-    table = np.where(at_bound, bound_, np.minimum(table, bound_))
-    return np.where(constant, np.minimum(mean_, bound_), table)
+    quantile = np.minimum(special.gammaincinv(shape, edges), reach)
+    below = shape * special.gammainc(shape + 1, quantile)  # E[X; X <= quantile]
+    table = _cell_means(edges, quantile, below, special.gammainc(shape, quantile)) / reach
+    table = np.where(quantile[..., :-1] >= reach, 1.0, np.minimum(table, 1.0))
+    # So wide a spread that nearly all is next to 0 or at the bound: the limit of the law is a coin flip.
+    flip = np.diff(np.maximum(edges - (1 - share), 0.0), axis=-1) / np.diff(edges)
+    table = np.where(reach <= _SMALLEST_REACH, flip, table)
+    return np.where(constant, mean_, bound_ * table)
+
+
+def _reach(shape: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """z with E[min(G, z)] = share · z, G Gamma of this shape and scale 1; by bisection, as the ratio falls in z.
+
+    Where no z above ``_SMALLEST_REACH`` is small enough, that.
+    """
+    low = np.full(np.broadcast_shapes(shape.shape, share.shape), np.log(_SMALLEST_REACH))
+    high = np.log(shape / share) + 1e-3  # E[min(G, z)] <= E[G] = shape
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        reach = np.exp(middle)
+        ratio = shape / reach * special.gammainc(shape + 1, reach) + special.gammaincc(shape, reach)
+        low, high = np.where(ratio > share, middle, low), np.where(ratio > share, high, middle)
+    return np.exp(low)
 
 
 def beta_table(mean: ArrayLike, concentration: ArrayLike, knots: int = KNOTS) -> np.ndarray:
@@ -80,8 +103,9 @@ def beta_table(mean: ArrayLike, concentration: ArrayLike, knots: int = KNOTS) ->
 
 
 def table_mean(table: np.ndarray) -> np.ndarray:
-    """[...] mean of what a quantile table [..., knots] samples: the "true mean" of the world."""
-    return (table[..., 1:] + table[..., :-1]).mean(axis=-1) / 2
+    """[...] float64 mean of what a quantile table [..., knots] samples: the "true mean" of the world."""
+    exact = np.asarray(table, np.float64)
+    return (exact[..., 1:] + exact[..., :-1]).mean(axis=-1) / 2
 
 
 def service_probability(
@@ -142,10 +166,12 @@ def _require(value: ArrayLike, name: str, holds: Callable[[np.ndarray], np.ndarr
 def sample(table: jax.Array, model: jax.Array, uniform: jax.Array) -> jax.Array:
     """[...] one draw from row ``model`` [] of the quantile tables [M, ..., knots], by one uniform [] in [0, 1).
 
-    On the device; only the two knots around the uniform are read.
+    On the device; only the two knots around the uniform are read. The uniform stands for the middle of its step of
+    2^-24 (2^-53): taken as its lower end, it would lower the mean by 2^-25 of the largest value.
     """
     cells = table.shape[-1] - 1
     position = uniform * cells
     below = jnp.minimum(jnp.floor(position).astype(jnp.int32), cells - 1)
     low, high = table[model, ..., below], table[model, ..., below + 1]
-    return low + (high - low) * (position - below.astype(position.dtype))
+    half_a_step = float(jnp.finfo(uniform.dtype).eps) / 4 * cells
+    return low + (high - low) * (position - below.astype(position.dtype) + half_a_step)

@@ -13,8 +13,11 @@ def register_apart(cls: T) -> T:
 
     ``jax.tree_util.register_dataclass`` would not do: in jax 0.10 the structures of two classes it registered compare
     equal when their static values and numbers of leaves do. Their hashes differ, but the cache of ``jit`` compares part
-    of a hash only, so that now and then a call for one rule would run the program compiled for another.
+    of a hash only, so that now and then a call for one rule would run the program compiled for another. A class that
+    is registered apart already stays as it is.
     """
+    if vars(cls).get("_registered_apart"):
+        return cls
     fields = dataclasses.fields(cls)
     data = [field.name for field in fields if not field.metadata.get("static")]
     static = [field.name for field in fields if field.metadata.get("static")]
@@ -27,4 +30,5 @@ def register_apart(cls: T) -> T:
         return cls(**dict(zip(data, leaves, strict=True)), **dict(zip(static, auxiliary[1:], strict=True)))
 
     jax.tree_util.register_pytree_with_keys(cls, flatten, unflatten)
+    cls._registered_apart = True  # type: ignore[attr-defined]
     return cls

@@ -19,11 +19,12 @@ class Problem:
     exists: jax.Array  # [M] bool, false for padding
     budget: jax.Array  # [P] total budget B_i, normalised units; inf where unlimited
     target: jax.Array  # [C] wanted service per task, in [0, 1]
-    consumption_bound: jax.Array  # [M, P] known worst case of one task, in (0, 1]
+    consumption_bound: jax.Array  # [M, P] known worst case of one task, in [0, 1]; 0 for what is free
     throughput: jax.Array  # [M] cap on the share of a round's tasks, in (0, 1]
-    budget_hard: jax.Array  # [] bool, true where the world refuses what might not fit; otherwise B_i / Q is an average
+    budget_hard: jax.Array  # [] bool, true where the world refuses what might not fit
     max_deployed: jax.Array  # [] int32, how many models may be live at once
     expected_demand: jax.Array  # [] nominal total demand over the horizon (a planner's figure, not the truth)
+    demand_bound: jax.Array  # [] the most tasks that one round can bring
 
 
 @jax.tree_util.register_dataclass

@@ -106,6 +106,42 @@ def fluid(
     )
 
 
+def serving_all(
+    reward: ArrayLike,
+    consumption: ArrayLike,
+    service: ArrayLike,
+    budget: ArrayLike,
+    target: ArrayLike,
+    throughput: ArrayLike,
+    demand: ArrayLike,
+) -> np.ndarray:
+    """[R] the fluid benchmark without the null action: as ``fluid``, but every task is served, sum x = 1.
+
+    COPAC's benchmark (Huang, Liu, Xu, arXiv 2606.17489) has no null action. NaN where no such mix exists: the budget is
+    below the cost of the cheapest mix that meets the targets, or the throughput caps sum to less than 1. A run without
+    demand is worth 0.
+
+    >>> with_null = dict(consumption=[[0.2], [1.0]], service=np.zeros((2, 0)), target=[], throughput=[1.0, 1.0])
+    >>> serving_all([0.2, 0.8], budget=[[60.0], [10.0]], demand=[100.0, 100.0], **with_null).round(9).tolist()
+    [50.0, nan]
+    """
+    everybody = _with_everybody_served(np.asarray(service, float), np.asarray(target, float))
+    plan = fluid(reward, consumption, everybody[0], budget, everybody[1], throughput, demand)
+    return np.where(plan.feasible, plan.value, np.nan)
+
+
+def unconstrained(reward: ArrayLike, throughput: ArrayLike, demand: ArrayLike) -> np.ndarray:
+    """[R] the reward of the best models by quality alone, up to their caps, whatever budgets and targets say.
+
+    >>> unconstrained([0.2, 0.8], [1.0, 0.5], [10.0]).round(9).tolist()
+    [5.0]
+    """
+    quality, caps = np.asarray(reward, float), np.asarray(throughput, float)
+    order = np.argsort(-quality, kind="stable")
+    left = np.maximum(1.0 - np.concatenate([[0.0], np.cumsum(caps[order])[:-1]]), 0.0)
+    return np.asarray(np.asarray(demand, float) * (quality[order] * np.minimum(caps[order], left)).sum())
+
+
 def fluid_epochs(
     reward: ArrayLike,
     consumption: ArrayLike,
@@ -221,11 +257,15 @@ def per_task_value(
     if support is not None:
         caps = np.where(np.asarray(support, bool), caps, 0.0)
     if serve_all:
-        service_ = np.concatenate([service_, np.ones((len(reward_), 1))], axis=1)
-        target_ = np.append(target_, 1.0)
+        service_, target_ = _with_everybody_served(service_, target_)
     budget = np.asarray(budget_per_task, float)[None, :]
     result = fluid(reward_, consumption, service_, budget, target_, caps, [1.0])
     return Mix(value=float(result.value[0]), share=result.share[0], feasible=bool(result.feasible[0]))
+
+
+def _with_everybody_served(service: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Service [M, C + 1] and targets [C + 1] where being served at all is one more service, wanted of every task."""
+    return np.concatenate([service, np.ones((len(service), 1))], axis=1), np.append(target, 1.0)
 
 
 class _World(NamedTuple):

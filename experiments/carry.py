@@ -95,7 +95,7 @@ def latest(folder: Path, identity: dict[str, Any], state: Any, seen: Any, tell: 
     for path in _manifests(folder, identity):
         try:
             manifest, arrays = _read(path)
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
             _set_aside(folder, path)
             tell("carry_damaged", carry=str(path), error=f"{type(error).__name__}: {error}")
             continue
@@ -236,7 +236,7 @@ def _manifests(folder: Path, identity: dict[str, Any]) -> list[Path]:
 def _forget_older(folder: Path, identity: dict[str, Any]) -> None:
     ours = []
     for path in _manifests(folder, identity):
-        with suppress(OSError, KeyError, TypeError, ValueError):  # what cannot be read is set aside when it is needed
+        with suppress(OSError, KeyError, TypeError, ValueError, RecursionError):  # set aside when it is needed
             if _read_manifest(path)["identity"] == identity:
                 ours.append(path)
     for path in ours[_KEPT:]:

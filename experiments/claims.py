@@ -22,8 +22,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from threading import Event, RLock, Thread
-from time import monotonic, sleep
+from time import monotonic
 from types import TracebackType
+
+from experiments import interrupt
 
 CLAIMS = "claims"
 BEAT_SECONDS = 3.0  # between two counts of an owner
@@ -80,6 +82,12 @@ def _started(number: int) -> int | None:
     return None if words[0] in "ZX" else int(words[19])
 
 
+def _remove(path: Path) -> None:
+    """Remove a file where that is possible."""
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Owner:
     """What a claim says of the one who made it."""
@@ -112,7 +120,7 @@ class Claims:
             self._stopped.set()
             for name in list(self._owned):
                 self.release(name)
-            self._beat_file().unlink(missing_ok=True)
+            _remove(self._beat_file())
         if self._beating is not None:
             self._beating.join()
         with suppress(OSError):
@@ -135,16 +143,19 @@ class Claims:
             return True
 
     def release(self, name: str) -> None:
-        """Give back what is owned; the dead owners' claims before it go, too. Nothing happens where it is not ours."""
+        """Give back what is owned; the dead owners' claims before it go, too. Nothing happens where it is not ours.
+
+        A claim that cannot be removed is seen to be ours, and dead, later.
+        """
         with self._lock:
             for generation in range(self._owned.pop(name, -1) + 1):
-                self._path(name, generation).unlink(missing_ok=True)
+                _remove(self._path(name, generation))
 
     @contextmanager
     def exclusively(self, name: str) -> Iterator[None]:
         """Wait until ``name`` is ours, and own it for a while."""
         while not self.acquire(name):
-            sleep(0.05)
+            interrupt.pause(0.05)
         try:
             yield
         finally:
@@ -175,10 +186,10 @@ class Claims:
                 owner = self._owner(self._path(name, generation))
                 if owner is not None and is_gone(owner.token):
                     for number in range(generation + 1):
-                        self._path(name, number).unlink(missing_ok=True)
+                        _remove(self._path(name, number))
             for path in self.folder.glob("*.beat"):
                 if is_gone(path.name):
-                    path.unlink(missing_ok=True)
+                    _remove(path)
 
     def _path(self, name: str, generation: int) -> Path:
         return self.folder / f"{name}.{generation}"
@@ -189,7 +200,7 @@ class Claims:
     def _standing(self) -> dict[str, int]:
         """Name -> highest generation."""
         found: dict[str, int] = {}
-        with suppress(FileNotFoundError), os.scandir(self.folder) as entries:
+        with suppress(OSError), os.scandir(self.folder) as entries:
             for entry in entries:
                 if claim := _CLAIM.fullmatch(entry.name):
                     found[claim[1]] = max(int(claim[2]), found.get(claim[1], 0))
@@ -207,8 +218,9 @@ class Claims:
         self._begin_beating()
         path = self._path(name, generation)
         content = {"token": self.token, "host": platform.node(), "pid": os.getpid(), "cells": sorted(cells)}
+        self.folder.mkdir(parents=True, exist_ok=True)  # it may have vanished
         try:
-            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         except FileExistsError:
             return False
         try:
@@ -246,8 +258,8 @@ class Claims:
         """Who made a claim; None if it is gone, or still being written."""
         try:
             content = json.loads(claim.read_bytes())
-            return _Owner(token=content["token"], cells=frozenset(content["cells"]))
-        except (OSError, ValueError, KeyError, TypeError):
+            return _Owner(token=str(content["token"]), cells=frozenset(content["cells"]))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def _is_dead(self, claim: Path) -> bool:
@@ -288,7 +300,7 @@ class Claims:
 
     def _count(self, count: int) -> None:
         """Written over in place, which a full disk does not mind; opened anew, which tells other machines."""
-        handle = os.open(self._beat_file(), os.O_CREAT | os.O_WRONLY, 0o644)
+        handle = os.open(self._beat_file(), os.O_CREAT | os.O_WRONLY, 0o666)
         try:
             os.write(handle, f"{count:012d}".encode())
         finally:

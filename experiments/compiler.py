@@ -10,6 +10,12 @@ _FLAGS = {
 }
 
 
+def foreign_flags(given: str) -> list[str]:
+    """Those of ``XLA_FLAGS`` that are not ours."""
+    ours = {f"{flag}={value}" for flag, value in _FLAGS.items()}
+    return [flag for flag in given.split() if flag not in ours]
+
+
 def prepare() -> None:
     """Make loops over many runs fast on CPUs. Flags that the user has set in ``XLA_FLAGS`` stay as they are.
 

@@ -3,52 +3,51 @@
 Nothing downstream reads a DictConfig. Every refusal is an ``InputError`` with one sentence.
 """
 
+import difflib
 import hashlib
 import importlib.util
 import itertools
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
-from bandits import parameters
+from bandits import forecast
 from bandits.confidence import Confidence
 from bandits.deployment import DEPLOYMENT
 from bandits.forecast import FORECASTERS
 from bandits.routing import ROUTING
+from envs import demand, files, parameters
 from envs.catalogue import GENERATED
+from envs.demand import PROCESSES
 from envs.errors import InputError, nearest
 from envs.instance import EdgeCloud
-from envs.inventory import ARRIVALS, ORDERS, Schedule
+from envs.inventory import Schedule
+from envs.registry import Registry
+from experiments import blame, hints, schema
+from experiments.blame import USER_MODULE
+from experiments.schema import SHORT_AXES, SWEPT_GROUPS, shown
+from experiments.texts import readable
+from experiments.texts import text as _text
 
-PRECISIONS = ("float32", "float64")
-_GROUPS = ("env", "demand", "forecaster", "policy", "sweep", "tracker")
-_TOP = (
-    *("name", "policies", "deployment", "routing", "rules", "horizon", "seeds", "root_seed", "checkpoints"),
-    *("checkpoint_spacing", "precision", "chunk_rows", "checkpoint_minutes", "out", "force", "extend", "shard"),
-    "distributed",  # read by experiments.hosts, before anything else
-)
-_KNOWN = (*_GROUPS, *_TOP, "claims", "worlds")
-_CATALOGUE = ("catalogue", "num_models", "first_quality", "quality_gap")
-SHORT_AXES = {
-    "horizon": "horizon",
-    "num_models": "env.num_models",
-    "target": "env.target",
-    "budget_per_task": "env.budget_per_task",
+_LONGEST_NAME = 200  # bytes; names of files end at 255
+_LONG_AXES = {path: axis for axis, path in SHORT_AXES.items()}
+REGISTRIES: dict[str, Registry] = {
+    "routing": ROUTING,
+    "deployment": DEPLOYMENT,
+    "forecaster": FORECASTERS,
+    "demand": PROCESSES,
 }
-_USER_MODULE = "llm_bandits_user_rules_"
-_CHOICES = {
-    "budget_rule": ("skip", "stop", "average"),
-    "quality_noise": ("bernoulli", "beta"),
-    "demand_seen": ("before", "after"),
-}
+CONFIDENCE = "confidence"  # the part of a policy that is no rule, where parameters are given by part
 
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyConfig:
-    """A named learner: a deployment and a routing rule, confidence and, if it differs, its own forecaster."""
+    """A named learner: a deployment and a routing rule, confidence and, if it differs, its own forecaster.
+
+    Parameters are all there, given or default.
+    """
 
     name: str
     deployment: str
@@ -65,13 +64,14 @@ class CellConfig:
 
     policy: PolicyConfig
     world: str | None  # its name, where the study has several
+    demand_name: str | None  # the same of its demand
     catalogue: str
     num_models: int | None
     first_quality: float | None  # of a generated catalogue
     quality_gap: float | None
     env: EdgeCloud
-    demand: dict[str, Any]
-    forecaster: dict[str, Any]  # the policy's own, or the study's
+    demand: dict[str, Any]  # all parameters, given or default; the process's name under "process"
+    forecaster: dict[str, Any]  # the policy's own, or the study's: all parameters, and "name"
     horizon: int
     swept: dict[str, float | int | str | None]  # axis -> this cell's value
 
@@ -89,125 +89,160 @@ class StudyConfig:
     precision: str
     chunk_rows: int | None
     checkpoint_minutes: float | None  # between two saved carries of a chunk; None: none is saved
+    program_cache: bool | str  # keep compiled programs: in the user's cache folder, not at all, or in this folder
     out: str | None
     force: bool  # make the cells anew that are there already
     extend: bool  # add this study to the one that the folder holds
     shard: int | None  # which of several processes this is: where it begins, and that it does not wait for the others
     tracker: dict[str, Any]
-    claims: dict[str, float]
+    expected_exponents: dict[str, dict[str, float]]  # policy -> "regret", "violation" -> exponent
     rules: tuple[str, ...]
     plain: dict[str, Any]  # the resolved configuration, for the record
 
 
-def study_from(plain: Mapping[str, Any]) -> StudyConfig:
+def study_from(given: Mapping[str, Any]) -> StudyConfig:
     """Validate a resolved configuration and expand its sweep."""
-    _refuse_unknown(plain, _KNOWN, "")
-    for key in _KNOWN:
-        if key not in plain:
-            raise InputError(f"{key} is missing; conf/config.yaml shows every key")
-    for key in (*_GROUPS, "claims", "worlds"):
-        _mapping(plain[key], key)
-    for path in _list(plain["rules"], "rules"):
-        load_rules(_text(path, "rules: a file"))
+    plain: dict[str, Any] = readable(given)
+    if "claims" in plain:
+        example = "expected_exponents={copac_lp: {regret: 0.5}}"
+        raise InputError(f"claims is now called expected_exponents and is given by policy, e.g. {example}")
+    _refuse_unknown(plain, schema.TOP, "")
+    plain["expected_exponents"] = plain.get("expected_exponents") or {}
+    values = schema.read(schema.TOP, plain)
+    schema.check_numbers(plain)
+    for registry in REGISTRIES.values():  # a study knows the files that it names, whatever was loaded before
+        registry.forget(USER_MODULE)
+    plain["rules"] = values["rules"]
+    for group in ("demand", "forecaster", "tracker"):
+        hints.misplaced(group, plain[group])
+    for path in values["rules"]:
+        load_rules(path)
+    plain["name"] = _name(plain["name"])
+    _check_shared(plain["policy"])
     axes = _axes(plain["sweep"], plain)
+    worlds = _named_or(plain["worlds"], plain["env"])
+    demands = _named_or(plain["demands"], plain["demand"])
+    policies = 1 if plain["routing"] is not None else len(plain["policies"])
+    _refuse_too_many(axes, plain["sweep"].get("mode", "product"), len(worlds) * len(demands), policies)
     cells: dict[str, CellConfig] = {}
-    for name, env in (plain["worlds"] or {None: plain["env"]}).items():
-        world = {**plain, "env": env}
+    for (name, env), (label, arrivals) in itertools.product(worlds.items(), demands.items()):
+        world = {**plain, "env": env, "demand": arrivals}
         for swept in _combinations(axes, plain["sweep"].get("mode", "product")):
             variant = _with(world, {_axis_path(axis): value for axis, value in swept.items()})
-            for cell in _cells(variant, name, swept):
+            for cell in _cells(variant, name, label, swept):
                 cells.setdefault(repr(cell), cell)
     return StudyConfig(
-        name=_name(plain["name"]),
+        name=plain["name"],
         cells=tuple(cells.values()),
-        seeds=_integer(plain["seeds"], "seeds", 1),
-        root_seed=_integer(plain["root_seed"], "root_seed", 0, 2**32 - 1),
-        checkpoints=_integer(plain["checkpoints"], "checkpoints", 2),
-        checkpoint_spacing=_one_of(plain["checkpoint_spacing"], "checkpoint_spacing", ("log", "linear")),
-        precision=_one_of(plain["precision"], "precision", PRECISIONS),
-        chunk_rows=None if plain["chunk_rows"] is None else _integer(plain["chunk_rows"], "chunk_rows", 1),
-        checkpoint_minutes=_minutes(plain["checkpoint_minutes"]),
+        **{key: values[key] for key in ("seeds", "root_seed", "checkpoints", "checkpoint_spacing", "precision")},
+        **{
+            key: values[key]
+            for key in ("chunk_rows", "checkpoint_minutes", "program_cache", "force", "extend", "shard")
+        },
         out=None if plain["out"] is None else _text(plain["out"], "out"),
-        force=_flag(plain["force"], "force"),
-        extend=_flag(plain["extend"], "extend"),
-        shard=None if plain["shard"] is None else _integer(plain["shard"], "shard", 0),
         tracker=dict(plain["tracker"]),
-        claims=_claims(plain["claims"]),
+        expected_exponents=_expected_exponents(plain, values["expected_exponents"]),
         rules=tuple(plain["rules"]),
-        plain=dict(plain),
+        plain=plain,
     )
 
 
-def _minutes(value: Any) -> float | None:
-    return None if value is None else _real(value, "checkpoint_minutes", 0.0)
+def _expected_exponents(plain: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """By policy; a routing rule's name may stand there also where this study leaves that rule out."""
+    listed = [_named(entry) for entry in plain["policies"]]
+    known = sorted({*ROUTING, *(str(name) for name in listed if name is not None)})
+    expected: dict[str, dict[str, float]] = {}
+    for policy, exponents in given.items():
+        where = f"expected_exponents.{policy}"
+        if policy not in known:
+            raise InputError(f"{where}: there is no policy {policy!r}; {nearest(policy, known)}")
+        expected[policy] = schema.Table(values=schema.Number()).read(exponents, where)
+        _refuse_unknown(exponents, ("regret", "violation"), f"{where}.")
+    return expected
 
 
-def _claims(given: Mapping[str, Any]) -> dict[str, float]:
-    _refuse_unknown(given, ("regret", "violation"), "claims.")
-    return {key: _real(value, f"claims.{key}") for key, value in given.items()}
+def _named(entry: Any) -> Any:
+    """What an entry of the policies is called; None where it has no name."""
+    return entry.get("name", entry.get("routing")) if isinstance(entry, Mapping) else entry
 
 
 def load_rules(path: str) -> None:
-    """Import a user's rule file; its decorators register what it defines.
+    """Import a user's rule file; its decorators register what it defines. A file of the same content is loaded once.
 
-    The module is named by the file's content, which is what identifies a user's rule (see ``source_of``).
+    The module is named by the file's content, which is what identifies a user's rule (see ``experiments.sources``).
     """
-    file = Path(path).expanduser()
+    file = files.reachable(path, "rules")
     if not file.is_file() or file.suffix != ".py":
         raise InputError(f"rules: {path!r} is no Python file; give the path of a .py file that registers a rule")
-    name = f"{_USER_MODULE}{hashlib.sha256(file.read_bytes()).hexdigest()}"
+    name = f"{USER_MODULE}{hashlib.sha256(files.content(file, 'rules')).hexdigest()}"
+    known = _registered()
+    if any(cls.__module__ == name for cls in known):
+        return
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    already = spec.name in sys.modules
-    known = _registered()
-    sys.modules[spec.name] = module
+    already = name in sys.modules
+    sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        text = " ".join(str(error).split())
-        raise InputError(f"rules: {path} could not be loaded: {type(error).__name__}: {text}") from error
+    except InputError as error:
+        _forget(name)
+        raise InputError(f"rules: {path}: {error}") from error
+    except BaseException as error:
+        _forget(name)
+        if blame.is_request_to_stop(error):
+            raise
+        raise InputError(f"rules: {path} could not be loaded: {blame.sentence(error)}") from error
     if _registered() == known and not already:
         raise InputError(
-            f"rules: {path} registers nothing; decorate a class with @routing_rule, @deployment_rule or @forecaster"
+            f"rules: {path} registers nothing; decorate a class with @routing_rule, @deployment_rule, @forecaster or "
+            "@demand_process"
         )
 
 
+def _forget(module: str) -> None:
+    """What a file had registered before it failed."""
+    for registry in REGISTRIES.values():
+        registry.forget(module)
+
+
 def _registered() -> list[type]:
-    return [*ROUTING.values(), *DEPLOYMENT.values(), *FORECASTERS.values()]
+    return [cls for registry in REGISTRIES.values() for cls in registry.values()]
 
 
-def source_of(cls: type) -> str | None:
-    """The digest of the user's file that defines a rule or forecaster; None for what ships with the package."""
-    return cls.__module__.removeprefix(_USER_MODULE) if cls.__module__.startswith(_USER_MODULE) else None
+def _named_or(several: Mapping[str, Any], single: Any) -> dict[str | None, Any]:
+    """Name -> each of several worlds or demands; the study's single one has no name."""
+    return {str(name): one for name, one in several.items()} or {None: single}
 
 
-def _cells(plain: Mapping[str, Any], world: str | None, swept: dict[str, Any]) -> list[CellConfig]:
-    _one_of(plain["deployment"], "deployment", list(DEPLOYMENT))
-    if plain["routing"] is not None and plain["routing"] not in ROUTING:
-        raise InputError(f"routing: there is no rule {plain['routing']!r}; {nearest(plain['routing'], list(ROUTING))}")
-    policies = [plain["routing"]] if plain["routing"] is not None else _list(plain["policies"], "policies")
+def _cells(
+    plain: Mapping[str, Any], world: str | None, demand_name: str | None, swept: dict[str, Any]
+) -> list[CellConfig]:
+    DEPLOYMENT.find(plain["deployment"], "deployment")
+    if plain["routing"] is not None:
+        ROUTING.find(plain["routing"], "routing")
+    policies = [plain["routing"]] if plain["routing"] is not None else plain["policies"]
     if not policies:
         raise InputError("policies is empty; give at least one, e.g. policies=[copac_lp,uniform]")
-    _check_shared(plain["policy"])
-    env = plain["env"]
-    for key in ("catalogue", "num_models"):
-        if key not in env:
-            raise InputError(f"env.{key} is missing; conf/env/routerbench.yaml shows every key")
+    _refuse_unknown(plain["env"], schema.ENV, "env.")
+    env = schema.read(schema.ENV, plain["env"], "env")
     for group, key in (("demand", "process"), ("forecaster", "name")):
         _text(plain[group].get(key), f"{group}.{key}")
+    plain = {**plain, **{group: _named_as_text(plain[group], group) for group in ("demand", "forecaster")}}
     if plain["demand"].get("path") is not None:
-        _text(plain["demand"]["path"], "demand.path")
+        files.reachable(_text(plain["demand"]["path"], "demand.path"), "demand.path")
     chosen = [_policy(entry, plain["deployment"], plain["policy"], swept) for entry in policies]
+    arriving, study_forecaster = demand.resolve(plain["demand"]), forecast.resolve(plain["forecaster"])
     made = [
         CellConfig(
             policy=policy,
             world=world,
+            demand_name=demand_name,
             **_catalogue(env),
             env=_edge_cloud(env),
-            demand=dict(plain["demand"]),
-            forecaster=dict(policy.forecaster or plain["forecaster"]),
-            horizon=_integer(plain["horizon"], "horizon", 1, 2**31 - 2),
+            demand=arriving,
+            forecaster=policy.forecaster or study_forecaster,
+            horizon=schema.TOP["horizon"].read(plain["horizon"], "horizon"),
             swept={axis: value for axis, value in swept.items() if _concerns(axis, policy)},
         )
         for policy in chosen
@@ -219,16 +254,21 @@ def _cells(plain: Mapping[str, Any], world: str | None, swept: dict[str, Any]) -
     return made
 
 
+def _named_as_text(values: Mapping[str, Any], group: str) -> dict[str, Any]:
+    """A group of the configuration with text where it names a rule, a file or a column."""
+    names = {key: values[key] for key in ("process", "name", "path", "column") if values.get(key) is not None}
+    return {**values, **{key: _text(value, f"{group}.{key}") for key, value in names.items()}}
+
+
 def _catalogue(env: Mapping[str, Any]) -> dict[str, Any]:
     """Which models there are: the fields of a ``CellConfig``."""
-    name = _text(env["catalogue"], "env.catalogue")
-    number = None if env["num_models"] is None else _integer(env["num_models"], "env.num_models", 1)
-    numbers: dict[str, Any] = {"first_quality": None, "quality_gap": None}
-    for key in numbers:
-        value = env[key]
-        if name in GENERATED:
-            numbers[key] = _real(value, f"env.{key}", 0.0, 1.0)
-        elif value is not None:
+    name, number = env["catalogue"], env["num_models"]
+    files.reachable(name, "env.catalogue")
+    numbers: dict[str, Any] = {"first_quality": env["first_quality"], "quality_gap": env["quality_gap"]}
+    for key, value in numbers.items():
+        if name in GENERATED and value is None:
+            raise InputError(f"env.{key} is null; the generated catalogue {name!r} needs a number in [0, 1]")
+        if name not in GENERATED and value is not None:
             raise InputError(
                 f"env.{key} is for generated catalogues ({', '.join(GENERATED)}); {name} has its own quality"
             )
@@ -242,153 +282,235 @@ def _concerns(axis: str, policy: PolicyConfig) -> bool:
     group, _, key = axis.partition(".")
     if group == "forecaster":
         return policy.forecaster is None
-    return group != "policy" or any(
-        key in known for known in (policy.parameters, policy.deployment_parameters, policy.confidence)
+    if group != "policy":
+        return True
+    rule, _, key = key.partition(".")
+    parts = (
+        (policy.routing, policy.parameters),
+        (policy.deployment, policy.deployment_parameters),
+        (CONFIDENCE, policy.confidence),
     )
+    return any(rule == name and key in known for name, known in parts)
 
 
 def _check_shared(values: Mapping[str, Any]) -> None:
-    """Refuse a shared parameter that no rule has or that a rule which has it does not allow, used here or not."""
-    _refuse_unknown(values, _policy_parameters(), "policy.")
-    classes: list[type] = [Confidence, *ROUTING.values(), *DEPLOYMENT.values()]
-    for cls in classes:
-        parameters.build(cls, {key: values[key] for key in parameters.names(cls) if key in values}, "policy")
+    """Refuse a shared parameter that its rule does not have or allow, whether a policy uses the rule or not."""
+    for rule, given in values.items():
+        for key, value in _by_parameter(rule, given, f"policy.{rule}").items():
+            cls = _owner(rule, key, f"policy.{rule}.{key}")
+            parameters.checked(_allowed(cls)[key], value, f"policy.{rule}.{key}")
 
 
-def _edge_cloud(env: Mapping[str, Any]) -> EdgeCloud:
+def _classes(rule: str) -> list[type]:
+    """What ``policy.<rule>`` may mean: a routing rule, a deployment rule, or both; or the confidence."""
+    found = [registry[rule] for registry in (ROUTING, DEPLOYMENT) if rule in registry]
+    return [Confidence] if rule == CONFIDENCE else found
+
+
+def _allowed(cls: type) -> dict[str, Mapping[str, Any]]:
+    """What each parameter of a rule allows."""
+    return {field.name: field.metadata for field in fields(cls)}
+
+
+def _by_parameter(rule: str, given: Any, where: str) -> Mapping[str, Any]:
+    """What is given for a rule's parameters; InputError where there is no such rule, or no mapping."""
+    _refuse_unknown_rule(rule, where)
+    if not isinstance(given, Mapping):
+        known = [f"{where}.{name}" for cls in _classes(rule) for name in parameters.names(cls)]
+        hint = f"write {' or '.join(known)}" if known else f"{rule!r} has no parameters"
+        raise InputError(f"{where} is {given!r}; it must be a mapping of parameters; {hint}")
+    return given
+
+
+def _refuse_unknown_rule(rule: str, where: str) -> None:
+    if _classes(rule):
+        return
+    owners: dict[str, list[str]] = {}
+    for known in (CONFIDENCE, *dict.fromkeys((*ROUTING, *DEPLOYMENT))):
+        for cls in _classes(known):
+            for key in parameters.names(cls):
+                owners.setdefault(key, []).append(f"{where.removesuffix(rule)}{known}.{key}")
+    if rule in owners:
+        raise InputError(f"{where}: parameters are given by rule; write {' or '.join(owners[rule])}")
+    match = difflib.get_close_matches(rule, owners, n=1, cutoff=0.6)
+    hint = f"did you mean {owners[match[0]][0]}?" if match else nearest(rule, [*ROUTING, *DEPLOYMENT, CONFIDENCE])
+    raise InputError(f"unknown key {where}; parameters are written {where.removesuffix(rule)}RULE.PARAMETER; {hint}")
+
+
+def _owner(rule: str, key: str, where: str) -> type:
+    """The class that has the parameter ``policy.<rule>.<key>``."""
+    found = [cls for cls in _classes(rule) if key in parameters.names(cls)]
+    if len(found) > 1:
+        raise InputError(
+            f"{where}: the routing rule and the deployment rule {rule!r} both have {key!r}; give it to one of them in "
+            f"a policy, e.g. {{routing: {{name: {rule}, {key}: ...}}}}"
+        )
+    if not found:
+        known = [name for cls in _classes(rule) for name in parameters.names(cls)]
+        hint = nearest(str(key), known) if known else f"{rule!r} has no parameters"
+        raise InputError(f"unknown key {where}; {hint}")
+    return found[0]
+
+
+def _edge_cloud(values: Mapping[str, Any]) -> EdgeCloud:
+    """From the values that ``schema.ENV`` describes."""
     nested = [field.name for field in fields(Schedule)]
-    known = [field.name for field in fields(EdgeCloud) if field.name != "schedule"] + nested
-    _refuse_unknown(env, [*known, *_CATALOGUE], "env.")
-    for key in (*known, *_CATALOGUE):
-        if key not in env:
-            raise InputError(f"env.{key} is missing; conf/env/routerbench.yaml shows every key")
-    for key, options in _CHOICES.items():
-        _one_of(env[key], f"env.{key}", options)
-    for key in ("resources", "floors"):
-        _mapping(env[key], f"env.{key}")
-    numbers: dict[str, Any] = {
-        "cloud_rtt_s": _real(env["cloud_rtt_s"], "env.cloud_rtt_s", 0.0),
-        "cost_bound_multiple": _real(env["cost_bound_multiple"], "env.cost_bound_multiple", 1.0),
-    }
-    for key in ("latency_slo_s", "quality_concentration"):
-        numbers[key] = _real(env[key], f"env.{key}", 0.0, above=True)
-    for key in ("edge_throughput", "cloud_throughput"):
-        numbers[key] = _real(env[key], f"env.{key}", 0.0, 1.0, above=True)
-    budget, target = env["budget_per_task"], env["target"]
-    values: dict[str, Any] = {
-        "budget_per_task": None if budget is None else _real(budget, "env.budget_per_task", 0.0, 1e9, above=True),
-        "resources": {k: _real(v, f"env.resources.{k}", 0.0, 1e9, above=True) for k, v in env["resources"].items()},
-        "target": None if target is None else _real(target, "env.target", 0.0, 1.0),
-        "floors": {k: _real(v, f"env.floors.{k}", 0.0, 1.0) for k, v in env["floors"].items()},
-    }
-    most, stages = env["max_deployed"], env["stages"]
-    values |= {
-        "schedule": _schedule(env),
-        "max_deployed": None if most is None else _integer(most, "env.max_deployed", 1),
-        "stages": None if stages is None else _integer(stages, "env.stages", 1),
-        "stage_exponent": _real(env["stage_exponent"], "env.stage_exponent", 0.0, 1.0),
-        "deployment_cost_usd": _real(env["deployment_cost_usd"], "env.deployment_cost_usd", 0.0, 1e9),
-    }
-    return EdgeCloud(**values, **numbers, **{key: env[key] for key in _CHOICES})
-
-
-def _schedule(env: Mapping[str, Any]) -> Schedule:
-    arrivals = [_real(at, "env.arrival_at", 0.0, 1.0) for at in _list(env["arrival_at"], "env.arrival_at")]
-    ends = _list(env["retirement_at"], "env.retirement_at")
-    lifetime = env["lifetime"]
-    return Schedule(
-        arrivals=_one_of(env["arrivals"], "env.arrivals", ARRIVALS),
-        arrival_order=_one_of(env["arrival_order"], "env.arrival_order", ORDERS),
-        arrival_span=_real(env["arrival_span"], "env.arrival_span", 0.0, 1.0, above=True),
-        initial_models=_integer(env["initial_models"], "env.initial_models", 1),
-        arrival_seed=_integer(env["arrival_seed"], "env.arrival_seed", 0),
-        arrival_at=tuple(arrivals),
-        retirement_at=tuple(None if at is None else _real(at, "env.retirement_at", 0.0) for at in ends),
-        lifetime=None if lifetime is None else _real(lifetime, "env.lifetime", 0.0, above=True),
+    lists = {key: tuple(values[key]) for key in ("arrival_at", "retirement_at")}
+    own = [field.name for field in fields(EdgeCloud) if field.name != "schedule"]
+    per_task, total = values["budget_per_task"], values["budget_usd"]
+    if per_task is not None and total is not None:
+        raise InputError(
+            f"env.budget_per_task is {per_task} and env.budget_usd is {total}; give one of them, and null for the other"
+        )
+    return EdgeCloud(
+        schedule=Schedule(**{key: values[key] for key in nested} | lists),
+        **{key: values[key] for key in own},
     )
 
 
-def _policy_parameters() -> set[str]:
-    """Every parameter that some rule, or the confidence, has."""
-    rules: list[type] = [*ROUTING.values(), *DEPLOYMENT.values()]
-    return set(parameters.names(Confidence)).union(*(parameters.names(rule) for rule in rules))
-
-
 def _policy(entry: Any, deployment: str, shared: Mapping[str, Any], swept: Mapping[str, Any]) -> PolicyConfig:
-    """A policy from a routing rule's name, or a mapping {name, routing, deployment, forecaster, parameters}.
+    """A policy from a routing rule's name or a mapping {name, routing, deployment, confidence, forecaster, parameters}.
 
-    A swept parameter wins over the mapping's, which wins over the shared one.
+    A swept parameter wins over the mapping's, which wins over the shared one, which wins over the class's default.
     """
     if not isinstance(entry, str | Mapping):
         raise InputError(f"policies holds {entry!r}; each must be a rule's name or a mapping {{name, routing, ...}}")
     own: dict[str, Any] = {"routing": entry} if isinstance(entry, str) else dict(entry)
-    routing = own.pop("routing", own.get("name"))
-    deployment = own.pop("deployment", deployment)
-    name = own.pop("name", routing)
+    given = {
+        "routing": _part(own.pop("routing", own.get("name")), "routing"),
+        "deployment": _part(own.pop("deployment", deployment), "deployment"),
+        CONFIDENCE: dict(own.pop(CONFIDENCE)) if isinstance(own.get(CONFIDENCE), Mapping) else {},
+    }
+    chosen = {"routing": given["routing"].pop("name"), "deployment": given["deployment"].pop("name")}
+    parts: dict[str, tuple[str, type]] = {
+        "routing": (chosen["routing"], ROUTING.find(chosen["routing"], "policies: routing")),
+        "deployment": (chosen["deployment"], DEPLOYMENT.find(chosen["deployment"], "policies: deployment")),
+        CONFIDENCE: (CONFIDENCE, Confidence),
+    }
+    name = _text(own.pop("name", chosen["routing"]), "policies: name")
     forecaster = own.pop("forecaster", None)
-    registries: tuple[tuple[str, Any, Mapping[str, type]], ...] = (
-        ("routing", routing, ROUTING),
-        ("deployment", deployment, DEPLOYMENT),
-    )
-    for kind, rule, registry in registries:
-        if not isinstance(rule, str):
-            raise InputError(f"policies: {kind} is {rule!r}; it must be a rule's name")
-        if rule not in registry:
-            what = "rule" if kind == "routing" else "deployment rule"
-            raise InputError(f"policies: there is no {what} {rule!r}; {nearest(rule, list(registry))}")
-    classes: tuple[type, ...] = (ROUTING[routing], DEPLOYMENT[deployment], Confidence)
-    mine, theirs, ours = (parameters.names(cls) for cls in classes)
-    _refuse_unknown(own, [*mine, *theirs, *ours, "name", "routing", "deployment", "forecaster"], f"policies.{name}.")
-    swept_names = {axis.removeprefix("policy.") for axis in swept if axis.startswith("policy.")}
-    values = {**shared, **{key: value for key, value in own.items() if key not in swept_names}}
-    for cls, keys in zip(classes, (mine, theirs, ours), strict=True):
-        parameters.build(cls, {k: values[k] for k in keys if k in values}, f"policy ({name})")
-    if isinstance(forecaster, str):
-        forecaster = {"name": forecaster}
-    if forecaster is not None:
-        _text(_mapping(forecaster, f"policies.{name}.forecaster").get("name"), f"policies.{name}.forecaster.name")
+    _distribute(own, given, parts, name)
+    values: dict[str, dict[str, Any]] = {}
+    for part, (rule, cls) in parts.items():
+        known = parameters.names(cls)
+        mine = {key: value for key, value in given[part].items() if f"policy.{rule}.{key}" not in swept}
+        theirs = {key: value for key, value in shared.get(rule, {}).items() if key in known}
+        values[part] = parameters.resolve(cls, theirs | mine, f"policies.{name}")
     return PolicyConfig(
-        name=_text(name, "policies: name"),
-        deployment=deployment,
-        deployment_parameters={k: values[k] for k in theirs if k in values},
-        routing=routing,
-        parameters={k: values[k] for k in mine if k in values},
-        confidence={k: values[k] for k in ours if k in values},
-        forecaster=None if forecaster is None else dict(forecaster),
+        name=name,
+        deployment=chosen["deployment"],
+        deployment_parameters=values["deployment"],
+        routing=chosen["routing"],
+        parameters=values["routing"],
+        confidence=values[CONFIDENCE],
+        forecaster=None if forecaster is None else _own_forecaster(forecaster, f"policies.{name}.forecaster"),
     )
+
+
+def _part(given: Any, kind: str) -> dict[str, Any]:
+    """A rule's name, or {name, parameters}, as the latter."""
+    found = {"name": given} if isinstance(given, str) else given
+    if not isinstance(found, Mapping) or not isinstance(found.get("name"), str):
+        raise InputError(f"policies: {kind} is {given!r}; it must be a rule's name, or a mapping {{name, parameters}}")
+    return dict(found)
+
+
+def _distribute(
+    flat: Mapping[str, Any], given: dict[str, dict[str, Any]], parts: Mapping[str, tuple[str, type]], policy: str
+) -> None:
+    """Hand the flat parameters of a policy's mapping to the one of its parts that has them."""
+    names = {part: parameters.names(cls) for part, (_, cls) in parts.items()}
+    for key, value in flat.items():
+        having = [part for part, known in names.items() if key in known]
+        if not having:
+            known = [*(name for part in names.values() for name in part), *parts, "name", "forecaster"]
+            raise InputError(f"unknown key policies.{policy}.{key}; {nearest(str(key), sorted(set(known)))}")
+        if len(having) > 1:
+            forms = " or ".join(_nested(part, parts[part][0], key) for part in having)
+            raise InputError(f"policies.{policy}.{key}: {' and '.join(having)} both have it; write {forms}")
+        if key in given[having[0]]:
+            raise InputError(f"policies.{policy}.{key} is given twice; give it once")
+        given[having[0]][key] = value
+
+
+def _nested(part: str, rule: str, key: str) -> str:
+    """How a part's parameter is given unmistakably."""
+    return f"{part}: {{{key}: ...}}" if part == CONFIDENCE else f"{part}: {{name: {rule}, {key}: ...}}"
+
+
+def _own_forecaster(given: Any, where: str) -> dict[str, Any]:
+    found = {"name": given} if isinstance(given, str) else _mapping(given, where)
+    _text(found.get("name"), f"{where}.name")
+    return forecast.resolve(_named_as_text(found, where), where)
 
 
 def _axes(sweep: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Flat axes `policy.eta`, `horizon`, ... with their values; a null axis is not swept."""
+    """Flat axes `policy.ucb1.width`, `horizon`, ... with their values; a null axis is not swept."""
     axes: dict[str, list[Any]] = {}
     for key, value in sweep.items():
         if key == "mode":
             _one_of(value, "sweep.mode", ("product", "zip"))
-        elif isinstance(value, Mapping):
-            if key not in ("policy", "demand", "forecaster", "env"):
-                raise InputError(
-                    f"sweep.{key} cannot be swept; {nearest(key, ['policy', 'demand', 'forecaster', 'env'])}"
-                )
-            axes |= {f"{key}.{inner}": values for inner, values in value.items() if values is not None}
+        elif isinstance(value, Mapping) and key not in SHORT_AXES:
+            if key not in SWEPT_GROUPS:
+                raise InputError(f"sweep.{key} cannot be swept; {nearest(key, list(SWEPT_GROUPS))}")
+            for axis, values in (_policy_axes(value) if key == "policy" else value).items():
+                path = f"{key}.{axis}"
+                if _LONG_AXES.get(path) in axes and values is not None:
+                    raise InputError(f"sweep.{path} and sweep.{_LONG_AXES[path]} are one axis; give it once")
+                axes |= {_LONG_AXES.get(path, path): values} if values is not None else {}
         elif value is not None:
+            if key in SWEPT_GROUPS:
+                raise InputError(f"sweep.{key} is {shown(value)}; it must be a mapping, as in sweep.{key}.KEY=[1,2]")
             if key not in SHORT_AXES:
-                known = [*SHORT_AXES, "policy", "demand", "forecaster", "env", "mode"]
-                raise InputError(f"sweep.{key} is no axis; {nearest(key, known)}")
+                known = [*SHORT_AXES, *SWEPT_GROUPS, "mode"]
+                raise InputError(f"sweep.{key} is no axis; {hints.hint(str(key), known, 'sweep.')}")
+            if key in axes:
+                raise InputError(f"sweep.{key} and sweep.{SHORT_AXES[key]} are one axis; give it once")
             axes[key] = value
     for axis, values in axes.items():
         if not isinstance(values, list):
-            raise InputError(f"sweep.{axis} is {values!r}; it must be a list, e.g. sweep.{axis}=[{values}]")
+            raise InputError(f"sweep.{axis} is {shown(values)}; it must be a list, e.g. sweep.{axis}=[{shown(values)}]")
         if not values:
             raise InputError(f"sweep.{axis} is empty; give at least one value, or leave the axis out")
         _refuse_unknown_axis(axis, plain)
     return axes
 
 
+def _policy_axes(given: Mapping[str, Any]) -> dict[str, Any]:
+    """`<rule>.<parameter>` -> values."""
+    axes: dict[str, Any] = {}
+    for rule, inner in given.items():
+        if inner is None:
+            continue
+        for key, values in _by_parameter(rule, inner, f"sweep.policy.{rule}").items():
+            _owner(rule, key, f"sweep.policy.{rule}.{key}")
+            axes[f"{rule}.{key}"] = values
+    return axes
+
+
 def _refuse_unknown_axis(axis: str, plain: Mapping[str, Any]) -> None:
     group, _, key = _axis_path(axis).partition(".")
-    known = _policy_parameters() if group == "policy" else set(plain[group]) if key else set()
-    if key and key not in known:
-        raise InputError(f"sweep.{axis}: {group} has no parameter {key!r}; {nearest(key, sorted(known))}")
+    if not key or group == "policy":
+        return
+    known = set(plain[group])
+    for kind, name in (("demand", "process"), ("forecaster", "name")):
+        if group == kind and plain[group].get(name) in REGISTRIES[kind]:
+            known |= set(parameters.names(REGISTRIES[kind][plain[group][name]]))
+    if key not in known:
+        raise InputError(f"sweep.{axis}: {group} has no parameter {key!r}; {hints.hint(key, sorted(known), 'sweep.')}")
+
+
+def _refuse_too_many(axes: Mapping[str, list[Any]], mode: str, worlds: int, policies: int) -> None:
+    """Before a sweep is expanded: cells that nobody waits for are refused while they are only a number."""
+    lengths = [len(values) for values in axes.values()]
+    combined = math.prod(lengths) if mode == "product" else max(lengths, default=1)
+    number = combined * worlds * max(policies, 1)
+    if number > schema.MOST_CELLS:
+        swept = " x ".join(f"{len(values)} of {axis}" for axis, values in axes.items())
+        raise InputError(
+            f"sweep: {swept}, {policies} policies and {worlds} worlds are {number:,} cells; "
+            f"at most {schema.MOST_CELLS:,} fit in one study, so sweep over fewer values"
+        )
 
 
 def _combinations(axes: Mapping[str, list[Any]], mode: str) -> list[dict[str, Any]]:
@@ -408,70 +530,33 @@ def _with(plain: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]
     """A copy of the configuration with dotted paths set."""
     changed = dict(plain)
     for path, value in values.items():
-        group, _, key = path.partition(".")
-        changed[group] = {**changed[group], key: value} if key else value
+        group, _, rest = path.partition(".")
+        changed[group] = _with(changed.get(group, {}), {rest: value}) if rest else value
     return changed
 
 
-def _refuse_unknown(given: Mapping[str, Any], known: Sequence[str] | set[str], prefix: str) -> None:
+def _refuse_unknown(given: Mapping[str, Any], known: Iterable[str], prefix: str) -> None:
     for key in given:
         if key not in known:
-            raise InputError(f"unknown key {prefix}{key}; {nearest(str(key), sorted(known))}")
-
-
-def _real(value: Any, where: str, low: float = -math.inf, high: float = math.inf, *, above: bool = False) -> float:
-    """A finite number within [low, high], or (low, high] with ``above``."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputError(f"{where} is {value!r}; it must be a finite number")
-    if not low <= value <= high or (above and value == low):
-        least = f"above {low:g}" if above else f"at least {low:g}"
-        raise InputError(
-            f"{where} is {value}; it must be {least}" + (f" and at most {high:g}" if high < math.inf else "")
-        )
-    return float(value)
-
-
-def _integer(value: Any, where: str, low: int, high: int = 2**31 - 1) -> int:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InputError(f"{where} is {value!r}; it must be a whole number")
-    if not low <= value <= high:
-        raise InputError(f"{where} is {value}; it must be between {low} and {high}")
-    return value
-
-
-def _flag(value: Any, where: str) -> bool:
-    if not isinstance(value, bool):
-        raise InputError(f"{where} is {value!r}; it must be true or false")
-    return value
+            raise InputError(f"unknown key {prefix}{key}; {hints.hint(str(key), sorted(known), prefix)}")
 
 
 def _name(value: Any) -> str:
-    if "/" in _text(value, "name"):
-        raise InputError(f"name is {value!r}; it must hold no slash, since it names a folder")
-    return str(value)
-
-
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str) or not value:
-        raise InputError(f"{where} is {value!r}; it must be a name")
-    return value
+    name = _text(value, "name")
+    if "/" in name or len(name.encode()) > _LONGEST_NAME:
+        raise InputError(
+            f"name is {name!r}; it names a folder, so it must hold no slash and at most {_LONGEST_NAME} bytes"
+        )
+    return name
 
 
 def _mapping(value: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise InputError(f"{where} is {value!r}; it must be a mapping, e.g. {where}={{}}")
-    return value
-
-
-def _list(value: Any, where: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise InputError(f"{where} is {value!r}; it must be a list, e.g. {where}=[{value}]")
+        raise InputError(f"{where} is {shown(value)}; it must be a mapping, e.g. {where}={{}}")
     return value
 
 
 def _one_of(value: Any, where: str, options: Sequence[str]) -> str:
     if value not in options:
-        raise InputError(f"{where} is {value!r}; it must be one of {', '.join(options)}")
+        raise InputError(f"{where} is {shown(value)}; it must be one of {', '.join(options)}")
     return value

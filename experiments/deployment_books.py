@@ -49,7 +49,7 @@ def open_books(world: World) -> DeploymentBooks:
         missing=zero,
         entered=ledger.zero(),
         span_demand=ledger.zero((2 * num_models + 1, 2)),
-        stage_served=ledger.zero((num_models,)),
+        stage_served=ledger.zero((num_models,), digits=ledger.TASK_DIGITS - 1),
         first_best=jnp.full(num_models, -1, jnp.int32),
     )
 
@@ -66,14 +66,14 @@ def appraise(books: DeploymentBooks, world: World, deployed: jax.Array, total_de
 def enter(books: DeploymentBooks, world: World, state: WorldState, clock: Clock, end: jax.Array) -> DeploymentBooks:
     """The books after the rounds since the last entry, which all lie between two boundaries; ``end`` is the next."""
     new = ledger.left(books.entered, state.demand)
-    amount = ledger.value(new, world.quanta) * books.value - books.missing
+    amount = ledger.value(new, world.scale) * books.value - books.missing
     summed = books.deployed_value + amount
     span = clocks.epoch(clock, end - 1)
     span_began = jnp.max(jnp.where(clock.changes <= end - 1, clock.changes, 0), initial=0)
     after = clocks.stage_began(clock, end - 1) >= span_began
-    spans = jnp.arange(books.span_demand.low.shape[0])
+    spans = jnp.arange(books.span_demand.shape[0])
     here = (spans == span)[:, None] & (jnp.arange(2) == after)[None]
-    added = ledger.merge(books.span_demand, new)
+    added = ledger.add(books.span_demand, new)
     books = replace(
         books,
         deployed_value=summed,
@@ -90,7 +90,7 @@ def _end_stage(
     books: DeploymentBooks, world: World, state: WorldState, clock: Clock, end: jax.Array
 ) -> DeploymentBooks:
     """The books after a stage's last round: which model served the most of its tasks."""
-    served = ledger.value(ledger.left(books.stage_served, state.served), world.quanta)
+    served = ledger.value(ledger.left(books.stage_served, state.served), world.scale)
     best = (jnp.arange(served.shape[0]) == jnp.argmax(served)) & (served > 0)
     began = clocks.stage_began(clock, end - 1)
     first = jnp.where(best & (books.first_best < 0), began, books.first_best)

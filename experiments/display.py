@@ -1,4 +1,7 @@
-"""What a person sees while a study runs, and after it: rich on a terminal, plain lines elsewhere."""
+"""What a person sees while a study runs, and after it: rich on a terminal, plain lines elsewhere.
+
+Names are text: everything is printed by :func:`say`, or is a ``Text``, so that no name is read as markup.
+"""
 
 from collections.abc import Sequence
 from threading import Event, Lock, Thread
@@ -53,11 +56,11 @@ class Live:
     def begin(self, cells_done: int, cells_total: int, decisions: int) -> None:
         """The study is known."""
         self.cells, self.total, self.decisions = cells_done, cells_total, decisions
-        self.console.print(
-            f"{cells_total} cells, {cells_done} of them done before; {short(decisions)} decisions to simulate"
-        )
+        before = f"{cells_done} of them done before"
+        say(self.console, f"{cells_total} cells, {before}; {short(decisions)} decisions to simulate")
         if self.console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[cells]}"), _Rate())
+            doing = TextColumn("{task.description}", markup=False)
+            columns = (doing, BarColumn(), TextColumn("{task.fields[cells]}", markup=False), _Rate())
             self.live = Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True)
             self.task = self.live.add_task("starting", total=max(decisions, 1), cells="")
             self.live.start()
@@ -71,7 +74,7 @@ class Live:
 
     def warn(self, text: str) -> None:
         """What is to stay on the screen."""
-        self.console.print(f"warning: {text}", soft_wrap=True, markup=False, highlight=False)
+        say(self.console, f"warning: {text}")
 
     def played(self, decisions: int) -> None:
         """Progress of the simulation."""
@@ -107,15 +110,18 @@ class Live:
             self.spoke = monotonic()
             speed = self.played_so_far / max(self.spoke - self.began, 1e-9)
             left = f", {(self.decisions - self.played_so_far) / speed:.0f} s left" if speed else ""
-            self.console.print(
-                f"{self.cells}/{self.total} cells, {short(speed)} decisions/s{left}; {self.what}", soft_wrap=True
-            )
+            say(self.console, f"{self.cells}/{self.total} cells, {short(speed)} decisions/s{left}; {self.what}")
 
 
 def console() -> Console:
     """A terminal as wide as it is; wide enough for the tables where there is none."""
     found = Console()
     return found if found.is_terminal else Console(width=120)
+
+
+def say(console: Console, text: str) -> None:
+    """Print a line as it is, whatever names are in it."""
+    console.print(Text(text), soft_wrap=True)
 
 
 def findings(cells: Sequence[CellResult], summary: dict[str, Any]) -> Table:
@@ -134,19 +140,20 @@ def exponents(summary: dict[str, Any]) -> Table | None:
         fits = (_fit(regret, "slope", "interval"), _fit(regret, "tail_slope", "tail_interval"))
         rows.append([*_name(entry), *fits, _fit(violation, "slope", "interval")])
     names = ("regret", "regret, longest horizons", "violation")
-    return _table("Growth with the horizon: exponents with 95 % intervals", names, rows) if rows else None
+    level = f"{100 * summary.get('level', 0.95):g} %"
+    return _table(f"Growth with the horizon: exponents with {level} intervals", names, rows) if rows else None
 
 
 def _table(title: str, numbers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """A table without the columns that hold nothing."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(title), title_justify="left")
     names = ("policy", "USD a task", *numbers)
-    told = [place for place in range(len(names)) if any(row[place] != "-" for row in rows)]
+    told = [place for place in range(len(names)) if place == 0 or any(row[place] != "-" for row in rows)]
     for place in told:
         table.add_column(names[place], justify="right" if place else "left", overflow="fold")
     for row in rows:
         # Numbers never break; where the terminal is narrow, the policy's name does.
-        table.add_row(*(row[place].replace(" ", "\N{NO-BREAK SPACE}") if place else row[place] for place in told))
+        table.add_row(*(Text(row[place].replace(" ", "\N{NO-BREAK SPACE}") if place else row[place]) for place in told))
     return table
 
 
@@ -173,7 +180,8 @@ def _mean(entry: dict[str, Any], metric: str, form: str) -> str:
 
 
 def _fit(fit: dict[str, Any] | None, slope: str, interval: str) -> str:
+    """A slope with its interval; words in place of the slope over all horizons where there is none."""
     if not fit or fit.get(slope) is None:
-        return "-"
-    low, high = (float("nan") if end is None else end for end in fit[interval])
-    return f"{fit[slope]:.2f} [{low:.2f}, {high:.2f}]"
+        return (fit["in_words"] if fit and slope == "slope" else "") or "-"
+    low, high = fit[interval]
+    return f"{fit[slope]:.2f}" + ("" if low is None or high is None else f" [{low:.2f}, {high:.2f}]")

@@ -17,9 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from experiments.scaling import mean_band, mean_interval
 from experiments.store import CellResult
-from experiments.summary import Label, metric_values
+from experiments.summary import Label, metric_band, metric_interval, metric_values
 
 MAX_LINES = 8  # policies in colour
 LEVEL = 0.95
@@ -159,8 +158,9 @@ def short_names(names: Sequence[str], length: int = 30) -> dict[str, str]:
         if len(text) > length:
             text = f"{text[: length // 2]}…{text[-(length // 2 - 1) :]}"
         text = safe_text(text)
-        if text in shortened.values():
-            text = f"{text} #{len(shortened) + 1}"
+        number = len(shortened) + 1
+        while text in shortened.values():
+            text, number = f"{text} #{number}", number + 1
         shortened[name] = text
     return shortened
 
@@ -217,7 +217,7 @@ def panel_grid(
 def finish(figure: Figure, setting: str, title: str, notes: Sequence[str]) -> Figure:
     """Title above, footnote below."""
     width = figure.get_size_inches()[0]
-    where = f"\n{textwrap.fill(safe_text(setting), int(width * 14))}" if setting else ""
+    where = "".join(f"\n{safe_text(line)}" for line in textwrap.wrap(setting, int(width * 14)))
     figure.suptitle(title + where, x=0.01, ha="left", fontsize=9.5, fontweight="bold")
     text = textwrap.fill(" ".join(note for note in notes if note), int(width * 20))
     figure.supxlabel(text, x=0.01, ha="left", fontsize=6.5, color="#555555")
@@ -270,18 +270,17 @@ def interval_note(cells: Sequence[CellResult]) -> str:
     runs = f"{counts[0]} to {counts[-1]} runs" if len(counts) > 1 else f"{counts[0]} run{'s' if counts[0] > 1 else ''}"
     if counts == [1]:
         return "One run: no intervals."
-    return f"Mean and {LEVEL:.0%} interval of the mean (Student t) over {runs}."
+    return f"Mean and {LEVEL:.0%} interval of the mean over {runs}."
 
 
-def draw_band(
-    axes: Axes, rounds: np.ndarray, curves: np.ndarray, style: LineStyle, *, floor: float = -math.inf
-) -> None:
-    """Mean and interval, cut at ``floor``, of [R, E] curves without failed runs and marks that some run lacks."""
+def draw_band(axes: Axes, cell: CellResult, metric: str, curves: np.ndarray, style: LineStyle) -> None:
+    """Mean and interval of a metric's [R, E] curves without failed runs and marks that some run lacks."""
+    rounds = cell.checkpoints
     curves = curves[np.isfinite(curves[:, -1])]
     marks = np.isfinite(curves).all(axis=0)
     if len(curves) == 0 or not marks.any():
         return
-    mean, low, high = mean_band(curves[:, marks], LEVEL)
+    mean, low, high = metric_band(cell, metric, curves[:, marks], LEVEL)
     every = max(1, int(marks.sum()) // 5)
     order = 2.0 if style.focus else 1.0
     axes.plot(
@@ -295,9 +294,7 @@ def draw_band(
         zorder=order,
     )
     if style.focus:
-        axes.fill_between(
-            rounds[marks], np.maximum(low, floor), high, color=style.colour, alpha=0.18, linewidth=0, zorder=order - 0.5
-        )
+        axes.fill_between(rounds[marks], low, high, color=style.colour, alpha=0.18, linewidth=0, zorder=order - 0.5)
 
 
 def tame(row: Sequence[Axes]) -> None:
@@ -313,11 +310,15 @@ def tame(row: Sequence[Axes]) -> None:
     row[0].set_ylim(low * 1.5 - 0.15, max(high * 1.5, 1.0))
 
 
-def draw_point(axes: Axes, x: float, values: np.ndarray, style: LineStyle, **options: Any) -> None:
-    """A mean with its interval."""
-    mean, low, high = mean_interval(values, LEVEL)
+def draw_point(axes: Axes, x: float, cell: CellResult, metric: str, style: LineStyle, **options: Any) -> float | None:
+    """A metric's mean with its interval at a cell's horizon; the mean, or None where there is nothing to draw."""
+    values = metric_values(cell, metric)
+    if values is None or len(values) == 0:
+        return None
+    mean, low, high = metric_interval(cell, metric, values, LEVEL)
     if style.focus and math.isfinite(low):
         axes.plot([x, x], [low, high], color=style.colour, linewidth=1.0, zorder=2)
     marker = style.marker or ("o" if style.focus else ".")
     face = "white" if style.clairvoyant else style.colour
     axes.plot([x], [mean], marker=marker, color=style.colour, markerfacecolor=face, zorder=3, **options)
+    return mean

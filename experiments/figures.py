@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from matplotlib.ticker import (
     StrMethodFormatter,
 )
 
+from experiments import interrupt
 from experiments.drawing import (
     DASHES,
     LEVEL,
@@ -58,13 +60,15 @@ from experiments.drawing import (
     tame,
 )
 from experiments.growth_figures import StageView, draw_regret_by_horizon, draw_stage_count, stage_views
-from experiments.scaling import mean_interval
+from experiments.published_figure import draw_published
 from experiments.staged_figures import draw_decomposition, draw_deployment, draw_traffic_maps
-from experiments.store import CellResult, write_atomically
+from experiments.store import CellResult, write_atomically, write_informing
+from experiments.study_folder import DamagedError, read_json
 from experiments.summary import (
     has_violation,
     label_cells,
     metric_curve,
+    metric_interval,
     metric_values,
     money_metric,
 )
@@ -212,21 +216,23 @@ def write_all(cells: Sequence[CellResult], folder: str | Path) -> list[Written]:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     before = {path for figure in read_index(folder) for path in (figure.png, figure.svg)}
-    written = [save(drawing, folder) for drawing in draw_all(cells)]
+    written = [save(drawing, folder) for drawing in interrupt.looking(draw_all(cells))]
     index = [{"name": figure.name, "caption": figure.caption} for figure in written]
-    write_atomically(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False).encode())
+    write_informing(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False).encode())
     for path in before - {path for figure in written for path in (figure.png, figure.svg)}:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
     return written
 
 
 def read_index(folder: Path) -> list[Written]:
     """The figures that were written into a folder; none where it does not say."""
     try:
-        entries = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        return [_written(folder, Path(entry["name"]).name, entry["caption"]) for entry in entries]
-    except (OSError, ValueError, TypeError, KeyError):
+        entries = read_json(folder / INDEX)
+        names = [(Path(entry["name"]).name, str(entry["caption"])) for entry in entries]
+    except (OSError, DamagedError, TypeError, KeyError):
         return []
+    return [_written(folder, name, caption) for name, caption in names if name.isprintable()]
 
 
 def save(drawing: Drawing, folder: Path) -> Written:
@@ -304,7 +310,7 @@ def _regret_by_round(view: View) -> Figure:
             for style, cell in members:
                 curves = metric_curve(cell, metric)
                 if curves is not None:
-                    draw_band(axes, cell.checkpoints, curves, style, floor=0.0 if metric == "violation" else -math.inf)
+                    draw_band(axes, cell, metric, curves, style)
                     scale_rounds(axes, cell.checkpoints)
             if row == 0:
                 axes.set_title(spell_budget(budget))
@@ -313,7 +319,7 @@ def _regret_by_round(view: View) -> Figure:
     for axes in grid[-1]:
         axes.set_xlabel("Rounds")
     add_line_legend(figure, styles)
-    scale = "Vertical axes with powers of ten are linear between -1 and 1 task; violation's intervals are cut at zero."
+    scale = "Vertical axes with powers of ten are linear between -1 and 1 task."
     notes = [interval_note(drawn), scale, _violation_note(drawn), budget_note(view, budgets), focus_note(styles)]
     return finish(figure, view.setting, f"{_headline(metrics)} over {view.horizon:,} rounds", notes)
 
@@ -352,7 +358,7 @@ def _by_policy(axes: Axes, row: Sequence[tuple[LineStyle, CellResult]], metric: 
     for position, (style, cell) in enumerate(reversed(row)):
         values = metric_values(cell, metric)
         if values is not None and len(values):
-            mean, low, high = mean_interval(values, LEVEL)
+            mean, low, high = metric_interval(cell, metric, values, LEVEL)
             face = "white" if style.clairvoyant else style.colour
             axes.plot([low, high], [position, position], color=style.colour)
             axes.plot([mean], [position], marker=style.marker or "o", color=style.colour, markerfacecolor=face)
@@ -408,10 +414,10 @@ def _lines(
         points = []
         for x, (budget, horizon) in places.items():
             cell = view.table.get((line, budget, horizon))
-            values = None if cell is None else metric_values(cell, metric)
-            if values is not None and len(values):
-                draw_point(axes, x, values, style, markersize=4 if len(places) <= 8 else 3)
-                points.append((x, float(values.mean())))
+            size = 4 if len(places) <= 8 else 3
+            mean = None if cell is None else draw_point(axes, x, cell, metric, style, markersize=size)
+            if mean is not None:
+                points.append((x, mean))
         if points:
             width = 1.3 if style.focus else 0.7
             axes.plot(
@@ -709,6 +715,10 @@ _FIGURES: dict[str, tuple[Callable[[View], Figure], str]] = {
     "spend": (
         _spend,
         "Share of the money budget that was spent, by budget at the longest horizon and by horizon at one budget.",
+    ),
+    "published": (
+        draw_published,
+        "Forecast error, regret and signed violation as rounds go by, beside published end points.",
     ),
     "decomposition": (
         draw_decomposition,

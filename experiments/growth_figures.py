@@ -35,7 +35,6 @@ from experiments.drawing import (
     panel_grid,
     spread,
 )
-from experiments.scaling import mean_interval
 from experiments.store import CellResult
 from experiments.summary import (
     Group,
@@ -43,6 +42,7 @@ from experiments.summary import (
     budget_of,
     fit_group,
     label_cells,
+    metric_interval,
     metric_values,
 )
 from experiments.views import MAX_PANELS, View, budget_note, final_mean, short_number, spell_budget, violates
@@ -87,7 +87,8 @@ def draw_regret_by_horizon(view: View) -> Figure:
         "lower-order terms bias it.",
         "Grey theory lines all pass through one point: the geometric mean of the coloured learning policies at the "
         "shortest horizon.",
-        "Means that are zero or negative have no logarithm: arrows at the bottom, outside the fit.",
+        "A slope needs three horizons, the longest among them, that are distinguishable from zero; else words.",
+        "Means that are zero or negative have no logarithm: arrows at the bottom.",
         budget_note(view, budgets),
         focus_note(list(view.styles.values())),
     ]
@@ -110,9 +111,7 @@ def _growth_panel(axes: Axes, view: View, budget: float | None, metric: str) -> 
     for position, (style, group) in enumerate(groups):
         shift = 1.03 ** (position - len(groups) / 2)
         for cell in group.cells:
-            values = metric_values(cell, metric)
-            if values is not None and len(values):
-                _growth_point(axes, float(cell.description["horizon"]) * shift, values, style, floor)
+            _growth_point(axes, float(cell.description["horizon"]) * shift, cell, metric, style, floor)
         fit = fit_group(group, metric, level=LEVEL)
         if fit is not None and fit["slope"] is not None:
             ends = np.array([fit["horizons"][0], fit["horizons"][-1]])
@@ -150,9 +149,11 @@ def _group(view: View, line: str, budget: float | None) -> Group:
 
 
 def _slope_text(fit: dict[str, Any] | None) -> str:
-    """The slope with its interval, in words where there is none."""
-    if fit is None or fit["slope"] is None:
+    """The slope with its interval, or what is known in words where there is none."""
+    if fit is None:
         return "no slope"
+    if fit["slope"] is None:
+        return str(fit["in_words"])
     low, high = fit["interval"]
     interval = "" if low is None else f" [{low:.2f}, {high:.2f}]"
     return f"{fit['slope']:.2f}{interval}".replace("-", "−")
@@ -177,20 +178,21 @@ def _growth_limits(axes: Axes, groups: Sequence[tuple[LineStyle, Group]], metric
     return low
 
 
-def _growth_point(axes: Axes, horizon: float, values: np.ndarray, style: LineStyle, floor: float) -> None:
+def _growth_point(axes: Axes, place: float, cell: CellResult, metric: str, style: LineStyle, floor: float) -> None:
     """A mean with its interval, or an arrow at the bottom where the mean has no logarithm."""
-    mean, low, high = mean_interval(values, LEVEL)
+    values = metric_values(cell, metric)
+    if values is None or len(values) == 0:
+        return
+    mean, low, high = metric_interval(cell, metric, values, LEVEL)
     if mean <= 0:
-        place = axes.get_xaxis_transform()
-        axes.plot(
-            [horizon], [0.05], transform=place, marker=r"$\downarrow$", color=style.colour, markersize=7, zorder=3
-        )
+        below = axes.get_xaxis_transform()
+        axes.plot([place], [0.05], transform=below, marker=r"$\downarrow$", color=style.colour, markersize=7, zorder=3)
         return
     if style.focus and math.isfinite(low):
-        axes.plot([horizon, horizon], [max(low, floor / 10), high], color=style.colour, linewidth=0.9, zorder=2)
+        axes.plot([place, place], [max(low, floor / 10), high], color=style.colour, linewidth=0.9, zorder=2)
     face = "white" if style.clairvoyant else style.colour
     marker = style.marker or "o"
-    axes.plot([horizon], [mean], marker=marker, color=style.colour, markerfacecolor=face, markersize=3.5, zorder=3)
+    axes.plot([place], [mean], marker=marker, color=style.colour, markerfacecolor=face, markersize=3.5, zorder=3)
 
 
 def _theory_lines(axes: Axes, groups: Sequence[tuple[LineStyle, Group]], metric: str) -> None:
@@ -283,10 +285,10 @@ def _stage_panel(axes: Axes, view: StageView, budget: float | None) -> None:
         shift = 1.015 ** (position - (len(groups) - 1) / 2)
         points = []
         for cell in group.cells:
-            values = metric_values(cell, "regret")
-            if values is not None and len(values):
-                _growth_point(axes, cell.description["stages"] * shift, values, style, floor)
-                points += [(cell.description["stages"] * shift, float(values.mean()))] * bool(values.mean() > 0)
+            mean = final_mean(cell, "regret")
+            if mean is not None:
+                _growth_point(axes, cell.description["stages"] * shift, cell, "regret", style, floor)
+                points += [(cell.description["stages"] * shift, mean)] * (mean > 0)
         if points:
             width = 1.2 if style.focus else 0.7
             axes.plot(

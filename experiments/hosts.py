@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 from envs.errors import InputError, nearest
-from experiments import interrupt
+from experiments import blame, interrupt
 from experiments.warned import Log
 
 JOIN_SECONDS = 300  # that the processes are given to find each other
@@ -30,6 +30,7 @@ JOIN_SECONDS = 300  # that the processes are given to find each other
 _KEYS = ("coordinator", "processes", "process")
 _FORM = "distributed={coordinator: HOST:PORT, processes: N, process: I}"
 _POLL_SECONDS = 1.0  # between two looks at whether to go on waiting
+_MOST_PROCESSES = 65536
 _PIECE = 1 << 24  # bytes sent at once
 _ROOT = "llm-bandits"
 
@@ -151,10 +152,13 @@ def together(name: str, play: Callable[[], list[Part]], log: Log) -> list[Part]:
         return play()
     number = next(_team.tasks)
     _team.set(f"task/{number}", name.encode())
-    failure, mine = None, []
+    failure: BaseException | None = None
+    mine: list[Part] = []
     try:
         mine = play()
-    except Exception as error:
+    except BaseException as error:  # a user's rule may raise anything
+        if blame.is_request_to_stop(error):
+            raise
         failure = error
     theirs = [_received(_team, f"part/{number}/{other}", other, log) for other in range(1, _team.processes)]
     if failure is not None:
@@ -172,8 +176,10 @@ def follow(play: Callable[[str], list[Part]], told: "Told") -> None:
             return
         try:
             parts, error = play(name), None
-        except Exception as failure:
-            parts, error = [], f"{type(failure).__name__}: {(str(failure).splitlines() or [''])[0]}"
+        except BaseException as failure:
+            if blame.is_request_to_stop(failure):
+                raise
+            parts, error = [], blame.sentence(failure)
         _send(_team, f"part/{number}/{_team.process}", parts, {"error": error, "events": told.taken()})
 
 
@@ -259,7 +265,10 @@ def _connected(settings: dict[str, Any]) -> _Team:
 
     connecting = Thread(target=connect, daemon=True)  # it cannot be told to stop, and would not let signals in
     connecting.start()
-    connecting.join(JOIN_SECONDS)
+    until = monotonic() + JOIN_SECONDS
+    while connecting.is_alive() and monotonic() < until:
+        interrupt.check()
+        connecting.join(_POLL_SECONDS)
     if connecting.is_alive():
         print(f"error: distributed: not all processes were there within {JOIN_SECONDS} s", file=sys.stderr, flush=True)
         os._exit(2)  # JAX would end the process with a stack trace, sooner or later
@@ -290,8 +299,8 @@ def _settings(given: Any) -> dict[str, Any] | None:
     host, _, port = coordinator.rpartition(":") if isinstance(coordinator, str) else ("", "", "")
     if not (host and port.isdecimal() and 0 < int(port) < 65536):
         raise InputError(f"distributed.coordinator is {coordinator!r}; it must be HOST:PORT of the first process")
-    if type(number) is not int or number < 1:
-        raise InputError(f"distributed.processes is {number!r}; it must be a whole number, at least 1")
+    if type(number) is not int or not 1 <= number <= _MOST_PROCESSES:
+        raise InputError(f"distributed.processes is {number!r}; it must be a whole number from 1 to {_MOST_PROCESSES}")
     if type(process) is not int or not 0 <= process < number:
         raise InputError(f"distributed.process is {process!r}; it must be a whole number from 0 to {number - 1}")
     return {"coordinator_address": coordinator, "num_processes": number, "process_id": process}

@@ -33,7 +33,7 @@ _MUCH = 4  # operations that are not done again for each use, or for each entry 
 _HASH = 60  # operations of a Threefry-2x32
 _ELEMENTWISE = frozenset(
     [
-        *("abs", "add", "add_any", "and", "atan2", "bitcast_convert_type", "cbrt", "ceil", "clamp"),
+        *("abs", "add", "add_any", "and", "atan2", "bitcast_convert_type", "cbrt", "ceil", "clamp", "clz"),
         *("convert_element_type", "copy", "cos", "cosh", "digamma", "div", "eq", "erf", "erf_inv", "erfc", "exp"),
         *("exp2", "expm1", "floor", "ge", "gt", "integer_pow", "is_finite", "le", "lgamma", "log", "log1p"),
         *("logistic", "lt", "max", "min", "mul", "ne", "neg", "nextafter", "not", "or", "population_count", "pow"),

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
 from envs.errors import InputError
+from experiments import interrupt
 from experiments.study_folder import JOBS
 
 FLAGS = ("-m", "--multirun")
 WHERE_FROM = "the extra 'slurm' installs submitit_slurm and submitit_local, the extra 'joblib' joblib"
 _SLURM = "submitit_slurm"
+_MOST_SHARDS = 10_000
 _TIMEOUTS = 1000  # after which submitit queues a job again
 _NOTICE_SECONDS = 5.0  # in which submitit's signal may follow a SIGTERM
 
@@ -96,11 +99,21 @@ def _said(override: Override) -> str:
 
 def _shards(override: Override) -> list[str]:
     if override.is_sweep_override():
-        values = [str(value) for value in override.sweep_string_iterator()] if override.is_discrete_sweep() else []
+        values = _listed(override) if override.is_discrete_sweep() else []
     else:
         values = [override.get_value_element_as_str()]
     if not values or not all(re.fullmatch(r"\d+", value) for value in values):
         raise InputError(f"{_said(override)}: shards are whole numbers from 0, as in shard=range(0,16) or shard=0,1,2")
+    return values
+
+
+def _listed(override: Override) -> list[str]:
+    try:
+        values = list(islice(override.sweep_string_iterator(), _MOST_SHARDS + 1))
+    except ValueError as error:  # a step of 0
+        raise InputError(f"{_said(override)} is no range of shards ({error}); write shard=range(0,16)") from error
+    if len(values) > _MOST_SHARDS:
+        raise InputError(f"{_said(override)}: at most {_MOST_SHARDS:,} shards can share a study")
     return values
 
 
@@ -122,10 +135,10 @@ def completed(asked: Asked, folder: Path) -> list[str]:
 
 
 def quoted(text: str) -> str:
-    """Free text as Hydra's grammar reads it, unless it is plain or quoted already."""
-    if re.fullmatch(r"[\w./+-]*|'.*'|\".*\"", text, re.ASCII):
+    """Free text as Hydra's grammar reads it, unless it is quoted already."""
+    if re.fullmatch(r"'(\\.|[^'\\])*'|\"(\\.|[^\"\\])*\"", text):
         return text
-    escaped = text.replace("'", "\\'")
+    escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text)
     return f"'{escaped}'"
 
 
@@ -153,13 +166,13 @@ def notices() -> tuple[int, ...]:
     if "SUBMITIT_EXECUTOR" not in os.environ:
         return ()
     name = os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2")
-    return signal.SIGTERM, getattr(signal, f"SIG{name}")
+    return signal.SIGTERM, getattr(signal, f"SIG{name}", signal.SIGUSR2)
 
 
 def hand_back(exit_code: int) -> int:
     """Everything is saved: let submitit queue the job again if it was told to. The code to exit with.
 
-    To be called where its handlers are in place again.
+    Its handlers are those before ours, wherever this is called.
     """
     number = exit_code - 128
     if number not in notices():
@@ -168,7 +181,7 @@ def hand_back(exit_code: int) -> int:
         if number == signal.SIGTERM:
             time.sleep(_NOTICE_SECONDS)
         else:
-            signal.getsignal(number)(number, None)  # type: ignore[operator, misc]
+            interrupt.handler_before(number)(number, None)
     except SystemExit as end:
         return int(end.code or 0) & 0xFF
     return exit_code

@@ -7,8 +7,9 @@ import numpy as np
 
 from envs import ledger
 from envs.clock import stage_start
+from envs.edge_cloud import World, WorldState
 from envs.instance import MONEY, Instance
-from experiments import benchmark
+from experiments import benchmark, sources
 from experiments.benchmark import Epochs
 from experiments.cells import Cell
 from experiments.rollout import Snapshot
@@ -24,12 +25,7 @@ def cell_result(
     [E, M, D]. ``cache`` keeps benchmarks between the policies of one world.
     """
     instance = cell.instance
-    world = instance.world
-    quanta = np.asarray(world.quanta, np.float64)
-    books = {
-        name: ledger.host_value(getattr(snapshot.world, name), quanta)
-        for name in ("demand", "served", "refused", "reward", "reward_expected", "spent", "service")
-    }
+    books = _books(instance.world, snapshot.world)
     ideal = _ideal(cell, snapshot, books["demand"], cache)
     curves = _curves(instance, snapshot, books, ideal)
     number = len(instance.models)
@@ -53,6 +49,21 @@ def cell_result(
     )
 
 
+def _books(world: World, totals: WorldState) -> dict[str, np.ndarray]:
+    """The books [E, R, ...] in tasks and normalised units."""
+    books = {
+        name: ledger.host_value(getattr(totals, name), world.scale)
+        for name in ("demand", "served", "refused", "reward", "service")
+    }
+    books["spent"] = ledger.host_value(totals.spent, world.consumption_scale)
+    books["reward_expected"] = books["served"] @ np.asarray(world.reward_mean, np.float64)
+    # Served tasks are counted without the lowest digit: what is missing to the demand is taken without it, too.
+    arrived = ledger.host_units(ledger.Total(digits=totals.demand.digits[1:]))
+    missing = arrived - ledger.host_units(totals.served).sum(axis=-1)
+    books["declined"] = missing / ledger.quanta(totals.served, world.scale)
+    return books
+
+
 def _truth(instance: Instance) -> np.ndarray:
     """[M, D] true means, normalised units."""
     world = instance.world
@@ -67,6 +78,8 @@ class _Ideal:
     staged: np.ndarray  # [E, R] reward of the best deployment at every instant, so far
     window: np.ndarray  # [E, R] of the best deployment at every window's start, so far
     fluid: np.ndarray  # [E, R] of the best plan for the whole run, so far
+    serving_all: np.ndarray | None  # [E, R] of the best plan that serves every task; only for a fixed inventory
+    unconstrained: np.ndarray | None  # [E, R] of the best models by quality alone; only for a fixed inventory
     share: np.ndarray  # [E, M] share of all demand so far that `staged` gives each model, mean over runs
     feasible: bool
 
@@ -76,8 +89,7 @@ def _ideal(cell: Cell, snapshot: Snapshot, demand: np.ndarray, cache: dict[Any, 
     if snapshot.books is None:
         return _fixed(cell.instance, demand, cache)
     spans, before = _spans(cell)
-    quanta = np.asarray(cell.instance.world.quanta, np.float64)
-    bins = ledger.host_value(snapshot.books.span_demand, quanta)[:, :, : len(spans)]  # [E, R, G, 2]
+    bins = ledger.host_value(snapshot.books.span_demand, cell.instance.world.scale)[:, :, : len(spans)]  # [E, R, G, 2]
     known, total = _means(cell.instance, demand[-1]), bins[-1].sum(axis=-1)
     key = ("staged", id(cell.instance), total.tobytes())
     if key not in cache:
@@ -94,6 +106,8 @@ def _ideal(cell: Cell, snapshot: Snapshot, demand: np.ndarray, cache: dict[Any, 
         staged=_earned(so_far, now),
         window=_earned(bins[..., 0], window) + _earned(bins[..., 1], now),
         fluid=_earned(so_far, fluid),
+        serving_all=None,
+        unconstrained=None,
         share=share,
         feasible=bool(now.feasible[total > 0].all()),
     )
@@ -121,11 +135,24 @@ def _fixed(instance: Instance, demand: np.ndarray, cache: dict[Any, Any]) -> _Id
     """The benchmarks where all models are live throughout: they coincide."""
     key = ("fixed", id(instance), demand[-1].tobytes())
     if key not in cache:
-        cache[key] = benchmark.fluid(**_means(instance, demand[-1]), demand=demand[-1])
-    ideal = cache[key]
-    so_far = ideal.value * demand / np.where(demand[-1] > 0, demand[-1], 1.0)
-    share = np.broadcast_to(ideal.share.mean(axis=0), (len(demand), len(instance.models)))
-    return _Ideal(staged=so_far, window=so_far, fluid=so_far, share=share, feasible=bool(ideal.feasible.all()))
+        known = _means(instance, demand[-1])
+        cache[key] = (
+            benchmark.fluid(**known, demand=demand[-1]),
+            benchmark.serving_all(**known, demand=demand[-1]),
+            benchmark.unconstrained(known["reward"], known["throughput"], demand[-1]),
+        )
+    ideal, serving_all, unconstrained = cache[key]
+    arrived = demand / np.where(demand[-1] > 0, demand[-1], 1.0)
+    so_far = ideal.value * arrived
+    return _Ideal(
+        staged=so_far,
+        window=so_far,
+        fluid=so_far,
+        serving_all=serving_all * arrived,
+        unconstrained=unconstrained * arrived,
+        share=np.broadcast_to(ideal.share.mean(axis=0), (len(demand), len(instance.models))),
+        feasible=bool(ideal.feasible.all()),
+    )
 
 
 def _means(instance: Instance, demand: np.ndarray) -> dict[str, np.ndarray]:
@@ -158,7 +185,7 @@ def _curves(
         "violation": violation.max(axis=-1, initial=0.0),
         "violation_worst": np.asarray(snapshot.world.violation_worst, np.float64).max(axis=-1, initial=0.0),
         "overspend": _overspend(instance, snapshot),
-        "declined": demand - served,
+        "declined": books["declined"],
         "refused": books["refused"],
         "served": served,
         "demand": demand,
@@ -166,10 +193,14 @@ def _curves(
         "forecast_error": np.abs(forecast_total - total) / np.where(total > 0, total, 1.0),
         "pace": _pace(instance, spent, demand),
         "invalid": np.asarray(snapshot.invalid, np.float64),
+        "clipped": np.asarray(snapshot.world.clipped, np.float64),
     }
+    if ideal.serving_all is not None and ideal.unconstrained is not None:
+        curves |= {"benchmark_serving_all": ideal.serving_all, "benchmark_unconstrained": ideal.unconstrained}
     curves |= _deployment_curves(snapshot, books, ideal)
     curves |= {f"spent_{name}": spent[..., i] for i, name in enumerate(instance.resources)}
     curves |= {f"violation_{name}": violation[..., j] for j, name in enumerate(instance.services)}
+    curves |= {f"service_{name}": books["service"][..., j] for j, name in enumerate(instance.services)}
     names = (*instance.resources, *instance.services)
     duals = np.asarray(snapshot.duals, np.float64)
     return curves | {f"dual_{name}": duals[..., i] for i, name in enumerate(names)}
@@ -232,7 +263,7 @@ def _description(cell: Cell, feasible: bool, wall_seconds: float) -> dict[str, A
         "routing": config.policy.routing,
         "deployment": config.policy.deployment,
         "env": config.world or config.catalogue,
-        "demand": config.demand["process"],
+        "demand": config.demand_name or config.demand["process"],
         "forecaster": config.forecaster["name"],
         "num_models": len(instance.models),
         "horizon": config.horizon,
@@ -246,4 +277,7 @@ def _description(cell: Cell, feasible: bool, wall_seconds: float) -> dict[str, A
         "benchmark_feasible": feasible,
         "wall_s": round(wall_seconds, 4),
         "swept": config.swept,
+        "parameters": cell.parameters,
+        "sources": cell.sources,
+        "versions": sources.versions(),
     }

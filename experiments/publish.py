@@ -1,22 +1,21 @@
 """What is made from stored results: tables, summary, figures, report, dashboards, and the words on the terminal."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from time import sleep
 from typing import Any
 
 from rich.console import Console
 
 from envs.errors import InputError
-from experiments import display, report, store, study_folder, summary, trackers
+from experiments import display, interrupt, published, report, store, study_folder, summary, trackers
 from experiments.claims import Claims
 from experiments.config import StudyConfig
 from experiments.store import CellResult
 from experiments.study import Outcome
 from experiments.trackers import EventLog, WandbOutcome, WandbSettings
 
+PUBLISHED = "published.md"  # the cells beside published end points, where the study lists some
 _TURN = "publish"  # a claim
 
 
@@ -61,26 +60,26 @@ def publish_in_turn(
 ) -> None:
     """``publish`` once for all shards: of those that end together one does it, with the cells of all."""
     if _is_published(folder):
-        console.print("tables and report are there already")
+        display.say(console, "tables and report are there already")
         return
     with Claims(folder) as claims:
         while _is_my_turn(claims):
             publish(outcome, study, folder, tracker, log, console)
             claims.release(_TURN)
             # Who stored a cell after we read them, and then found us publishing, has left that to us.
-            if study_folder.stored(folder) <= _ids(outcome.cells):
+            if study_folder.shown(folder) <= _ids(outcome.cells):
                 return
             cells = stored_cells(folder)
             if _ids(cells) <= _ids(outcome.cells):
                 return
             outcome = replace(outcome, cells=cells)
-    console.print("another process makes tables and report")
+    display.say(console, "another process makes tables and report")
 
 
 def _is_published(folder: Path) -> bool:
-    """Whether nothing was stored since somebody published, as far as the events tell."""
+    """Whether somebody has published what is to be shown now, as far as events and summary tell."""
     told = [event["event"] for event in study_folder.read_events(folder) if event["event"] in ("cell", "finished")]
-    return told[-1:] == ["finished"]
+    return told[-1:] == ["finished"] and study_folder.summarised(folder) == study_folder.shown(folder)
 
 
 def _is_my_turn(claims: Claims) -> bool:
@@ -88,7 +87,7 @@ def _is_my_turn(claims: Claims) -> bool:
     while not claims.acquire(_TURN):
         if claims.is_at_work(_TURN):
             return False
-        sleep(0.5)
+        interrupt.pause(0.5)
     return True
 
 
@@ -113,8 +112,8 @@ def sync(folder: Path, options: Mapping[str, str]) -> int:
         InputError: no study, nothing finished in it, or options that do not exist.
     """
     config = study_folder.read_record(folder)["config"]
-    own = config.get("tracker") or {}
-    chosen = {**(own if own.get("name") == "wandb" else {"name": "wandb"}), **options}
+    own = config.get("tracker")
+    chosen = {**(own if isinstance(own, dict) and own.get("name") == "wandb" else {"name": "wandb"}), **options}
     tracker = trackers.wandb_settings(chosen, str(config.get("name")), folder)
     made = _made_again(folder)  # so that what is sent belongs together
     sent = _send(made, folder, tracker, EventLog(folder / study_folder.EVENTS))
@@ -125,16 +124,23 @@ def sync(folder: Path, options: Mapping[str, str]) -> int:
 def make(cells: Sequence[CellResult], folder: Path) -> Publication:
     """Write tables, summary, figures and report. Equal results make equal files."""
     record = study_folder.read_record(folder)
-    planned = len(study_folder.read_plan(folder)) or None
-    found = summary.summarise(cells, claims=record["config"].get("claims"), planned=planned)
+    cells = published.annotated(cells, record["config"].get("published") or [])
+    planned = len(study_folder.read_plan(folder)) or len(study_folder.current(record)) or None
+    found = summary.summarise(cells, expected=record["config"].get("expected_exponents"), planned=planned)
+    interrupt.check()
     store.write_results(folder, cells)
     store.write_summary(folder, found)
+    if compared := published.compare(cells):
+        store.write_atomically(folder / PUBLISHED, published.markdown(compared).encode())
+    interrupt.check()
     page = report.write(cells, record, found, folder)
     return Publication(cells=cells, record=record, found=found, page=page)
 
 
 def _made_again(folder: Path) -> Publication:
-    study_folder.read_record(folder)
+    store.mend_record(folder)
+    for trouble in study_folder.troubles(folder):
+        store.warn(trouble)
     cells = stored_cells(folder)
     if not cells:
         raise InputError(f"{folder} holds no finished cell yet; llm-bandits-status tells how far the study is")
@@ -147,14 +153,15 @@ def _made_again(folder: Path) -> Publication:
 
 
 def stored_cells(folder: Path) -> list[CellResult]:
-    """All results of a folder that are whole, in the order of the study; stderr names those that are not."""
+    """The results of a folder's studies that are whole, in their order; stderr names those that are not."""
     cells = []
     plan = study_folder.read_plan(folder)
-    for cell in study_folder.in_order(study_folder.stored(folder), plan):
+    order = plan or dict.fromkeys(store.recorded_cells(folder))
+    for cell in interrupt.looking(study_folder.in_order(study_folder.shown(folder), order)):
         try:
             result = store.read_cell(store.cell_path(folder, cell))
-        except ValueError as error:
-            print(f"warning: {error}; going on without", file=sys.stderr)
+        except (OSError, ValueError) as error:
+            store.warn(f"{error}; going on without")
             continue
         cells.append(_as_planned(result, plan))
     return cells
@@ -172,20 +179,22 @@ def _send(made: Publication, folder: Path, tracker: WandbSettings, log: EventLog
 
 def _say_page(made: Publication, console: Console) -> None:
     folder = made.page.parent
-    console.print(f"results, figures and report: {folder}/  (open {made.page})", soft_wrap=True, markup=False)
+    for sentence in study_folder.kept(folder, made.record):
+        display.say(console, sentence)
+    display.say(console, f"results, figures and report: {folder}/  (open {made.page})")
 
 
 def _say_wandb(sent: WandbOutcome, console: Console) -> None:
-    console.print(f"Weights & Biases: {sent.sentence}", soft_wrap=True, markup=False)
+    display.say(console, f"Weights & Biases: {sent.sentence}")
 
 
 def _say_speed(outcome: Outcome, console: Console) -> None:
     if not outcome.decisions:
-        console.print(
-            "nothing was missing; everything was read back" if not outcome.failed else "nothing was simulated"
-        )
+        nothing = "nothing was simulated" if outcome.failed else "nothing was missing; everything was read back"
+        display.say(console, nothing)
         return
-    console.print(
+    display.say(
+        console,
         f"{outcome.decisions:,} decisions in {outcome.run_seconds:.1f} s including "
-        f"{outcome.compilations} compilations ({outcome.compile_seconds:.1f} s, partly beside the simulation)"
+        f"{outcome.compilations} compilations ({outcome.compile_seconds:.1f} s, partly beside the simulation)",
     )

@@ -8,7 +8,6 @@ import base64
 import html
 import math
 import re
-import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from experiments.store import CellResult, write_atomically
 
 MAX_SVG_BYTES = 1_500_000  # a larger picture goes into the page as PNG
 MAX_TABULAR_ROWS = 40  # a longer LaTeX table is a longtable
+MAX_WINNERS = 3  # policies that a headline names
 MAX_ROWS_UNFILTERED = 30  # beyond it the page opens at the longest horizon
 
 
@@ -97,7 +97,7 @@ def headlines(summary: Mapping[str, Any]) -> list[str]:
 
 def markdown_tables(summary: Mapping[str, Any]) -> str:
     """The findings, the table of cells and the table of exponents in Markdown."""
-    parts = ["# Results", "", *(f"- {_escape_markdown(sentence)}" for sentence in headlines(summary)), ""]
+    parts = ["# Results", "", *(f"- {_escape_item(sentence)}" for sentence in headlines(summary)), ""]
     for title, (head, rows) in _tables(summary):
         parts += [f"## {title}", ""]
         for number, row in enumerate([head, *rows]):
@@ -140,7 +140,7 @@ def _cell_table(cells: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[lis
     for cell in cells:
         labels = [cell["label"], *([cell["setting"]] if with_setting else [])]
         labels += [_budget(cell.get("budget_per_task")), _count(cell["horizon"])]
-        values = [_inline(cell.get(column.metric), column) for column in columns]
+        values = [_inline(cell.get(column.metric), column, _mark(cell)) for column in columns]
         rows.append([*labels, *values, str(cell["runs"])])
     return head, rows
 
@@ -191,13 +191,13 @@ def _fit_texts(fit: Mapping[str, Any] | None) -> tuple[str, str, str]:
     """Slope, tail slope and verdict in words."""
     if fit is None:
         return "—", "—", "—"
-    verdict = "—" if fit["verdict"] is None else f"{fit['verdict']} (claim {fit['claimed']:.3g})"
+    verdict = "—" if fit["verdict"] is None else f"{fit['verdict']} (expected {fit['expected']:.3g})"
+    if fit["slope"] is None:
+        return fit["in_words"] or "—", "—", verdict
     return _slope(fit["slope"], fit["interval"]), _slope(fit["tail_slope"], fit["tail_interval"]), verdict
 
 
-def _slope(slope: float | None, interval: Sequence[float | None]) -> str:
-    if slope is None:
-        return "—"
+def _slope(slope: float, interval: Sequence[float | None]) -> str:
     low, high = interval
     text = f"{slope:.2f}" if low is None or high is None else f"{slope:.2f} [{low:.2f}, {high:.2f}]"
     return text.replace("-", "−")
@@ -244,11 +244,16 @@ def _interval(entry: Mapping[str, Any], column: Column) -> str:
     return f"[{_value(entry['low'], column)}, {_value(entry['high'], column)}]"
 
 
-def _inline(entry: Mapping[str, Any] | None, column: Column) -> str:
+def _inline(entry: Mapping[str, Any] | None, column: Column, mark: str = "") -> str:
     if entry is None or entry["mean"] is None:
         return "—"
-    unit = " %" if column.percent else ""
-    return f"{_value(entry['mean'], column)}{unit} {_interval(entry, column)}".strip()
+    return f"{_marked(entry['mean'], column, mark)} {_interval(entry, column)}".strip()
+
+
+def _marked(mean: float, column: Column, mark: str) -> str:
+    """A mean with its unit, and with the cell's marks where it compares with the benchmark."""
+    flag = mark if column.metric in ("reward_share", "regret") else ""
+    return f"{_value(mean, column)}{' %' if column.percent else ''}{flag}"
 
 
 def _size(cells: Sequence[Mapping[str, Any]]) -> str:
@@ -299,55 +304,94 @@ def _hard_budget(cells: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _best(cells: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Who earned most and who violated least at the longest horizon, clairvoyant policies aside."""
+    """Who earned most and who violated least at the longest horizon, world by world; clairvoyant policies aside."""
     horizon = max(cell["horizon"] for cell in cells)
     learners = [cell for cell in cells if cell["horizon"] == horizon and not cell.get("clairvoyant")]
-    shares = _by_policy(learners, "reward_share")
-    violations = _by_policy(learners, "violation_per_task")
-    if not shares:
+    earning = _winners(learners, "reward_share", largest=True)
+    if not earning:
         return
-    count = len({cell["label"] for cell in learners})
-    best = max(shares, key=lambda policy: shares[policy])
-    extra = f", and violated the target by {_number(violations[best])} per task" if best in violations else ""
-    yield (
-        f"After {_rounds(horizon)} {best} earned most among {_plural(count, 'policy', 'policies')} (clairvoyant ones "
-        f"aside): {100 * shares[best]:.1f} % of the benchmark, averaged over its cells{extra}."
-    )
-    least = min(violations, key=lambda policy: violations[policy], default=best)
-    if least != best:
-        share = f", earning {100 * shares[least]:.1f} % of the benchmark" if least in shares else ""
-        yield f"{least} violated the target least: {_number(violations[least])} per task{share}."
+    policies = _plural(len({cell["label"] for cell in learners}), "policy", "policies")
+    for number, (policy, won) in enumerate(_ranked(earning)[:MAX_WINNERS]):
+        share = _spread(won, "reward_share", percent=True)
+        violated = _spread(won, "violation_per_task")
+        extra = f", and violated the target by {violated} per task" if violated else ""
+        among = f"earned most among {policies} (clairvoyant ones aside)" if number == 0 else "earned most"
+        after = f"After {_rounds(horizon)} {policy}" if number == 0 else policy
+        yield f"{after} {among}{_of(won, earning)}: {share} of the benchmark{extra}."
+    sparing = _winners(learners, "violation_per_task", largest=False)
+    for policy, won in _ranked(sparing)[:MAX_WINNERS]:
+        share = _spread(won, "reward_share", percent=True)
+        extra = f", earning {share} of the benchmark" if share else ""
+        if {cell["label"] for cell in earning} != {policy}:
+            violated = _spread(won, "violation_per_task")
+            yield f"{policy} violated the target least{_of(won, sparing)}: {violated} per task{extra}."
 
 
-def _by_policy(cells: Sequence[Mapping[str, Any]], metric: str) -> dict[str, float]:
-    """Mean over cells of a metric, a policy; policies without the metric are left out."""
-    gathered: dict[str, list[float]] = {}
+def _winners(cells: Sequence[Mapping[str, Any]], metric: str, *, largest: bool) -> list[Mapping[str, Any]]:
+    """For each setting and budget the cell with the best mean of a metric: only such cells can be compared."""
+    worlds: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for cell in cells:
         if cell.get(metric):
-            gathered.setdefault(cell["label"], []).append(cell[metric]["mean"])
-    return {policy: statistics.fmean(values) for policy, values in gathered.items()}
+            worlds.setdefault((cell["setting"], _budget_key(cell.get("budget_per_task"))), []).append(cell)
+    choose = max if largest else min
+    return [choose(members, key=lambda cell: float(cell[metric]["mean"])) for members in worlds.values()]
+
+
+def _ranked(winners: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any]]]]:
+    """The cells that each policy won, those of the most frequent winner first."""
+    won: dict[str, list[Mapping[str, Any]]] = {}
+    for cell in winners:
+        won.setdefault(cell["label"], []).append(cell)
+    return sorted(won.items(), key=lambda entry: -len(entry[1]))
+
+
+def _of(won: Sequence[Any], played: Sequence[Mapping[str, Any]]) -> str:
+    """In how many of the compared settings and budgets, where there are several."""
+    where = "settings and budgets" if _has_settings(played) else "budgets"
+    return f" at {len(won)} of {len(played)} {where}" if len(played) > 1 else ""
+
+
+def _spread(cells: Sequence[Mapping[str, Any]], metric: str, *, percent: bool = False) -> str:
+    """The smallest to the largest mean of a metric; empty where it does not apply."""
+    means = [float(cell[metric]["mean"]) for cell in cells if cell.get(metric)]
+    if not means:
+        return ""
+    ends = [f"{100 * mean:.1f}" if percent else _number(mean) for mean in (min(means), max(means))]
+    return " to ".join(dict.fromkeys(ends)) + (" %" if percent else "")
 
 
 def _growth(exponents: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Tail slopes by policy and the verdicts on claims."""
+    """Tail slopes by policy, and what became of the exponents that were expected."""
     for metric in ("regret", "violation"):
-        fits = [(entry, entry.get(metric)) for entry in exponents if not entry.get("clairvoyant")]
+        fits = [(entry["label"], entry[metric]) for entry in exponents if entry.get(metric)]
         slopes: dict[str, list[float]] = {}
-        verdicts: dict[str, int] = {}
-        for entry, fit in fits:
-            if fit is not None and fit["tail_slope"] is not None:
+        for entry in exponents:
+            fit = entry.get(metric)
+            if fit and fit["tail_slope"] is not None and not entry.get("clairvoyant"):
                 slopes.setdefault(entry["label"], []).append(fit["tail_slope"])
-            if fit is not None and fit["verdict"] is not None:
-                verdicts[fit["verdict"]] = verdicts.get(fit["verdict"], 0) + 1
         if slopes:
-            ranked = sorted(slopes, key=lambda policy: statistics.median(slopes[policy]))
-            listed = ", ".join(f"{policy} {statistics.median(slopes[policy]):.2f}" for policy in ranked[:6])
+            ranked = sorted(slopes, key=lambda policy: max(slopes[policy]))
+            listed = ", ".join(f"{policy} {_range(slopes[policy])}" for policy in ranked[:6])
             rest = f" and {len(ranked) - 6} more" if len(ranked) > 6 else ""
-            yield f"Tail slope of {metric} against the horizon (median over fits): {listed}{rest}.".replace(" -", " −")
-        if verdicts:
-            counted = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
-            claimed = next(fit["claimed"] for _, fit in fits if fit is not None and fit["claimed"] is not None)
-            yield f"Claim that {metric} of learning policies grows no faster than T^{claimed:.3g}: {counted}."
+            yield f"Tail slope of {metric} against the horizon, smallest to largest of the fits: {listed}{rest}."
+        yield from _expected(metric, fits)
+
+
+def _range(values: Sequence[float]) -> str:
+    ends = list(dict.fromkeys((f"{min(values):.2f}", f"{max(values):.2f}")))
+    return " to ".join(ends).replace("-", "−")
+
+
+def _expected(metric: str, fits: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[str]:
+    """The verdicts on each policy of which an exponent is expected."""
+    verdicts: dict[tuple[str, float], dict[str, int]] = {}
+    for label, fit in fits:
+        if fit["verdict"] is not None:
+            counted = verdicts.setdefault((label, fit["expected"]), {})
+            counted[fit["verdict"]] = counted.get(fit["verdict"], 0) + 1
+    for (label, exponent), counted in verdicts.items():
+        listed = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counted.items()))
+        yield f"Expected of {label}: {metric} grows no faster than T^{exponent:.3g}: {listed}."
 
 
 def _warnings(cells: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -364,14 +408,35 @@ def _warnings(cells: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             f"In {_plural(infeasible, 'cell')} nobody can meet the target: the benchmark is the least-violating choice "
             "(marked †)."
         )
+    beyond = sum(_beyond(cell) for cell in cells)
+    if beyond:
+        yield (
+            f"In {_plural(beyond, 'cell')} the reward exceeds the benchmark (marked ‡), which keeps budget and target "
+            "in expectation: chance, overspending or violation explains it."
+        )
+    nothing = sum(cell.get("runs_without_benchmark") or 0 for cell in cells)
+    if nothing:
+        yield f"The benchmark of {_plural(nothing, 'run')} earns nothing; these runs have no share of it."
     failed = sum(cell.get("runs_failed") or 0 for cell in cells)
     if failed:
         yield f"{_plural(failed, 'run')} failed and left the averages."
     invalid = sum(1 for cell in cells if (cell.get("invalid") or {}).get("mean"))
     if invalid:
         yield f"In {_plural(invalid, 'cell')} some decisions were not finite and were declined."
+    clipped = sum(1 for cell in cells if (cell.get("clipped") or {}).get("mean"))
+    if clipped:
+        yield (
+            f"In {_plural(clipped, 'cell')} some shares were negative, above the caps or more than 1 in sum; "
+            "they were cut."
+        )
     if all(cell["runs"] == 1 for cell in cells):
         yield "One run a cell: there are no intervals."
+
+
+def _beyond(cell: Mapping[str, Any]) -> bool:
+    """Whether the table shows more than the whole benchmark."""
+    share = cell.get("reward_share") or {"mean": 0.0}
+    return bool(round(share["mean"], 3) > 1)
 
 
 def _below_zero(cell: Mapping[str, Any]) -> bool:
@@ -425,7 +490,7 @@ def _page(record: Mapping[str, Any], summary: Mapping[str, Any], pictures: Seque
 def _title(config: Mapping[str, Any]) -> str:
     """The study's name where the configuration gives one."""
     name = config.get("name")
-    return f"Study {name}" if isinstance(name, str) and name else "Study report"
+    return "Study report" if name in (None, "") else f"Study {name}"
 
 
 def _lead(config: Mapping[str, Any]) -> str:
@@ -510,7 +575,7 @@ def _cell_section(summary: Mapping[str, Any]) -> str:
     head += [*(column.title for column in columns), "Runs"]
     rows = []
     for cell in cells:
-        mark = " †" if cell.get("benchmark_feasible") is False else ""
+        mark = _mark(cell)
         parts = [_row_open(cell)]
         if with_setting:
             parts.append(f"<td>{html.escape(cell['setting'])}</td>")
@@ -518,9 +583,20 @@ def _cell_section(summary: Mapping[str, Any]) -> str:
         parts.append(_data(cell["horizon"], _count(cell["horizon"])))
         parts += [_metric_cell(cell.get(column.metric), column, mark) for column in columns]
         rows.append("".join([*parts, _data(cell["runs"], str(cell["runs"])), "</tr>"]))
-    level = f"{100 * summary.get('level', 0.95):g} %"
-    caption = f"Mean over runs at the horizon; beneath it the {level} interval of the mean (Student t)."
+    caption = _mean_caption(summary)
     return _table(head, rows, caption)
+
+
+def _mark(cell: Mapping[str, Any]) -> str:
+    """What is behind numbers that compare with the benchmark: the signs that the warnings explain."""
+    return (" †" if cell.get("benchmark_feasible") is False else "") + (" ‡" if _beyond(cell) else "")
+
+
+def _mean_caption(summary: Mapping[str, Any]) -> str:
+    return (
+        f"Mean over runs at the horizon; beneath it the {100 * summary.get('level', 0.95):g} % interval of the mean "
+        "(Student t for regret; a score interval, which stays within the range, for what cannot be negative)."
+    )
 
 
 def _deployment_section(summary: Mapping[str, Any]) -> str:
@@ -541,8 +617,7 @@ def _deployment_section(summary: Mapping[str, Any]) -> str:
         parts += [_data(cell.get("stages"), stages), _data(cell.get("max_deployed"), cap)]
         parts += [_metric_cell(cell.get(column.metric), column, "") for column in columns]
         rows.append("".join([*parts, "</tr>"]))
-    level = f"{100 * summary.get('level', 0.95):g} %"
-    caption = f"Mean over runs at the horizon; beneath it the {level} interval of the mean (Student t)."
+    caption = _mean_caption(summary)
     return (
         '<section aria-labelledby="deployment"><h2 id="deployment">Deployment</h2>'
         "<p>The three parts of regret add up to it. Newcomers are models that arrive within the run; rounds count from "
@@ -574,9 +649,7 @@ def _data(value: float | None, text: str, beneath: str = "", kind: str = "") -> 
 def _metric_cell(entry: Mapping[str, Any] | None, column: Column, mark: str) -> str:
     if entry is None or entry["mean"] is None:
         return _data(None, "—")
-    unit = " %" if column.percent else ""
-    flag = mark if column.metric in ("reward_share", "regret") else ""
-    return _data(entry["mean"], f"{_value(entry['mean'], column)}{unit}{flag}", _interval(entry, column))
+    return _data(entry["mean"], _marked(entry["mean"], column, mark), _interval(entry, column))
 
 
 def _exponent_section(summary: Mapping[str, Any]) -> str:
@@ -599,7 +672,10 @@ def _exponent_section(summary: Mapping[str, Any]) -> str:
     listed = "".join(f"<li>{html.escape(note)}</li>" for note in notes[:12])
     more = f"<li>{len(notes) - 12} further notes are in summary.json.</li>" if len(notes) > 12 else ""
     level = f"{100 * summary.get('level', 0.95):g} %"
-    caption = f"Slope of log(mean over runs) on log(horizon), {level} bootstrap interval over runs."
+    caption = (
+        f"Slope of log(mean over runs) on log(horizon), {level} bootstrap interval over runs. A slope needs three "
+        "horizons, the longest among them, that are distinguishable from zero; else words say what is known."
+    )
     return (
         '<section aria-labelledby="exponents"><h2 id="exponents">Growth with the horizon</h2>'
         "<p>Lower-order terms bias a slope over all horizons, and its interval does not know it: the tail slope, over "
@@ -614,12 +690,14 @@ def _fit_cells(fit: Mapping[str, Any] | None) -> list[str]:
         return [_data(None, text) for text in (whole, tail, verdict)]
     kind = "" if fit["verdict"] is None else f"verdict {fit['verdict']}"
     slopes = [_split(fit["slope"], whole), _split(fit["tail_slope"], tail)]
-    word, _, claim = verdict.partition(" (")
-    return [*slopes, _data(None, word, claim.rstrip(")"), kind)]
+    word, _, expected = verdict.partition(" (")
+    return [*slopes, _data(None, word, expected.rstrip(")"), kind)]
 
 
 def _split(value: float | None, text: str) -> str:
-    """Slope above, interval beneath."""
+    """Slope above, interval beneath; or words."""
+    if value is None:
+        return _data(None, text)
     above, _, below = text.partition(" ")
     return _data(value, above, below)
 
@@ -675,9 +753,14 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 def _escape_markdown(text: str) -> str:
     """One line in which no letter is markup."""
     text = html.escape(" ".join(text.split()), quote=False)
-    for letter in "\\`*_[]|~#$":
+    for letter in "\\`*_[]|~#$!":
         text = text.replace(letter, f"\\{letter}")
     return text
+
+
+def _escape_item(text: str) -> str:
+    """A line of a list, whose beginning is no further bullet or number either."""
+    return re.sub(r"^(\d*)([-+.)])", r"\1\\\2", _escape_markdown(text))
 
 
 _LATEX = {
@@ -698,6 +781,9 @@ _LATEX = {
     "—": "---",
     "[": "{[}",  # a row that starts with [ would be read as an argument of the line break before it
     "]": "{]}",
+    "*": "{*}",  # and one that starts with * would make the line break another command
+    "†": r"\dag{}",
+    "‡": r"\ddag{}",
 }
 
 

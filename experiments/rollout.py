@@ -116,7 +116,7 @@ def snapshot(world: World, learner: Learner, state: RunState, clock: Clock, t: j
         forecast_total=state.forecast_total,
         invalid=state.invalid,
         deployment_gap=learner.deployment.gap(state.learner.deployment),
-        duals=learner.routing.duals(state.learner.routing, world.problem),
+        duals=agent.duals(learner, state.learner, world.problem),
         lower=bounds.lower,
         upper=bounds.upper,
         covered=covered.astype(bounds.lower.dtype),
@@ -152,10 +152,6 @@ def _deploy(world: World, learner: Learner, key_run: jax.Array, state: RunState,
         learner, state.learner, world.problem, observation, _truth(world, state.total_demand), key
     )
     num_models = world.reward_mean.shape[0]
-    if wanted.shape != (num_models,) or wanted.dtype != bool:
-        raise ValueError(
-            f"deployment decided {wanted.dtype} {wanted.shape}; it must be one bool a model, [{num_models}]"
-        )
     most = world.problem.max_deployed if learner.deployment.capped else jnp.int32(num_models)
     excess = jnp.sum(wanted & observation.available) > most
     return replace(
@@ -186,8 +182,6 @@ def _round(
         resolve,
         jax.random.fold_in(key, _KEY_LEARNER),
     )
-    if shares.shape != world.reward_mean.shape:
-        raise ValueError(f"decide returned shares of shape {shares.shape}; they must be one a model, {view.caps.shape}")
     usable = jnp.all(jnp.isfinite(shares))
     shares = jnp.where(usable, shares, 0.0)
     world_state, feedback = edge_cloud.step(world, state.world, demand_state, demand, shares, t, key_run)
@@ -217,8 +211,8 @@ def _total_demand(world: World, key_start: jax.Array, key_run: jax.Array, horizo
     def body(t: jax.Array, carry: WorldState) -> WorldState:
         key = jax.random.fold_in(jax.random.fold_in(key_run, t), _KEY_DEMAND)
         demand_state, demand = edge_cloud.arrivals(world, carry, t, key)
-        total = ledger.add(carry.demand, ledger.to_quanta(demand, world.quanta))
+        total = ledger.add(carry.demand, ledger.record(demand, world.scale))
         return replace(carry, demand_state=demand_state, demand=total)
 
     end = jax.lax.fori_loop(0, horizon, body, edge_cloud.reset(world, key_start, staged=False))
-    return ledger.value(end.demand, world.quanta)
+    return ledger.value(end.demand, world.scale)

@@ -2,13 +2,12 @@
 
 import os
 import re
-import subprocess
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -17,31 +16,59 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from envs import files
 from envs.errors import InputError, nearest
-from experiments import compiler, launch
-from experiments.config import SHORT_AXES, StudyConfig, study_from
+from experiments import launch, variables
 
 if TYPE_CHECKING:
     from experiments.cells import Cell
+    from experiments.config import StudyConfig
     from experiments.trackers import WandbSettings
 
-SHORT_AXIS = {path: axis for axis, path in SHORT_AXES.items()}
-SWEPT_GROUPS = ("policy", "demand", "forecaster", "env")
 FLAGS = (
     *("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--info"),
     *("--shell-completion", "--config-path", "--config-name", "--config-dir", "--experimental-rerun"),
     *("-h", "-c", "-p", "-r", "-i", "-sc", "-cp", "-cn", "-cd"),
     *launch.FLAGS,
 )
-FREE_TEXT = ("out", "name", "env.catalogue", "demand.path")  # may hold what Hydra's grammar would stumble on
-GROUPS = ("env", "demand", "policy", "forecaster", "sweep", "tracker", "study")
+_VALUES: dict[str, tuple[str, ...]] = {  # that flags take; () for any
+    **dict.fromkeys(("--cfg", "-c"), ("job", "hydra", "all")),
+    **dict.fromkeys(("--info", "-i"), ("", "all", "config", "defaults", "defaults-tree", "plugins", "searchpath")),
+    **dict.fromkeys(("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"), ()),
+    **dict.fromkeys(("--package", "-p", "--experimental-rerun"), ()),
+}
+# Names and paths, which Hydra's grammar would stumble on or read as numbers; those with a True may also be null.
+FREE_TEXT = {
+    **{"out": True, "demand.path": True, "tracker.entity": True},
+    **{"name": False, "env.catalogue": False, "demand.column": False, "tracker.project": False},
+}
+GROUPS = ("env", "demand", "forecaster", "sweep", "tracker", "study")
+_NO_NAMES = ("null", "true", "false", "nan", "inf")  # to Hydra
+
+_LONGEST = 400  # characters of a sentence about arguments
+# What Hydra says, and what we say; {0} and so on are the pattern's groups.
+_HYDRA = {
+    r"Ambiguous value for argument '\+*(([^=']*)=([^']*))'": "{0} is ambiguous; a list is written {1}=[{2}]",
+    r"(.)requires --multirun": "a sweep is a list in brackets, as in sweep.horizon=[10,20]; several shards need -m, "
+    "see docs/cluster.md",
+    r"Error merging override \+*(.*?)( [A-Z].*)?$": "{0} does not fit what is there; {hint}",
+    r"An item is already at '([^']*)'": "+{0}: there is such a key already; write {0}=VALUE, without the +",
+    r"Could not delete from config\. '([^']*)' does not exist": "~{0}: there is no such key; {hint}",
+    r"Multiple values for ([\w/@]+(?:\.\w+)*)": "{0} is given more than once; write {0}=NAME, once and without a +",
+    r"config groups is not supported: '\+\+([\w/@.]+)=": "++{0}: {0} is the name of a file in conf; write {0}=NAME",
+    r"Could not override '([\w/.]+@[\w.]+)'": "{0}: there is none to replace; another world is +env@worlds.NAME=FILE, "
+    "another demand +demand@demands.NAME=FILE",
+    r"Could not override '(hydra[./][^']*)'": "{0}: Hydra has no such key; its documentation lists them",
+    r"Could not override '([^']*)'": "{0}: there is no such key; {hint}",
+    r"Could not delete '([^']*)'\. No match": "~{0}: there is none to remove; --help lists what there is",
+    r"Config group override must be a string or a list\. Got (\w+)": "the name of a file in conf is text, not {0}",
+}
 
 
 def main() -> None:
     """Entry point. Exit codes: 0 done, 1 some cells failed, 2 bad input, 130 interrupted, 143 terminated."""
-    compiler.prepare()
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us instead of Hydra's own printer
     try:
+        variables.check()
         sys.argv[1:] = open_overrides(sys.argv[1:])
         if launch.is_asked_for(sys.argv[1:]):
             _launch()
@@ -49,6 +76,13 @@ def main() -> None:
             _app()
     except (InputError, HydraException, OmegaConfBaseException) as error:
         raise SystemExit(_refused(error)) from None
+    except Exception as error:
+        if not _raised_by_hydra(error):
+            raise
+        raise SystemExit(_refused(error)) from None
+    except KeyboardInterrupt:  # before anything was begun
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 def open_overrides(arguments: Sequence[str]) -> list[str]:
@@ -57,60 +91,106 @@ def open_overrides(arguments: Sequence[str]) -> list[str]:
     Every key is let through to our own validation, which knows the nearest right one, also where Hydra has none of that
     name. A value given directly (``horizon=500``) takes the place of a study's sweep over it.
     """
+    from experiments.schema import SHORT_AXES, SWEPT_GROUPS
+
+    short_axis = {path: axis for axis, path in SHORT_AXES.items()}
     opened, given = [], {argument.partition("=")[0] for argument in arguments}
-    for argument in arguments:
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         key, equals, value = argument.partition("=")
-        if not key or (key.startswith("-") and key not in FLAGS):
-            raise InputError(f"cannot read the argument {argument!r}; write key=value, or --help for what there is")
-        if key in GROUPS and (value == "null" or not re.fullmatch(r"\w*[A-Za-z]\w*", value)):
+        if key in _VALUES:
+            _check_flag(key, value if equals else following)
+        if not key or len(key) > _LONGEST or (key.startswith("-") and key not in FLAGS):
+            shown = _bounded(argument)
+            raise InputError(f"cannot read the argument {shown!r}; write key=value, or --help for what there is")
+        if re.search(rf"\d{{{_LONGEST}}}", value):
+            raise InputError(f"{key} holds a number of more than {_LONGEST} digits; write it as 1e6")
+        if key == "hydra":
+            raise InputError(f"{argument}: Hydra's own keys have a dot, as in hydra.verbose=true")
+        if key in GROUPS and (value.lower() in _NO_NAMES or not re.fullmatch(r"[A-Za-z_]\w*", value)):
             raise InputError(f"{argument}: {key} must be the name of a file in conf/{key}; --help lists them")
         own = equals and re.fullmatch(r"[A-Za-z_][\w.]*", key) and key not in GROUPS and not key.startswith("hydra.")
-        opened.append(f"++{key}={launch.quoted(value) if key in FREE_TEXT else value}" if own else argument)
-        axis = f"sweep.{SHORT_AXIS.get(key, key)}"
-        sweepable = key in SHORT_AXIS or (key.count(".") == 1 and key.partition(".")[0] in SWEPT_GROUPS)
+        verbatim = key not in FREE_TEXT or value == "" or (value == "null" and FREE_TEXT[key])
+        opened.append(f"++{key}={value if verbatim else launch.quoted(value)}" if own else argument)
+        axis = f"sweep.{short_axis.get(key, key)}"
+        group, dots = key.partition(".")[0], key.count(".")
+        sweepable = key in short_axis or (group in SWEPT_GROUPS and dots == (2 if group == "policy" else 1))
         if own and sweepable and axis not in given:
             opened.append(f"++{axis}=null")
     return opened
 
 
+def _check_flag(flag: str, value: str) -> None:
+    """InputError where the value of a flag is missing or none that it takes."""
+    options = _VALUES[flag]
+    if "" in options and value.startswith("-"):
+        return
+    if options and value not in options:
+        raise InputError(f"{flag} {value}: {flag} takes one of {', '.join(filter(None, options))}")
+    if (not value and not options) or value.startswith("-"):
+        raise InputError(f"{flag} needs a value, as --help shows")
+
+
 def _refused(error: Exception) -> int:
-    print(f"error: {sentence(error)}", file=sys.stderr)
+    # A path, say, may hold a line break or a terminal's control characters.
+    text = re.sub(r"[\x00-\x1f\x7f]", lambda found: repr(found[0])[1:-1], sentence(error))
+    print(f"error: {text}", file=sys.stderr)
     return 2
+
+
+def _raised_by_hydra(error: Exception) -> bool:
+    """Some of its errors about arguments have no class of their own."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).partition(".")[0] in ("hydra", "omegaconf", "antlr4", "yaml")
 
 
 def sentence(error: Exception) -> str:
     """One sentence for a configuration error."""
+    if isinstance(error, InputError):
+        return str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
         if group == "hydra/launcher":
             return f"there is no launcher called {name!r} here; {launch.WHERE_FROM}"
-        return f"there is no {group or 'config'} called {name!r}; {nearest(name, list(error.options or []))}"
+        known = nearest(name, list(error.options)) if error.options else "--help lists what there is"
+        return f"there is no {group or 'config'} called {name!r}; {known}"
     if isinstance(error, OverrideParseException):
-        argument = error.override.lstrip("+")
+        argument = _bounded(error.override.lstrip("+"))
         return f"cannot read the argument {argument!r}; write key=value, a list as key=[1,2], odd text in quotes"
-    if isinstance(error, InputError):
-        return str(error)
-    ambiguous = re.match(r"Ambiguous value for argument '\+*([^']*)'", str(error))
-    if ambiguous:
-        key, _, value = ambiguous[1].partition("=")
-        return f"{ambiguous[1]} is ambiguous; a list is written {key}=[{value}]"
+    if isinstance(error, RecursionError):
+        return "the arguments are nested too deeply; write lists and mappings as conf/ shows them"
+    said = " ".join(str(error).split())
+    for pattern, words in _HYDRA.items():
+        if found := re.search(pattern, said):
+            return _bounded(words.format(*found.groups(), **{"hint": _hint_for(found[1])}))
     if isinstance(error, OmegaConfBaseException):
-        return str(error).splitlines()[0]
-    if "requires --multirun" in str(error):
-        return "a sweep is a list in brackets, as in sweep.horizon=[10,20]; several shards need -m, see docs/cluster.md"
-    merging = re.match(r"Error merging override \+*(.*)", str(error))
-    if merging:
-        return f"{merging[1].strip()} does not fit what is there; --help shows every key and its kind"
-    return " ".join(str(error).split())
+        place = f"{error.full_key}: " if error.full_key else ""
+        return _bounded(f"{place}{str(error).splitlines()[0]}; ${{...}} must name a key with its full path")
+    return _bounded(said)
+
+
+def _hint_for(argument: str) -> str:
+    """What may have been meant by a key that Hydra does not know, or what kind of value a key must have."""
+    from experiments import hints, schema
+
+    key, equals, _ = argument.partition("=")
+    group, _, inner = key.partition(".")
+    if not equals:
+        return hints.hint(inner, schema.ENV, "env.") if group == "env" else hints.hint(key, schema.TOP)
+    kind = schema.ENV.get(inner) if group == "env" else schema.TOP.get(key)
+    return f"it must be {kind.wanted}" if kind else "--help shows every key and its kind"
+
+
+def _bounded(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 @hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")
 def _app(configuration: DictConfig) -> None:
     from experiments import interrupt
 
-    compiler.prepare()  # a job's environment need not be that of the command
     try:
-        with interrupt.signals(launch.notices()):
+        variables.check()  # a job's environment need not be that of the command
+        with interrupt.signals(launch.notices(), _leave):
             from experiments import hosts
 
             plain: dict[str, Any] = OmegaConf.to_container(configuration, resolve=True)  # type: ignore[assignment]
@@ -119,13 +199,19 @@ def _app(configuration: DictConfig) -> None:
     except (InputError, OmegaConfBaseException) as error:
         code = _refused(error)
     except KeyboardInterrupt:
-        kept = "finished cells and saved carries are kept"
-        print(f"interrupted; {kept}, and the same command goes on from there", file=sys.stderr, flush=True)
         sys.stdout.flush()
-        code = launch.hand_back(interrupt.exit_code())
-        os._exit(code)  # a compiled program cannot be told to stop, and no thread is writing any more
+        _leave()
     if code and HydraConfig.get().mode is not RunMode.MULTIRUN:  # a launcher takes a job that exits for lost
         raise SystemExit(code)
+
+
+def _leave() -> NoReturn:
+    """End an interrupted process at once: a compiled program cannot be told to stop. Every file is whole."""
+    from experiments import interrupt
+
+    kept = "finished cells and saved carries are kept"
+    print(f"interrupted; {kept}, and the same command goes on from there", file=sys.stderr, flush=True)
+    os._exit(launch.hand_back(interrupt.exit_code()))
 
 
 def _launch() -> None:
@@ -159,7 +245,7 @@ def _launch() -> None:
 class _Task:
     """A configuration, understood and found good."""
 
-    settings: StudyConfig
+    settings: "StudyConfig"
     planned: "list[Cell]"
     folder: Path
     record: dict[str, Any]  # for the folder's config.yaml
@@ -170,15 +256,22 @@ def _understood(plain: dict[str, Any]) -> _Task:
     """InputError where something is wrong with the configuration, or with using its folder for it."""
     import jax
 
-    from experiments import cells, hosts, store, trackers
+    from experiments import blame, cells, hosts, sizes, sources, store, trackers
+    from experiments.config import study_from
 
+    variables.use_devices()
     jax.config.update("jax_enable_x64", plain.get("precision") == "float64")
-    settings = study_from(plain)
-    planned = cells.build(settings)
-    folder = Path(settings.out).expanduser() if settings.out else _default_folder(settings.name, plain)
+    with blame.refused():
+        settings = study_from(plain)
+        planned = cells.build(settings)
+    sizes.check(settings, planned)
+    if settings.out:
+        folder = files.reachable(settings.out, "out")
+    else:
+        folder = files.reachable(_default_folder(settings.name, settings.plain), "name")
     # What this command does is not what its study is.
-    recorded = plain | {"force": False, "extend": False, "shard": None, "distributed": None}
-    record = {"config": recorded, "versions": versions(), "cells": " ".join(cell.id for cell in planned)}
+    recorded = settings.plain | {"force": False, "extend": False, "shard": None, "distributed": None}
+    record = {"config": recorded, "versions": sources.versions(), **cells.record(planned)}
     if hosts.leads():  # the others see nothing of the folder
         store.is_open(folder, record, extend=settings.extend)
     return _Task(
@@ -203,7 +296,7 @@ def _begin_redo(task: _Task, folder: Path) -> None:
 
 def execute(plain: dict[str, Any]) -> int:
     """Validate, simulate what is missing, and make everything that is made from results."""
-    from experiments import display, hosts, publish, store, study, study_folder, trackers, warned
+    from experiments import display, hosts, program_cache, publish, store, study, study_folder, trackers, warned
 
     task = _understood(plain)
     settings, planned, folder = task.settings, task.planned, task.folder
@@ -215,15 +308,22 @@ def execute(plain: dict[str, Any]) -> int:
     console = display.console()
     study_folder.write_plan(folder, planned, settings.seeds)
     live = display.Live(console, log)
+    if problem := program_cache.enable(settings.program_cache):
+        live.warn(problem)
+        log.write("warning", text=problem, cells=[])
     published = True
     with warned.logged(log, live.warn):
         with live:
             outcome = study.run(settings, planned, folder, log, live)
             hosts.leave()
+        if outcome.decisions:  # what vanished meanwhile is there again
+            store.open_folder(folder, task.record, extend=settings.extend)
+            study_folder.write_plan(folder, planned, settings.seeds)
         try:
             if outcome.left:
                 log.write("left", cells=outcome.left)
-                console.print(f"others are at work on {outcome.left} cells, and make tables and report after the last")
+                others = f"others are at work on {outcome.left} cells, and make tables and report after the last"
+                display.say(console, others)
             elif outcome.cells:
                 make = publish.publish if settings.shard is None else publish.publish_in_turn
                 make(outcome, settings, folder, task.tracker, log, console)
@@ -242,23 +342,6 @@ def _default_folder(name: str, plain: dict[str, Any]) -> Path:
     from experiments import store
 
     return Path("results") / f"{name}-{store.study_digest(plain)}"
-
-
-def versions() -> dict[str, str]:
-    """What computed the results."""
-    import jax
-
-    found = {name: metadata.version(name) for name in ("jax", "jaxlib", "numpy", "optax", "scipy")}
-    found |= {"python": sys.version.split()[0], "device": str(jax.devices()[0].device_kind)}
-    try:
-        found["llm_bandits"] = metadata.version("llm-bandits")
-    except metadata.PackageNotFoundError:
-        found["llm_bandits"] = "not installed"
-    here = Path(__file__).resolve().parent.parent
-    if (here / ".git").exists():
-        asked = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
-        found["git"] = asked.stdout.strip()
-    return found
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+_FEWEST = 3  # horizons of a fit: any two points lie on a line
 _BLOCK = 4_000_000  # indices drawn at once: bounds the memory of a bootstrap with many runs
 
 
@@ -15,7 +16,8 @@ _BLOCK = 4_000_000  # indices drawn at once: bounds the memory of a bootstrap wi
 class ExponentFit:
     """How fast a mean grows with the horizon: the slope of log(mean over runs) on log(horizon), with its uncertainty.
 
-    Slopes and interval ends are NaN where they cannot be had (``note`` says why); :meth:`to_dict` turns NaN into None.
+    Without a slope every number of the fit is NaN and ``in_words`` says what is known; :meth:`to_dict` turns NaN into
+    None.
     """
 
     slope: float  # over every usable horizon
@@ -26,13 +28,14 @@ class ExponentFit:
     tail: int  # usable horizons in the tail fit
     tail_slope: float
     tail_interval: tuple[float, float]
-    claimed: float | None
+    expected: float | None
     tolerance: float
     level: float  # confidence level of all intervals
-    verdict: str | None  # "consistent", "exceeds", "undecided"; None without a claim
+    verdict: str | None  # "consistent", "exceeds", "undecided"; None where no exponent is expected
     horizons: tuple[float, ...]  # [H] usable, increasing
     means: tuple[float, ...]  # [H]
     dropped: tuple[dict[str, Any], ...]  # horizon, mean, why
+    in_words: str  # what is known where there is no slope, such as "zero from T = 4,000 on"; empty where there is one
     nonpositive_share: tuple[dict[str, float], ...]  # horizon, share of runs <= 0; every horizon
     resamples: int
     resamples_dropped: int  # resamples without a logarithm at some usable horizon
@@ -49,13 +52,14 @@ class ExponentFit:
             "tail": self.tail,
             "tail_slope": _plain(self.tail_slope),
             "tail_interval": _plain_pair(self.tail_interval),
-            "claimed": self.claimed,
+            "expected": self.expected,
             "tolerance": self.tolerance,
             "level": self.level,
             "verdict": self.verdict,
             "horizons": list(self.horizons),
             "means": list(self.means),
             "dropped": [dict(entry) for entry in self.dropped],
+            "in_words": self.in_words,
             "nonpositive_share": [dict(entry) for entry in self.nonpositive_share],
             "resamples": self.resamples,
             "resamples_dropped": self.resamples_dropped,
@@ -77,7 +81,7 @@ def fit_exponent(
     horizons: Sequence[float] | np.ndarray,
     samples: Sequence[Sequence[float] | np.ndarray] | np.ndarray,
     *,
-    claimed: float | None = None,
+    expected: float | None = None,
     tolerance: float = 0.05,
     level: float = 0.95,
     resamples: int = 999,
@@ -89,7 +93,13 @@ def fit_exponent(
     Beware of lower-order terms. Where the mean is a*T^p + b*T^q with q < p, the global slope lies between q and p and
     its narrow interval can exclude p altogether: the bootstrap knows the noise of the runs, not the bias of the model.
     Read ``local_slopes`` (do they still drift?) and trust ``tail_slope`` more. The verdict therefore uses the tail
-    only, and asks a one-sided question: does the mean grow no faster than T^claimed?
+    only, and asks a one-sided question: does the mean grow no faster than T^expected?
+
+    There is a slope where at least three horizons, the longest among them, are distinguishable from zero: Student's
+    interval of the mean lies above zero, and so do at least half of the runs. (Where most runs are at zero, the mean of
+    a quantity that is cut off at zero says how often it was cut off, not how it grows. Where the longest horizon is at
+    zero, the others describe how the quantity vanished, not how it grows.) Else ``in_words`` says what is known, and
+    there is no number.
 
     The points must be separate horizons, each with its own runs. Marks within one run are not horizons: they are
     correlated, and a policy tuned for T behaves differently at t < T than one tuned for t.
@@ -97,55 +107,77 @@ def fit_exponent(
     Args:
         horizons: [H] positive, at least two, distinct; in any order (they are sorted).
         samples: [H, R], or H arrays of run values whose lengths may differ.
-        claimed: the exponent to check against, or None.
-        tolerance: how far above ``claimed`` the tail may lie and still count as consistent.
+        expected: the exponent to check against, or None.
+        tolerance: how far above ``expected`` the tail may lie and still count as consistent.
         level: confidence level of the intervals.
         resamples: bootstrap resamples.
         seed: of the bootstrap; equal seeds give equal intervals.
-        tail: number of largest usable horizons in the tail fit; by default max(3, ceil(H / 2)), at most H.
+        tail: number of largest usable horizons in the tail fit, at least 3; by default max(3, ceil(H / 2)), at most H.
 
     Returns:
-        The fit. Horizons whose mean is zero or negative have no logarithm: they leave the fit and are listed in
-        ``dropped``. A horizon with one run has no spread, so intervals that involve it are NaN. Resamples whose mean
-        is not positive are left out and counted; where more than half of ``1 - level`` of them are, the interval is too
-        narrow to judge by and the verdict is "undecided".
+        The fit. Horizons that are not distinguishable from zero leave it and are listed in ``dropped``; one run alone
+        distinguishes nothing. Resamples whose mean is not positive are left out and counted; where more than half of
+        ``1 - level`` of them are, the interval is too narrow to judge by and the verdict is "undecided". A mean that is
+        zero in all runs, or below zero beyond its interval, at the longest horizon is "consistent" with any exponent.
 
     Raises:
         ValueError: mismatched lengths, fewer than two horizons, duplicate or nonpositive horizons, NaN or infinite
             samples, or an option out of range.
 
     Example:
-        >>> fit = fit_exponent([100, 400, 1600], [[10.0, 10.0], [20.0, 20.0], [40.0, 40.0]], claimed=0.5)
+        >>> fit = fit_exponent([100, 400, 1600], [[10.0, 10.0], [20.0, 20.0], [40.0, 40.0]], expected=0.5)
         >>> round(fit.slope, 3), fit.verdict
         (0.5, 'consistent')
 
     """
-    _check_options(level=level, resamples=resamples, tail=tail, tolerance=tolerance, claimed=claimed)
+    _check_options(level=level, resamples=resamples, tail=tail, tolerance=tolerance, expected=expected)
     ordered, runs = _check_data(horizons, samples)
     return _fit(
-        ordered, runs, claimed=claimed, tolerance=tolerance, level=level, resamples=resamples, seed=seed, tail=tail
+        ordered, runs, expected=expected, tolerance=tolerance, level=level, resamples=resamples, seed=seed, tail=tail
     )
 
 
-def mean_interval(samples: Sequence[float] | np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
-    """Mean of R runs and its Student-t interval: (mean, low, high).
-
-    The interval is for the mean, not for a single run, and may reach beyond a metric's natural range.
-    With R = 1 there is no spread to learn from: low and high are NaN, not the mean again.
+def mean_interval(
+    samples: Sequence[float] | np.ndarray, level: float = 0.95, *, most: float | None = None
+) -> tuple[float, float, float]:
+    """Mean of R runs and its interval, (mean, low, high): :func:`mean_band` of one column.
 
     Raises:
-        ValueError: no samples, NaN or infinite samples, more than one axis, or a level outside (0, 1).
+        ValueError: no samples, NaN or infinite samples, more than one axis, samples outside [0, ``most``], or a level
+            outside (0, 1).
 
+    Example:
+        >>> [round(end, 3) for end in mean_interval([1.0, 1.0, 1.0, 0.9], most=1.0)]
+        [0.975, 0.756, 0.998]
     """
     values = np.asarray(samples, dtype=np.float64)
     if values.ndim != 1:
         raise ValueError(f"samples must have one axis, the runs; they have {values.ndim}")
-    mean, low, high = mean_band(values[:, None], level)
+    mean, low, high = mean_band(values[:, None], level, most=most)
     return float(mean[0]), float(low[0]), float(high[0])
 
 
-def mean_band(samples: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """:func:`mean_interval` of each column of [R, E]: three arrays [E]."""
+def mean_band(
+    samples: np.ndarray, level: float = 0.95, *, most: float | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean of each column of [R, E] over its R runs, and the interval of that mean: three arrays [E].
+
+    The interval is for the mean, not for a single run. With R = 1 there is no spread to learn from: low and high are
+    NaN. Runs that are all equal give an interval without width.
+
+    Quantities of any sign (``most`` None) have Student's t interval. Quantities in [0, ``most``] have a score
+    interval, which never leaves that range: every m with (mean - m)^2 <= q^2 v m (1 - m / most) / R, where q is
+    Student's quantile with R - 1 degrees of freedom and v the sample variance divided by mean (1 - mean / most). For
+    shares this is Wilson's interval [1] with the effective sample size mean (1 - mean) / (variance / R), as it is used
+    for proportions in clustered samples [2]; ``most`` = infinity is its limit, where the variance is proportional to
+    the mean. No random numbers are drawn.
+
+    [1] Wilson (1927), "Probable inference, the law of succession, and statistical inference".
+    [2] Dean and Pagano (2015), "Evaluating confidence interval methods for binomial proportions in clustered surveys".
+
+    Raises:
+        ValueError: no samples, NaN or infinite samples, samples outside [0, ``most``], or a level outside (0, 1).
+    """
     values = np.asarray(samples, dtype=np.float64)
     if values.shape[0] == 0:
         raise ValueError("an interval needs at least one run")
@@ -153,25 +185,39 @@ def mean_band(samples: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.
         raise ValueError("samples hold NaN or infinite values")
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, not {level}")
-    count = values.shape[0]
-    mean = values.mean(axis=0)
+    if most is not None and not ((values >= 0).all() and (values <= most).all()):
+        raise ValueError(f"samples must lie between 0 and {most:g}; they span {values.min():g} to {values.max():g}")
+    count, mean = values.shape[0], values.mean(axis=0)
     if count == 1:
         return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
     radius = stats.t.ppf((1 + level) / 2, count - 1) * values.std(axis=0, ddof=1) / math.sqrt(count)
-    return mean, mean - radius, mean + radius
+    if most is None:
+        return mean, mean - radius, mean + radius
+    mean = np.minimum(mean, most)  # a sum may round upwards
+    return mean, *_score_ends(mean, radius, most)
 
 
-def _check_options(*, level: float, resamples: int, tail: int | None, tolerance: float, claimed: float | None) -> None:
+def _score_ends(mean: np.ndarray, radius: np.ndarray, most: float) -> tuple[np.ndarray, np.ndarray]:
+    """Low and high [E] of the score interval within [0, most], from Student's radius [E]."""
+    room = mean * (1 - mean / most)  # what the variance is taken to be proportional to
+    spread = np.where(room > 0, radius**2 / np.where(room > 0, room, 1.0), 0.0)
+    twice = 2 * mean + spread + np.sqrt(spread**2 + 4 * spread * room)  # the larger root times 2 (1 + spread / most)
+    low = 2 * mean**2 / np.where(twice > 0, twice, 1.0)  # the product of the roots is mean^2 / (1 + spread / most)
+    high = twice / (2 * (1 + spread / most))
+    return np.minimum(low, mean), np.clip(high, mean, most)
+
+
+def _check_options(*, level: float, resamples: int, tail: int | None, tolerance: float, expected: float | None) -> None:
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, not {level}")
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, not {resamples}")
-    if tail is not None and tail < 2:
-        raise ValueError(f"tail must hold at least two horizons, not {tail}")
+    if tail is not None and tail < _FEWEST:
+        raise ValueError(f"tail must hold at least {_FEWEST} horizons, not {tail}")
     if not tolerance >= 0:
         raise ValueError(f"tolerance must be zero or more, not {tolerance}")
-    if claimed is not None and not math.isfinite(claimed):
-        raise ValueError(f"claimed must be a finite exponent, not {claimed}")
+    if expected is not None and not math.isfinite(expected):
+        raise ValueError(f"expected must be a finite exponent, not {expected}")
 
 
 def _check_data(
@@ -201,7 +247,7 @@ def _fit(
     horizons: np.ndarray,
     runs: list[np.ndarray],
     *,
-    claimed: float | None,
+    expected: float | None,
     tolerance: float,
     level: float,
     resamples: int,
@@ -209,9 +255,12 @@ def _fit(
     tail: int | None,
 ) -> ExponentFit:
     """:func:`fit_exponent` of checked data."""
-    sample = _usable(horizons, runs, resamples=resamples, seed=seed)
+    standing = [_standing(values, level) for values in runs]
+    in_words = _in_words(horizons, standing)
+    above = np.array([found == "above" and not in_words for found in standing])
+    sample = _usable(horizons, runs, above, resamples=resamples, seed=seed)
     count = len(sample.runs)
-    length = min(max(3, math.ceil(count / 2)) if tail is None else tail, count)
+    length = min(max(_FEWEST, math.ceil(count / 2)) if tail is None else tail, count)
     last, pairs = slice(count - length, count), [slice(i, i + 2) for i in range(count - 1)]
     slope, intercept = _line(sample, slice(0, count))
     tail_interval = _slope_interval(sample, last, level)
@@ -226,13 +275,14 @@ def _fit(
         tail=length,
         tail_slope=_line(sample, last)[0],
         tail_interval=tail_interval,
-        claimed=claimed,
+        expected=expected,
         tolerance=tolerance,
         level=level,
-        verdict=_verdict(tail_interval, claimed, tolerance, too_many),
+        verdict=_verdict(tail_interval, standing[-1], expected, tolerance, too_many),
         horizons=tuple(sample.horizons.tolist()),
         means=tuple(sample.means.tolist()),
-        dropped=_dropped(horizons, runs),
+        dropped=_dropped(horizons, runs, standing),
+        in_words=in_words,
         nonpositive_share=_nonpositive_share(horizons, runs),
         resamples=resamples,
         resamples_dropped=int(lost.any(axis=1).sum()),
@@ -240,14 +290,45 @@ def _fit(
     )
 
 
-def _usable(horizons: np.ndarray, runs: list[np.ndarray], *, resamples: int, seed: int) -> _Sample:
-    """The horizons whose mean has a logarithm, with their bootstrap."""
-    means = np.array([values.mean() for values in runs])
-    kept = [values for values, mean in zip(runs, means, strict=True) if mean > 0]
+_SPELT = {"zero": "zero", "below": "negative", "unclear": "within noise of zero"}
+
+
+def _standing(values: np.ndarray, level: float) -> str:
+    """How runs stand to zero: "above", "zero", "below", "unclear", or "single" where one run cannot tell."""
+    if len(values) == 1:
+        return "single"
+    if not values.any():
+        return "zero"
+    _, low, high = mean_interval(values, level)
+    if low > 0 and (values > 0).mean() >= 0.5:
+        return "above"
+    return "below" if high < 0 else "unclear"
+
+
+def _in_words(horizons: np.ndarray, standing: list[str]) -> str:
+    """Why there is no slope, in words that say what is known; empty where there is one."""
+    last, count = standing[-1], len(standing)
+    if last == "single":
+        return "one run: no slope"
+    if last == "above":
+        known = standing.count("above")
+        if known >= _FEWEST:
+            return ""
+        return f"{count} horizons: no slope" if count < _FEWEST else f"above zero at {known} of {count} horizons only"
+    begin = next(place for place in range(count) if all(found == last for found in standing[place:]))
+    if begin == 0:
+        return f"{_SPELT[last]} at every horizon"
+    where = f"T = {horizons[begin]:,.0f}"
+    return f"{_SPELT[last]} at {where}" if begin == count - 1 else f"{_SPELT[last]} from {where} on"
+
+
+def _usable(horizons: np.ndarray, runs: list[np.ndarray], above: np.ndarray, *, resamples: int, seed: int) -> _Sample:
+    """The horizons that enter the fit, with their bootstrap."""
+    kept = [values for values, usable in zip(runs, above, strict=True) if usable]
     return _Sample(
-        horizons=horizons[means > 0],
+        horizons=horizons[above],
         runs=kept,
-        means=means[means > 0],
+        means=np.array([values.mean() for values in kept]),
         resampled=_bootstrap_log_means(kept, resamples=resamples, seed=seed),
     )
 
@@ -267,9 +348,9 @@ def _bootstrap_log_means(runs: list[np.ndarray], *, resamples: int, seed: int) -
 
 
 def _line(sample: _Sample, part: slice) -> tuple[float, float]:
-    """Slope and intercept over some of the horizons; NaN with fewer than two."""
+    """Slope and intercept over some of the horizons; NaN without horizons."""
     x, y = np.log(sample.horizons[part]), np.log(sample.means[part])
-    if len(x) < 2:
+    if len(x) == 0:
         return math.nan, math.nan
     centred = x - x.mean()
     slope = float(centred @ y / (centred @ centred))
@@ -283,7 +364,7 @@ def _slope_interval(sample: _Sample, part: slice, level: float) -> tuple[float, 
     percentile interval): resampling n runs understates the variance by (n - 1) / n and ignores its own uncertainty.
     """
     counts = [len(values) for values in sample.runs[part]]
-    if len(counts) < 2 or min(counts) < 2:
+    if not counts:
         return math.nan, math.nan
     logs = sample.resampled[:, part]
     logs = logs[~np.isnan(logs).any(axis=1)]
@@ -298,10 +379,14 @@ def _slope_interval(sample: _Sample, part: slice, level: float) -> tuple[float, 
     return float(low), float(high)
 
 
-def _verdict(interval: tuple[float, float], claimed: float | None, tolerance: float, too_many_lost: bool) -> str | None:
-    if claimed is None:
+def _verdict(
+    interval: tuple[float, float], longest: str, expected: float | None, tolerance: float, too_many_lost: bool
+) -> str | None:
+    if expected is None:
         return None
-    limit = claimed + tolerance
+    if longest in ("zero", "below"):
+        return "consistent"
+    limit = expected + tolerance
     if too_many_lost or math.isnan(interval[0]):
         return "undecided"
     if interval[1] <= limit:
@@ -309,12 +394,14 @@ def _verdict(interval: tuple[float, float], claimed: float | None, tolerance: fl
     return "exceeds" if interval[0] > limit else "undecided"
 
 
-def _dropped(horizons: np.ndarray, runs: list[np.ndarray]) -> tuple[dict[str, Any], ...]:
-    pairs = [(float(horizon), float(values.mean())) for horizon, values in zip(horizons, runs, strict=True)]
+_WHY = {**_SPELT, "single": "one run"}  # a horizon left the fit
+
+
+def _dropped(horizons: np.ndarray, runs: list[np.ndarray], standing: Sequence[str]) -> tuple[dict[str, Any], ...]:
     return tuple(
-        {"horizon": horizon, "mean": mean, "why": "zero mean" if mean == 0 else "negative mean"}
-        for horizon, mean in pairs
-        if mean <= 0
+        {"horizon": float(horizon), "mean": float(values.mean()), "why": _WHY[found]}
+        for horizon, values, found in zip(horizons, runs, standing, strict=True)
+        if found != "above"
     )
 
 
@@ -326,17 +413,13 @@ def _nonpositive_share(horizons: np.ndarray, runs: list[np.ndarray]) -> tuple[di
 
 
 def _note(horizons: np.ndarray, sample: _Sample) -> str:
-    """What a reader of the numbers has to know, in sentences; empty if nothing."""
+    """What a reader of a slope has to know, in sentences; empty if nothing, or if there is no slope."""
     parts = []
     count, given = len(sample.horizons), len(horizons)
-    if count < given:
-        parts.append(f"{given - count} of {given} horizons have a mean that is not positive and left the fit.")
-    if count < 2:
-        parts.append(f"{count} usable horizon{'' if count == 1 else 's'}: there is no slope.")
-    if any(len(values) < 2 for values in sample.runs):
-        parts.append("A horizon with one run has no spread: intervals that involve it are missing.")
+    if 0 < count < given:
+        parts.append(f"{given - count} of {given} horizons are not distinguishable from zero and left the fit.")
     lost = np.isnan(sample.resampled).any(axis=1)
-    if count > 1 and lost.any():
+    if lost.any():
         parts.append(
             f"{int(lost.sum())} of {len(lost)} resamples had a mean that is not positive and were left out: "
             "intervals are too narrow."

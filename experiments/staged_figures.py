@@ -31,9 +31,9 @@ from experiments.drawing import (
     short_names,
     spread,
 )
-from experiments.scaling import mean_interval
 from experiments.store import CellResult
 from experiments.summary import (
+    metric_interval,
     metric_values,
     stage_starts,
 )
@@ -261,6 +261,6 @@ def _stack(axes: Axes, place: int, cell: CellResult) -> None:
         ends[part > 0] += part
     values = metric_values(cell, "regret")
     if values is not None and len(values):
-        mean, low, high = mean_interval(values, LEVEL)
+        mean, low, high = metric_interval(cell, "regret", values, LEVEL)
         axes.plot([low, high], [place, place], color="black", linewidth=1.0, zorder=3)
         axes.plot([mean], [place], color="black", marker="D", markersize=3.5, markerfacecolor="white", zorder=3.5)

@@ -17,8 +17,8 @@ from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from experiments import study_folder
 
@@ -72,11 +72,13 @@ class Status:
     failed: tuple[Failure, ...]
     damaged: int  # files that were found damaged and are computed anew
     warnings: int
+    kept: tuple[str, ...]  # sentences about cells that are there and not shown
     parts: tuple[Part, ...]  # by policy, in the order of the study
     processes: tuple[Process, ...]  # since the study was last begun, those at work first
     cells_per_minute: float | None
     decisions_per_minute: float | None
     seconds_left: float | None
+    troubles: tuple[str, ...]  # with the files that say so, a sentence each
 
     @property
     def missing(self) -> int | None:
@@ -106,10 +108,15 @@ def read(folder: Path) -> Status:
     Raises:
         InputError: the folder holds no study.
     """
-    record = study_folder.read_record(folder)
-    plan, there = study_folder.read_plan(folder), study_folder.fresh(folder)
+    record, trouble = study_folder.find_record(folder)
+    plan, there = study_folder.read_plan(folder), study_folder.fresh(folder) & study_folder.shown(folder)
     events = list(study_folder.read_events(folder))
-    failures = {cell: found for cell, found in _failures(events, plan).items() if cell not in there}
+    known = plan.keys() or _recorded(record)
+    failures = {
+        cell: found
+        for cell, found in _failures(events, plan).items()
+        if cell not in there and (cell in known or not known)
+    }
     processes = _processes(events)
     alive = [process for process in processes if process.alive]
     speed = _total(process.decisions_per_minute for process in alive)
@@ -118,24 +125,32 @@ def read(folder: Path) -> Status:
     return Status(
         name=str(record["config"].get("name")),
         folder=str(folder),
-        cells=len(plan) or _announced(events),
+        cells=len(known) or _announced(events),
         done=len(there & plan.keys() if plan else there),
         running=sum(owner in working for cell, owner in owners.items() if cell not in there),
         failed=tuple(failures.values()),
         damaged=sum(event["event"] == "damaged" for event in events),
         warnings=sum(event["event"] == "warning" for event in events),
+        kept=tuple(study_folder.kept(folder, record)),
         parts=_parts(plan, there, failures),
         processes=tuple(sorted(processes, key=lambda process: not process.alive)),
         cells_per_minute=_total(process.cells_per_minute for process in alive),
         decisions_per_minute=speed,
         seconds_left=None if left is None or not speed else 60.0 * left / speed,
+        troubles=(*([trouble] if trouble else ()), *study_folder.troubles(folder)),
     )
+
+
+def _recorded(record: Mapping[str, Any]) -> set[str]:
+    """The ids of the cells of the folder's studies, as its record tells; none where it does not."""
+    studies = [record, *record.get("earlier", ())]
+    return {cell for study in studies for cell in study.get("cells", "").split()}
 
 
 def _announced(events: Sequence[Mapping[str, Any]]) -> int | None:
     """How many cells the study has, where there is no plan."""
     counts = [event.get("cells") for event in events if event["event"] == "study"]
-    return counts[-1] if counts and isinstance(counts[-1], int) else None
+    return counts[-1] if counts and type(counts[-1]) is int and counts[-1] >= 0 else None
 
 
 def _failures(events: Iterable[Mapping[str, Any]], plan: Mapping[str, Mapping[str, Any]]) -> dict[str, Failure]:
@@ -145,7 +160,7 @@ def _failures(events: Iterable[Mapping[str, Any]], plan: Mapping[str, Mapping[st
         if event["event"] == "study":
             found.clear()
         elif event["event"] == "failed":
-            for cell in event.get("cells") or ():
+            for cell in event["cells"]:
                 policy = plan.get(cell, {}).get("policy") or event.get("policy")
                 found[cell] = Failure(cell=cell, policy=str(policy), error=str(event.get("error")))
     return found
@@ -212,7 +227,7 @@ def _rate(points: Sequence[tuple[float, int]]) -> float | None:
 def _lives(name: str, silent: float | None) -> bool:
     """Whether a process is there: asked of this machine where it runs here, else judged by its silence."""
     host, _, pid = name.rpartition(":")
-    if host != socket.gethostname() or not pid.isdigit():
+    if host != socket.gethostname() or not (pid.isascii() and pid.isdigit()):
         return silent is None or silent < _SILENT_SECONDS
     try:
         os.kill(int(pid), 0)
@@ -227,7 +242,7 @@ def _age(event: Mapping[str, Any]) -> float | None:
     """Seconds since a line was written; None where it was not written in the past."""
     try:
         seconds = (datetime.now(UTC) - datetime.fromisoformat(event["time"])).total_seconds()
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
     return seconds if seconds >= 0 else None
 
@@ -248,7 +263,7 @@ def _decisions_left(plan: Mapping[str, Mapping[str, Any]], settled: set[str], al
 
 
 def show(status: Status) -> RenderableType:
-    """The status for people."""
+    """The status for people. Names are text, never markup."""
     parts: list[RenderableType] = [_headline(status)]
     if len(status.parts) > 1:
         parts.append(_table(status))
@@ -258,25 +273,28 @@ def show(status: Status) -> RenderableType:
     if status.at_work and status.missing != 0:
         parts.append(_speed(status))
     parts += [
-        f"[red]failed:[/red] {escape(found.policy)}, cell {found.cell}: {escape(found.error)}"
+        Text.assemble(("failed:", "red"), f" {found.policy}, cell {found.cell}: {found.error}")
         for found in status.failed[:_MOST_FAILURES]
     ]
     if len(status.failed) > _MOST_FAILURES:
         parts.append(f"{len(status.failed) - _MOST_FAILURES} further cells failed; --json lists them all")
+    parts += [Text(sentence) for sentence in status.kept]
     if status.damaged:
         parts.append(f"{status.damaged} damaged files were found; their cells are computed anew")
     if status.warnings:
         parts.append(f"{status.warnings} warnings are in {study_folder.EVENTS}")
+    parts += [Text.assemble(("warning:", "yellow"), f" {trouble}") for trouble in status.troubles]
     return Group(*parts)
 
 
-def _headline(status: Status) -> str:
+def _headline(status: Status) -> Text:
     of = "" if status.cells is None else f" of {status.cells:,}"
-    failed = f", [red]{len(status.failed)} failed[/red]" if status.failed else ""
+    failed = f"{len(status.failed)} failed" if status.failed else ""
     running = f", {status.running:,} being simulated" if status.running else ""
     waiting = max(0, (status.missing or 0) - status.running)
     missing = f", {waiting:,} to do" if waiting else ""
-    return f"[bold]{escape(status.name)}[/bold]: {status.done:,}{of} cells done{failed}{running}{missing}"
+    done = f": {status.done:,}{of} cells done{', ' if failed else ''}"
+    return Text.assemble((status.name, "bold"), done, (failed, "red"), f"{running}{missing}")
 
 
 def _table(status: Status) -> Table:
@@ -286,17 +304,15 @@ def _table(status: Status) -> Table:
         table.add_column(name, justify="right")
     for part in status.parts:
         left = part.cells - part.done - part.failed
-        table.add_row(
-            escape(part.policy), *(f"{count:,}" if count else "-" for count in (part.done, part.failed, left))
-        )
+        table.add_row(Text(part.policy), *(f"{count:,}" if count else "-" for count in (part.done, part.failed, left)))
     return table
 
 
-def _sentence(process: Process) -> str:
+def _sentence(process: Process) -> Text:
     silent = "" if process.silent_s is None or process.silent_s < 30 else f", silent for {_duration(process.silent_s)}"
     speed = process.decisions_per_minute
     rate = "" if not speed or not process.decisions_left else f", {short(speed)} decisions a minute"
-    return f"at work: {escape(process.name)}, {escape(process.doing)}{rate}{silent}"
+    return Text(f"at work: {process.name}, {process.doing}{rate}{silent}")
 
 
 def _speed(status: Status) -> str:

@@ -5,11 +5,12 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Timer
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -17,7 +18,7 @@ import jax
 import numpy as np
 
 from envs.errors import InputError
-from experiments import batch, carry, cells, hosts, interrupt, measure, store, warned
+from experiments import batch, blame, carry, cells, hosts, interrupt, measure, store, warned
 from experiments.batch import Program
 from experiments.cells import Cell
 from experiments.claims import Claims
@@ -66,6 +67,7 @@ class _Chunk:
 
 
 _CPU_ROWS, _ACCELERATOR_ROWS = 2048, 65536  # runs of a chunk, for each device
+_SLOW_SECONDS = 10.0  # of compiling, after which a person is told
 _COPIES = 32  # of a run's state that a chunk may need at once; 5 (uniform) to 20 (stageroute) were measured
 
 
@@ -85,11 +87,28 @@ def follow(study: StudyConfig, planned: list[Cell], folder: Path) -> None:
     runner.run(partial(hosts.follow, runner.followed, told))
 
 
+def simulate_again(study: StudyConfig, planned: list[Cell], folder: Path, cell: str) -> CellResult:
+    """What a study makes of one of its cells, whose whole block is simulated; nothing is read or stored."""
+    silent = hosts.Told()
+    alone = replace(study, checkpoint_minutes=None)
+    runner = _Runner(alone, _NoShelf(folder, silent, silent), Claims(folder), planned)
+    block = next(block for block in runner.blocks if cell in block.cells)
+    try:
+        joined = _join([seen for seen, _ in runner.followed(block.id)])
+    finally:
+        runner.simulators.shutdown()
+    chunk, number = runner.chunks[block.id][0], block.cells.index(cell)
+    mine = jax.tree.map(lambda leaf: leaf[:, number], joined)
+    seeds = np.arange(study.seeds)
+    return measure.cell_result(chunk.cells[number], mine, runner._marks(chunk), seeds, 0.0, {})
+
+
 def _run(
     study: StudyConfig, planned: list[Cell], folder: Path, claims: Claims, log: EventLog, progress: Progress
 ) -> Outcome:
     store.tidy(folder)
     shelf = _Shelf(folder, log, progress)
+    shelf.about = store.study_of(folder, [cell.id for cell in planned])
     kept = {cell.id: result for cell in planned if (result := shelf.read(cell.id)) is not None}
     if study.force:
         begin_redo(planned, folder, claims)
@@ -101,6 +120,8 @@ def _run(
             f"a run with force=true was stopped here; going on with the {old - len(kept)} cells left to replace"
         )
     runner = _Runner(study, shelf, claims, planned)
+    if runner.blocks:
+        store.check_writable(folder)
     progress.begin(len(kept), len(planned), runner.decisions_left())
     counts = {"cells": len(planned), "done": len(kept), "groups": runner.groups_left()}
     log.write("study", name=study.name, shard=study.shard, **counts)
@@ -109,13 +130,14 @@ def _run(
     store.end_redo(folder)
     claims.tidy()
     mine = [cell.id for cell in planned]
+    whole = store.recorded_cells(folder) or mine  # a process with other code may have taken the folder over
     # Looked at before the results are read: who stores one of these later looks later, and finds all of ours.
     left = {cell for cell in runner.work.left if not shelf.has(cell)}
-    results = {cell: kept.get(cell) or shelf.read(cell) for cell in [*store.recorded_cells(folder), *mine]}
+    results = {cell: kept.get(cell) or shelf.read(cell) for cell in dict.fromkeys([*whole, *mine])}
     gone = [cell for cell in mine if not results[cell] and cell not in left]
     lost = dict.fromkeys(gone, "its file was lost or damaged; the same command makes it anew")
     return Outcome(
-        cells=[result for result in results.values() if result is not None],
+        cells=[result for cell in whole if (result := results[cell]) is not None],
         failed=lost | {cell: error for cell, error in runner.failed.items() if not shelf.has(cell)},
         left=len(left),
         compilations=runner.compilations,
@@ -157,7 +179,13 @@ def _rows(group: list[Cell]) -> int:
     memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     if not memory:
         return _ACCELERATOR_ROWS
-    fitting = max(1, memory // (_COPIES * batch.bytes_a_run(*cells.stack(group[:1]))))
+    try:
+        needed = batch.bytes_a_run(*cells.stack(group[:1]))
+    except BaseException as error:  # of a user's rule, whose cells fail when its program is compiled
+        if blame.is_request_to_stop(error):
+            raise
+        return _ACCELERATOR_ROWS
+    fitting = max(1, memory // (_COPIES * needed))
     return min(_ACCELERATOR_ROWS, 1 << (fitting.bit_length() - 1))  # a power of two
 
 
@@ -192,6 +220,7 @@ class _Shelf:
     def __init__(self, folder: Path, log: Log, progress: Progress) -> None:
         self.folder, self.log, self.progress = folder, log, progress
         self.redo: dict[str, str | None] = {}  # cell -> the stamp of the file that is to be replaced
+        self.about = b""  # what each cell stores of its study
 
     def has(self, cell: str) -> bool:
         """Whether it is stored, and not only what is to be replaced."""
@@ -200,6 +229,7 @@ class _Shelf:
 
     def read(self, cell: str) -> CellResult | None:
         """A cell's results if they are there and whole; a damaged file is told of, set aside, and will be made anew."""
+        interrupt.check()
         path = store.cell_path(self.folder, cell)
         try:
             return store.read_cell(path)
@@ -239,6 +269,7 @@ class _Runner:
         self.programs: dict[int, _Programs] = {}
         self.benchmarks: dict[Any, Any] = {}
         self.failed: dict[str, str] = {}  # cell id -> error
+        self.clipping: set[str] = set()  # rules whose shares had to be cut, and which people know of
         self.compilations, self.compile_seconds, self.decisions = 0, 0.0, 0
         self.lock, self.writing = Lock(), Lock()
         self.simulators = ThreadPoolExecutor(cores())
@@ -266,7 +297,7 @@ class _Runner:
         workers = ThreadPoolExecutor(number)
         try:
             for worker in [workers.submit(work or self._work) for _ in range(number)]:
-                worker.result()
+                interrupt.awaited(worker)
         except KeyboardInterrupt:
             self.work.stop()
             for pool in (workers, self.simulators):
@@ -321,14 +352,18 @@ class _Runner:
             try:
                 with warned.working_on(block.cells):
                     self._run_block(block)
-            except Exception as error:
+            except BaseException as error:  # a user's rule may raise anything
+                if blame.is_request_to_stop(error):
+                    raise
                 self._give_up(block.group, error)
             finally:
                 if self.work.give_back(block):
                     self.programs.pop(block.group, None)
 
     def _run_block(self, block: Block) -> None:
-        self._store_block(block, hosts.together(block.id, partial(self._parts, block), self.log))
+        parts = hosts.together(block.id, partial(self._parts, block), self.log)
+        with interrupt.finishing():  # what is simulated is not lost
+            self._store_block(block, parts)
 
     def _parts(self, block: Block) -> list[tuple[Snapshot, float]]:
         """What this process sees of a block, chunk by chunk."""
@@ -349,18 +384,18 @@ class _Runner:
             for part in parts:
                 part.cancel()
 
-    def _give_up(self, number: int, error: Exception) -> None:
+    def _give_up(self, number: int, error: BaseException) -> None:
         """Once a group: its other blocks are not begun any more."""
         self.work.drop(number)
-        text = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         group = self.groups[number]
+        text = blame.sentence(error, _parts_of(group[0]))
         lost = [cell.id for cell in group if not self.shelf.has(cell.id)]
         with self.lock:
             fresh = [cell for cell in lost if cell not in self.failed]
             self.failed |= dict.fromkeys(fresh, text)
         if fresh:
             name = group[0].config.policy.name
-            self.log.write("failed", cells=fresh, policy=name, error=text)
+            self.log.write("failed", cells=fresh, policy=name, error=text, traceback=blame.record(error))
             self.progress.note(f"{name}: {text}")
 
     def _compile(self, group: list[Cell], wide: int, deep: int) -> "_Programs":
@@ -377,12 +412,13 @@ class _Runner:
     def _compiled(self, group: list[Cell], wide: int, deep: int) -> Program:
         worlds, learners = cells.stack(_padded(group, wide))
         keys = batch.run_keys(self.study.root_seed, np.zeros(wide, np.uint32), np.arange(deep))
-        program = batch.compile_program(worlds, learners, keys)
+        name = group[0].config.policy.name
+        with _announced(lambda seconds: self.progress.note(f"{name}: compiling, {seconds:.0f} s so far")):
+            program = batch.compile_program(worlds, learners, keys)
         with self.lock:
             self.compilations += 1
             self.compile_seconds += program.compile_seconds
-        name, seconds = group[0].config.policy.name, round(program.compile_seconds, 3)
-        self.log.write("compiled", policy=name, seconds=seconds, cells=len(group))
+        self.log.write("compiled", policy=name, seconds=round(program.compile_seconds, 3), cells=len(group))
         return program
 
     def _store_block(self, block: Block, parts: list[tuple[Snapshot, float]]) -> None:
@@ -401,7 +437,7 @@ class _Runner:
             seeds = np.arange(self.study.seeds)
             with self.lock, warned.working_on([cell.id]):
                 result = measure.cell_result(cell, mine, marks, seeds, wall, self.benchmarks)
-            self._store(cell, result)
+            self._store(cell, replace(result, study=self.shelf.about))
         if not self._missing(block):  # what could not be written need not be simulated from its beginning again
             carry.discard(self.folder, [cell.id for cell in chunks[0].cells])
 
@@ -425,6 +461,19 @@ class _Runner:
             text = f"{name}: decisions that were not finite, declined, in {int((invalid > 0).sum())} of its runs"
             self.log.write("warning", text=text, cells=[cell.id])
             self.progress.note(text)
+        if result.final("clipped").any():
+            self._clipped(cell)
+
+    def _clipped(self, cell: Cell) -> None:
+        """A rule whose shares had to be cut is named once; how often is in the column ``clipped`` of every cell."""
+        rule = cell.config.policy.routing
+        with self.lock:
+            if rule in self.clipping:
+                return
+            self.clipping.add(rule)
+        text = f"{rule}: some of its shares were negative, above the caps or more than 1 in sum; they were cut"
+        self.log.write("warning", text=text, cells=[cell.id])
+        self.progress.note(text)
 
     def _marks(self, chunk: _Chunk) -> np.ndarray:
         return batch.checkpoints(chunk.cells[0].config.horizon, self.study.checkpoints, self.study.checkpoint_spacing)
@@ -517,8 +566,26 @@ class _Programs:
             return smaller
 
 
+@contextmanager
+def _announced(tell: Callable[[float], None]) -> Iterator[None]:
+    """Something that may take long: it is told once how long it takes, after ``_SLOW_SECONDS``."""
+    timer = Timer(_SLOW_SECONDS, tell, [_SLOW_SECONDS])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+    return (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)) and not blame.is_theirs(error)
+
+
+def _parts_of(cell: Cell) -> list[Any]:
+    """What of a cell a user may have written."""
+    learner = cell.learner
+    return [learner.routing, learner.deployment, learner.forecaster, cell.instance.world.demand.process]
 
 
 def _whole(wide: int, seeds: int) -> tuple[int, int]:

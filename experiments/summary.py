@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from envs.clock import stage_start
-from experiments.scaling import fit_exponent, mean_interval
+from experiments.scaling import fit_exponent, mean_band, mean_interval
 from experiments.store import CellResult
 
 DEPLOYMENT_METRICS = (  # what changing inventories and capped deployment are judged by
@@ -38,6 +38,7 @@ METRICS = (
     "declined_share",
     "refused_share",
     "invalid",
+    "clipped",
     "forecast_error",
     *DEPLOYMENT_METRICS,
 )
@@ -54,8 +55,18 @@ _NEWCOMERS = {  # metric: when it happened [R, M], and whether it is the share o
     "rounds_to_best": ("first_best", False),
     "never_best_share": ("first_best", True),
 }
+_WITHIN_ONE = {  # shares that cannot exceed the whole
+    *("violation_per_task", "violation_worst_per_task", "declined_share", "refused_share", "spent_share"),
+    *("never_live_share", "never_best_share"),
+}
+_ROUNDING = 1e-12  # of a share
+_NOTHING = 1e-9  # reward per task of a benchmark that earns nothing, but for the rounding of its linear program
 _WORLD_GROUPS = {"env", "demand", "inventory", "outcomes", "problem", "tracker", "study"}
-_DESCRIBED = {*LINE_FIELDS, *SETTING_FIELDS, "policy", "horizon", "budget", "budget_per_task", "cell", "seed", "seeds"}
+_FIELDS = {*LINE_FIELDS, *SETTING_FIELDS, "policy", "horizon", "budget", "budget_per_task", "cell", "seed", "seeds"}
+_DESCRIBED_AXES = {  # whose value the description names
+    *("horizon", "budget_per_task", "num_models", "target", "env.max_deployed", "env.arrivals"),
+    *("demand.process", "forecaster.name"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,15 +86,19 @@ class Group:
     cells: tuple[CellResult, ...]
 
     @property
-    def repeated(self) -> bool:
-        """Whether two cells share a horizon, so that something the description does not name differs."""
-        return len({cell.description["horizon"] for cell in self.cells}) < len(self.cells)
+    def trouble(self) -> str:
+        """Why these cells are no series over the horizon, in a sentence; empty where they are one."""
+        if len({cell.description["horizon"] for cell in self.cells}) < len(self.cells):
+            return "Several cells share a horizon, so something that the description does not name differs: no fit."
+        if len({cell.description.get("benchmark_feasible") for cell in self.cells}) > 1:
+            return "The target can be met at some horizons only, so the benchmark changes its meaning: no fit."
+        return ""
 
 
 def summarise(
     cells: Sequence[CellResult],
     *,
-    claims: Mapping[str, float] | None = None,
+    expected: Mapping[str, Mapping[str, float]] | None = None,
     planned: int | None = None,
     level: float = 0.95,
     seed: int = 0,
@@ -92,17 +107,19 @@ def summarise(
 
     Args:
         cells: all cells of one study, in the order of the study.
-        claims: claimed exponents to check: keys "regret" and "violation". Clairvoyant policies are not held to them.
+        expected: the exponents to check, by policy: ``{policy: {"regret": 0.5, "violation": 0.5}}``, either key
+            optional. Nothing is checked for policies that are not named.
         planned: how many cells the study has, of which these may be a part; None where nobody knows.
         level: confidence level of all intervals.
         seed: of the bootstrap of the exponents.
 
     Returns:
         ``{"level", "planned", "cells", "exponents"}`` of plain JSON values. A cell holds its description, ``label``,
-        ``setting``, ``runs``, ``runs_failed`` (runs without a finite regret, left out), ``staged`` (:func:`is_staged`),
+        ``setting``, ``runs``, ``runs_failed`` (runs without a finite regret, left out), ``runs_without_benchmark``
+        (runs whose benchmark earns nothing, which have no share of it), ``staged`` (:func:`is_staged`),
         ``violation_positive_share`` (share of runs with any violation) and for each name in :data:`METRICS`
-        ``{"mean", "low", "high"}`` or None where it does not apply. Exponents exist for groups of at least three
-        horizons; each holds the fields of the group and, under "regret" and "violation",
+        ``{"mean", "low", "high"}`` or None where it does not apply; intervals stay within :func:`most`. Exponents exist
+        for groups of at least three horizons; each holds the fields of the group and, under "regret" and "violation",
         :meth:`experiments.scaling.ExponentFit.to_dict` or None.
 
     """
@@ -112,7 +129,9 @@ def summarise(
         "planned": len(cells) if planned is None else planned,
         "cells": [_cell_entry(cell, label, level) for cell, label in zip(cells, labelled, strict=True)],
         "exponents": [
-            _exponent_entry(group, claims or {}, level, seed) for group in horizon_groups(cells) if len(group.cells) > 2
+            _exponent_entry(group, expected or {}, level, seed)
+            for group in horizon_groups(cells)
+            if len(group.cells) > 2
         ],
     }
 
@@ -132,9 +151,9 @@ def label_cells(cells: Sequence[CellResult], *, stages: bool = True) -> list[Lab
     labels = []
     for cell, setting in zip(cells, settings, strict=True):
         policy, variant = str(cell.description["policy"]), _variant(cell)
-        details = [_spell(name, variant.get(name)) for name in told_apart[policy]]
+        details = _spelled(told_apart[policy], variant)
         line = f"{policy} ({', '.join(details)})" if details else policy
-        labels.append(Label(line=line, setting=", ".join(_spell(name, setting.get(name)) for name in differing)))
+        labels.append(Label(line=line, setting=", ".join(_spelled(differing, setting))))
     return labels
 
 
@@ -254,7 +273,8 @@ def metric_curve(cell: CellResult, name: str) -> np.ndarray | None:
     if above not in cell.metrics or below not in cell.metrics:
         return None
     numerator = _positive_part(cell.curve(above)) if above.startswith("violation") else cell.curve(above)
-    return _ratio(numerator, cell.curve(below))
+    least = _NOTHING * cell.curve("demand") if below == "benchmark" and "demand" in cell.metrics else 0.0
+    return _ratio(numerator, cell.curve(below), least)
 
 
 def _per_stage(cell: CellResult, count: str) -> np.ndarray | None:
@@ -275,16 +295,25 @@ def _spending(cell: CellResult, name: str) -> np.ndarray | None:
         return spent
     if budget is None or not math.isfinite(budget):
         return None
-    return spent / budget if budget > 0 else None
+    if not budget > 0:
+        return None
+    return _rounded(spent / budget)
 
 
 def _positive_part(values: np.ndarray) -> np.ndarray:
     return np.asarray(np.maximum(values, 0.0))
 
 
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    positive = denominator > 0
-    return np.where(positive, numerator / np.where(positive, denominator, 1.0), np.nan)
+def _ratio(numerator: np.ndarray, denominator: np.ndarray, least: np.ndarray | float) -> np.ndarray:
+    """[R, E], NaN where the denominator is not above ``least``."""
+    positive = denominator > least
+    return np.where(positive, _rounded(numerator / np.where(positive, denominator, 1.0)), np.nan)
+
+
+def _rounded(share: np.ndarray) -> np.ndarray:
+    """Nothing as 0 and the whole as 1, whatever floating point made of them."""
+    near = np.round(share)
+    return np.where((np.abs(share - near) < _ROUNDING) & (np.abs(near) <= 1), near + 0.0, share)
 
 
 def _variant(cell: CellResult) -> dict[str, Any]:
@@ -307,7 +336,7 @@ def _of_world(name: str) -> bool:
 def _swept(cell: CellResult) -> dict[str, Any]:
     """Swept parameters that the description does not already name."""
     swept = cell.description.get("swept") or {}
-    return {str(name): value for name, value in swept.items() if str(name).split(".")[-1] not in _DESCRIBED}
+    return {str(name): value for name, value in swept.items() if name not in _DESCRIBED_AXES}
 
 
 def _differing(entries: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -325,9 +354,18 @@ def _differing(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     return told
 
 
-def _spell(name: str, value: Any) -> str:
+def _spelled(names: Sequence[str], values: Mapping[str, Any]) -> list[str]:
+    """Named values, each under the last word of its name; a rule's parameter with its rule where that could mislead."""
+    words = [name.split(".")[-1] for name in names]
+    found = []
+    for name, word in zip(names, words, strict=True):
+        misleads = words.count(word) > 1 or word in _FIELDS
+        found.append(_spell(name.removeprefix("policy.") if misleads and "." in name else word, values.get(name)))
+    return found
+
+
+def _spell(short: str, value: Any) -> str:
     """A named number, or a bare word: "greedy", "step_size=0.1", "no target"; arrivals share words with demands."""
-    short = name.split(".")[-1]
     if value is None:
         return f"default {short}" if short in _STAGE_AXES else f"no {short}"
     if short == "arrivals":
@@ -339,6 +377,8 @@ def _spell(name: str, value: Any) -> str:
 
 def _cell_entry(cell: CellResult, label: Label, level: float) -> dict[str, Any]:
     entry: dict[str, Any] = {str(name): _plain(value) for name, value in cell.description.items()}
+    for source in entry.get("sources", {}).values():
+        source.pop("text", None)
     entry |= {"label": label.line, "setting": label.setting, "runs": int(cell.curves.shape[0])}
     regret = metric_values(cell, "regret")
     entry["staged"] = is_staged(cell)
@@ -346,45 +386,82 @@ def _cell_entry(cell: CellResult, label: Label, level: float) -> dict[str, Any]:
     violation = metric_values(cell, "violation")
     has_any = violation is not None and len(violation) > 0
     entry["violation_positive_share"] = float((violation > 0).mean()) if violation is not None and has_any else None
+    entry["runs_without_benchmark"] = _without_benchmark(cell)
     for name in METRICS:
         values = metric_values(cell, name)
-        entry[name] = None if values is None or len(values) == 0 else _interval(values, level)
+        entry[name] = None if values is None or len(values) == 0 else _interval(cell, name, values, level)
     return entry
 
 
-def _interval(values: np.ndarray, level: float) -> dict[str, float | None]:
-    return {
-        name: _plain(value) for name, value in zip(("mean", "low", "high"), mean_interval(values, level), strict=True)
-    }
+def _interval(cell: CellResult, metric: str, values: np.ndarray, level: float) -> dict[str, float | None]:
+    ends = metric_interval(cell, metric, values, level)
+    return {name: _plain(value) for name, value in zip(("mean", "low", "high"), ends, strict=True)}
 
 
-def _exponent_entry(group: Group, claims: Mapping[str, float], level: float, seed: int) -> dict[str, Any]:
+def _without_benchmark(cell: CellResult) -> int:
+    """Runs that did not fail and whose benchmark earns nothing."""
+    if not {"benchmark", "demand"} <= set(cell.metrics):
+        return 0
+    benchmark, demand = cell.final("benchmark"), cell.final("demand")
+    return int((np.isfinite(benchmark) & ~(benchmark > _NOTHING * demand)).sum())
+
+
+def metric_interval(
+    cell: CellResult, metric: str, values: np.ndarray, level: float = 0.95
+) -> tuple[float, float, float]:
+    """Mean, low and high of a metric's values [R]; the interval stays within the metric's range (:func:`most`)."""
+    return mean_interval(values, level, most=most(cell, metric, values))
+
+
+def metric_band(
+    cell: CellResult, metric: str, curves: np.ndarray, level: float = 0.95
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """:func:`metric_interval` of each column of [R, E]: three arrays [E]."""
+    return mean_band(curves, level, most=most(cell, metric, curves))
+
+
+def most(cell: CellResult, metric: str, values: np.ndarray) -> float | None:
+    """The upper end of a metric's range, whose lower end is zero: a number, infinity, or None for any sign.
+
+    Regret and its parts have any sign, and so has whatever is negative in some run. Shares of the demand or the budget
+    end at 1, money at the budget, rounds at the horizon; where some run is beyond that, as spending may be under
+    ``budget_rule: average``, there is no upper end. A share of the benchmark has none either.
+    """
+    if metric.startswith("regret") or bool((values < 0).any()):
+        return None
+    ends: dict[str, float | None] = dict.fromkeys(_WITHIN_ONE, 1.0)
+    ends |= dict.fromkeys(("invalid", "rounds_to_live", "rounds_to_best"), float(cell.description["horizon"]))
+    ends |= dict.fromkeys(("spent", money_metric(cell) or "spent"), cell.description.get("budget"))
+    end = ends.get(metric)
+    return math.inf if end is None or not bool((values <= end).all()) else end
+
+
+def _exponent_entry(
+    group: Group, expected: Mapping[str, Mapping[str, float]], level: float, seed: int
+) -> dict[str, Any]:
     first = group.cells[0].description
     names = ("policy", *LINE_FIELDS, *SETTING_FIELDS, "clairvoyant")
     entry = {name: _plain(first.get(name)) for name in names}
     entry |= {"budget_per_task": group.budget_per_task, "label": group.label.line, "setting": group.label.setting}
     entry["swept"] = {name: _plain(value) for name, value in _swept(group.cells[0]).items()}
     entry["horizons"] = [_plain(cell.description["horizon"]) for cell in group.cells]
-    note = ""
-    if group.repeated:
-        note = "Several cells share a horizon, so something that the description does not name differs: no fit."
-    entry["note"] = note
+    entry["note"] = group.trouble
+    own = expected.get(str(first["policy"]), {})
     for metric in ("regret", "violation"):
-        claimed = None if first.get("clairvoyant") else claims.get(metric)
-        entry[metric] = fit_group(group, metric, claimed=claimed, level=level, seed=seed)
+        entry[metric] = fit_group(group, metric, expected=own.get(metric), level=level, seed=seed)
     return entry
 
 
 def fit_group(
-    group: Group, metric: str, *, claimed: float | None = None, level: float = 0.95, seed: int = 0
+    group: Group, metric: str, *, expected: float | None = None, level: float = 0.95, seed: int = 0
 ) -> dict[str, Any] | None:
     """The exponent of a metric over the horizons of a group as plain values, or None where it cannot be asked."""
     values = [metric_values(cell, metric) for cell in group.cells]
     samples = [found for found in values if found is not None and len(found) > 0]
-    if len(samples) < max(2, len(values)) or group.repeated:
+    if len(samples) < max(2, len(values)) or group.trouble:
         return None
     horizons = [float(cell.description["horizon"]) for cell in group.cells]
-    return fit_exponent(horizons, samples, claimed=claimed, level=level, seed=seed).to_dict()
+    return fit_exponent(horizons, samples, expected=expected, level=level, seed=seed).to_dict()
 
 
 def _plain(value: Any) -> Any:

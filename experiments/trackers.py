@@ -21,17 +21,19 @@ from typing import Any
 import numpy as np
 
 from envs.errors import InputError, nearest
-from experiments.scaling import mean_band
-from experiments.store import CellResult, study_digest
-from experiments.summary import METRICS, metric_curve
+from experiments import interrupt
+from experiments.store import CellResult, described, study_digest
+from experiments.summary import METRICS, metric_band, metric_curve
 
-MODES = ("offline", "online", "disabled")
+MODES = ("offline", "online", "disabled", "shared")
+_OLD_MODES = {"dryrun": "offline", "run": "online"}  # that WANDB_MODE may still say
 PATIENCE_SECONDS = 30  # with a server that does not answer
 MOST_ROWS = 10_000  # of a W&B table, which becomes slow to look at beyond
 MOST_MODELS = 20  # whose shares are drawn one by one
 _TRACKERS = {"jsonl": {"name"}, "wandb": {"name", "project", "entity", "mode", "tags"}}
 _PLAIN_FINALS = {name for name in METRICS if "share" in name or "per_task" in name} | {"overspend", "forecast_error"}
 _OWN_FIELDS = ("time", "event", "process", "uptime_s")  # of every line
+_LONGEST_NAME = 128  # that W&B takes, of a run or a group
 _MOST_VALUES = 64  # of an array in a line of JSON
 _LINE_BREAKS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}  # that JSON allows and line readers split at
 
@@ -83,7 +85,12 @@ class EventLog:
             self._warn("only part of a line was written")
 
     def _append(self, content: bytes) -> int:
-        handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+        try:
+            handle = os.open(self.path, flags, 0o666)
+        except FileNotFoundError:  # the folder has vanished
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.path, flags, 0o666)
         try:
             return os.write(handle, content)
         finally:
@@ -118,6 +125,7 @@ class WandbOutcome:
     sync_command: str | None  # uploads offline runs
     url: str | None  # of the project, when online
     error: str | None  # one sentence
+    missing: str | None = None  # a clause about numbers that a sweep's search may be waiting for
 
     @property
     def sentence(self) -> str:
@@ -126,7 +134,7 @@ class WandbOutcome:
             return f"{self.error} (the results are complete without)"
         if self.mode == "disabled":
             return "switched off"
-        runs = f"{self.runs} run{'s' if self.runs != 1 else ''}"
+        runs = f"{self.runs} run{'s' if self.runs != 1 else ''}" + (f", {self.missing}" if self.missing else "")
         if self.sync_command:
             return f"{runs}; to upload: {self.sync_command}"
         return runs + (f": {self.url}" if self.url else "")
@@ -140,7 +148,7 @@ def settings_from(tracker_config: Mapping[str, Any], study: str, folder: Path) -
             configuration or in WANDB_MODE.
     """
     name = tracker_config.get("name")
-    if name not in _TRACKERS:
+    if not isinstance(name, str) or name not in _TRACKERS:
         raise InputError(f"tracker.name: there is no tracker {name!r}; {nearest(str(name), list(_TRACKERS))}")
     for key in tracker_config:
         if key not in _TRACKERS[name]:
@@ -173,16 +181,18 @@ def resolve_mode(configured: str | None, environ: Mapping[str, str]) -> str:
         InputError: either names a mode that does not exist.
 
     Example:
-        >>> resolve_mode("online", {}), resolve_mode("online", {"WANDB_MODE": "disabled"}), resolve_mode(None, {})
-        ('online', 'disabled', 'offline')
+        >>> resolve_mode("online", {}), resolve_mode("online", {"WANDB_MODE": "dryrun"}), resolve_mode(None, {})
+        ('online', 'offline', 'offline')
     """
-    if configured is not None and configured not in MODES:
-        raise InputError(f"tracker.mode: there is no mode {configured!r}; {nearest(str(configured), list(MODES))}")
     usual = "online" if environ.get("WANDB_SWEEP_ID") else "offline"
-    wanted = environ.get("WANDB_MODE") or configured or usual
-    if wanted not in MODES:
-        raise InputError(f"WANDB_MODE: there is no mode {wanted!r}; {nearest(wanted, list(MODES))}")
-    return wanted
+    configured = usual if configured is None else _mode(configured, "tracker.mode")
+    return _mode(environ.get("WANDB_MODE") or configured, "WANDB_MODE")
+
+
+def _mode(given: Any, where: str) -> str:
+    if not isinstance(given, str) or given not in (*MODES, *_OLD_MODES):
+        raise InputError(f"{where}: there is no mode {given!r}; {nearest(str(given), list(MODES))}")
+    return _OLD_MODES.get(given, given)
 
 
 def sync_wandb(
@@ -226,6 +236,7 @@ def sync_wandb(
         sync_command=sync_command(study.folder) if study.runs and mode == "offline" else None,
         url=study.url,
         error=error,
+        missing=_missing(summary) if study.trial is not None else None,
     )
     log.write("wandb", **vars(outcome), seconds=round(perf_counter() - began, 3))
     return outcome
@@ -290,6 +301,7 @@ class _Study:
         self.results_folder = results_folder
         self.folder = Path(settings.folder or results_folder) / "wandb"
         self.config = config
+        self.asked = config.get("config", config)
         self.digest = study_digest(config.get("config", config))
         self.summary = summary
         self.entries = {entry.get("cell"): entry for entry in summary.get("cells") or ()}
@@ -306,7 +318,7 @@ def _write_runs(study: _Study, cells: Sequence[CellResult], mode: str) -> None:
     with _environment(WANDB_SILENT="true", WANDB_CACHE_DIR=study.folder / "cache"):
         import wandb
 
-        for cell in cells if study.trial is None else ():
+        for cell in interrupt.looking(cells if study.trial is None else ()):
             with _open_run(wandb, study, mode, **_cell_identity(study, cell)) as run:
                 run.define_metric("*", step_metric="t")
                 for row in history(cell):
@@ -338,7 +350,7 @@ def _open_run(wandb: Any, study: _Study, mode: str, **identity: Any) -> Iterator
     else:
         del identity["id"]  # the agent's, as are project and entity
     run = wandb.init(
-        group=f"{study.settings.group}-{study.digest}",
+        group=f"{study.settings.group[: _LONGEST_NAME - 9]}-{study.digest}",
         dir=str(study.folder.parent),
         mode=mode,
         reinit="create_new",  # leaves a run of the calling script alone
@@ -347,7 +359,7 @@ def _open_run(wandb: Any, study: _Study, mode: str, **identity: Any) -> Iterator
     )
     try:
         yield run
-        if mode == "online" and run.url:
+        if mode in ("online", "shared") and run.url:
             study.url = run.url.rpartition("/runs/")[0] or run.url
     except BaseException:
         with suppress(Exception):
@@ -403,8 +415,17 @@ def _cell_identity(study: _Study, cell: CellResult) -> dict[str, Any]:
         "job_type": "cell",
         "name": _cell_name(about, study.entries.get(about.get("cell"), {})),
         "tags": _tags(about.get("policy"), about.get("env"), study.revision, *study.settings.tags),
-        "config": plain(about) | {"runs": len(cell.seeds), "models": list(cell.models), "study": plain(study.config)},
+        "config": _made_of(cell) | {"models": list(cell.models), "asked": plain(study.asked)},
     }
+
+
+def _made_of(cell: CellResult) -> dict[str, Any]:
+    """What a cell is and what it was made of, flat, with the text of a user's files."""
+    about = cell.description
+    groups = ("parameters", "sources", "versions", "swept")
+    texts = {f"sources.{kind}.text": source.get("text") for kind, source in about.get("sources", {}).items()}
+    found = {name: value for name, value in about.items() if name not in groups} | described(about)
+    return plain(found | {name: text for name, text in texts.items() if text is not None} | {"runs": len(cell.seeds)})
 
 
 def _aggregate_identity(study: _Study, cells: Sequence[CellResult]) -> dict[str, Any]:
@@ -412,9 +433,9 @@ def _aggregate_identity(study: _Study, cells: Sequence[CellResult]) -> dict[str,
     return {
         "id": f"{study.digest}-aggregate",
         "job_type": "aggregate",
-        "name": f"{study.settings.group}: all cells"[:128],
+        "name": f"{study.settings.group}: all cells"[:_LONGEST_NAME],
         "tags": _tags(*worlds, study.revision, *study.settings.tags),
-        "config": {"cells": len(cells), "study": plain(study.config)},
+        "config": {"cells": len(cells), "asked": plain(study.asked)},
     }
 
 
@@ -424,7 +445,7 @@ def _cell_name(about: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
     parts.append(f"T={about.get('horizon')}")
     budget = about.get("budget_per_task")
     parts.append("no budget" if budget is None else f"{budget:.4g} USD a task")
-    return " | ".join(part for part in parts if part)[:128]
+    return " | ".join(part for part in parts if part)[:_LONGEST_NAME]
 
 
 def _tags(*words: Any) -> list[str]:
@@ -492,17 +513,17 @@ def _central(name: str) -> str:
 def _bands(cell: CellResult) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """[E] mean, low and high of every metric that applies to the cell."""
     curves = {name: metric_curve(cell, name) for name in dict.fromkeys((*METRICS, *cell.metrics))}
-    return {name: _finite_band(curve) for name, curve in curves.items() if curve is not None}
+    return {name: _finite_band(cell, name, curve) for name, curve in curves.items() if curve is not None}
 
 
-def _finite_band(curve: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """:func:`mean_band` of [R, E] that passes over values that are not finite."""
+def _finite_band(cell: CellResult, name: str, curve: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """:func:`metric_band` of [R, E] that passes over values that are not finite."""
     finite = np.isfinite(curve)
     if finite.all() and len(curve):
-        return mean_band(curve)
+        return metric_band(cell, name, curve)
     bands = np.full((3, curve.shape[1]), np.nan)
     for column in np.flatnonzero(finite.any(axis=0)):
-        bands[:, column] = np.ravel(mean_band(curve[finite[:, column], column : column + 1]))
+        bands[:, column] = np.ravel(metric_band(cell, name, curve[finite[:, column], column : column + 1]))
     return bands[0], bands[1], bands[2]
 
 
@@ -553,17 +574,32 @@ def _table(wandb: Any, columns: list[str], rows: list[list[Any]]) -> Any:
 def study_values(summary: Mapping[str, Any]) -> dict[str, Any]:
     """One number a metric for the whole study under stable names, ``study/regret_mean`` and so on.
 
-    Means over the cells of learning policies at the longest horizon; what a W&B sweep may minimise or maximise.
+    The means of the one cell of a learning policy at the longest horizon; what a W&B sweep may minimise or maximise.
+    Where several policies, budgets or settings are learned in at that horizon there are none of these numbers: a mean
+    over a mixture would compare nothing.
     """
     entries = [entry for entry in summary.get("cells") or () if entry.get("horizon")]
-    longest = max((entry["horizon"] for entry in entries), default=0)
-    learning = [entry for entry in entries if entry["horizon"] == longest and not entry.get("clairvoyant")]
     values: dict[str, Any] = {"study/cells": len(entries), "study/planned": summary.get("planned")}
-    for name in METRICS:
-        found = [entry[name]["mean"] for entry in learning if entry.get(name) and entry[name]["mean"] is not None]
-        if found:
-            values[f"study/{_central(name)}"] = sum(found) / len(found)
+    learning = _learning(summary)
+    if len(learning) == 1:
+        means = {name: (learning[0].get(name) or {}).get("mean") for name in METRICS}
+        values |= {f"study/{_central(name)}": mean for name, mean in means.items()}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _missing(summary: Mapping[str, Any]) -> str | None:
+    """Why a sweep's search finds no ``study/<metric>``; None where it does."""
+    count = len(_learning(summary))
+    if count == 1:
+        return None
+    return f"without study/<metric> for the search: {count} cells learn at the longest horizon, and one can be compared"
+
+
+def _learning(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The entries of learning policies at the longest horizon."""
+    entries = [entry for entry in summary.get("cells") or () if entry.get("horizon")]
+    longest = max((entry["horizon"] for entry in entries), default=0)
+    return [entry for entry in entries if entry["horizon"] == longest and not entry.get("clairvoyant")]
 
 
 def _cell_entries(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -604,16 +640,14 @@ def run_table(cells: Sequence[CellResult]) -> tuple[list[str], list[list[Any]]]:
 
 
 def _run_entries(cell: CellResult, most: int | None) -> list[dict[str, Any]]:
-    about = plain(cell.description)
-    swept = {name: value for name, value in (about.pop("swept", None) or {}).items() if name not in about}
-    about.pop("wall_s", None)
+    about = plain(described(cell.description))
     lines = {"demand_total" if name == "demand" else name: cell.final(name)[:most] for name in cell.metrics}
     spent = metric_curve(cell, "spent")
     if spent is not None:
         lines["spent"] = spent[:most, -1]
     seeds = cell.seeds[:most]
     return [
-        about | swept | {"seed": int(seed)} | {name: plain(line[run]) for name, line in lines.items()}
+        about | {"seed": int(seed)} | {name: plain(line[run]) for name, line in lines.items()}
         for run, seed in enumerate(seeds)
     ]
 
@@ -629,22 +663,27 @@ def _exponents(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
                 for slope, interval in (("slope", "interval"), ("tail_slope", "tail_interval")):
                     low, high = fit.get(interval) or (None, None)
                     found |= {slope: fit.get(slope), f"{slope}_low": low, f"{slope}_high": high}
-                found |= {name: fit.get(name) for name in ("claimed", "verdict")}
+                found |= {name: fit.get(name) for name in ("expected", "verdict")}
                 flat.append(plain(found | {"horizons": len(fit.get("horizons") or ()), "note": fit.get("note")}))
     return flat
 
 
 def _fit_values(exponents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """``fit/<policy>[/<setting>][/<budget>]/<metric>/slope`` and its neighbours."""
+    """``fit/<policy>[/<setting>][/<budget>]/<metric>/slope`` and its neighbours; a slash in a name becomes %2F."""
     values: dict[str, Any] = {}
     for fit in exponents:
         budget = fit["budget_per_task"]
         parts = [fit["label"] or fit["policy"], fit["setting"], None if budget is None else f"{budget:.6g}"]
-        prefix = "/".join(["fit", *(str(part) for part in parts if part), fit["metric"]])
+        prefix = "/".join(["fit", *(_key_part(str(part)) for part in parts if part), fit["metric"]])
         for name in ("slope", "slope_low", "slope_high", "tail_slope", "tail_slope_low", "tail_slope_high", "verdict"):
             if fit[name] is not None:
                 values[f"{prefix}/{name}"] = fit[name]
     return values
+
+
+def _key_part(name: str) -> str:
+    """A name within a key, whose slashes are W&B's separators."""
+    return name.replace("%2F", "%252F").replace("/", "%2F")
 
 
 def _sentence(error: Exception) -> str:

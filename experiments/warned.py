@@ -8,6 +8,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol, TextIO
 
+from experiments import program_cache
+
 _cells_at_work: ContextVar[tuple[str, ...]] = ContextVar("cells_at_work", default=())
 
 
@@ -41,7 +43,9 @@ def logged(log: Log, tell: Callable[[str], None]) -> Iterator[None]:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        text = f"{category.__name__}: {(str(message).splitlines() or [''])[0]}"
+        first = (str(message).splitlines() or [""])[0]
+        explained = program_cache.explained(first)
+        text = f"{category.__name__}: {first}" if explained == first else explained
         with lock:
             if text in told:
                 return

@@ -1,7 +1,6 @@
 """Which block is simulated next, and by which of the processes that share a folder."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from threading import Condition
 
@@ -75,8 +74,7 @@ class Work:
 
     def give_back(self, block: Block) -> bool:
         """The block is stored, or failed. Whether its group is over."""
-        with suppress(OSError):  # a claim that cannot be removed is seen to be ours, and dead, later
-            self.claims.release(block.id)
+        self.claims.release(block.id)
         with self._changed:
             del self._in_hand[block.id]
             self._changed.notify_all()

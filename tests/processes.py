@@ -65,6 +65,21 @@ class Nursery:
 
 
 @contextmanager
+def usual_signals() -> Iterator[None]:
+    """SIGINT and SIGTERM do what they usually do, also in processes that are started now.
+
+    A suite that is started in the background, by a script or a runner, inherits that SIGINT is ignored.
+    """
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def nursery(folder: Path) -> Iterator[Nursery]:
     """The parent of all children, with a compilation cache that they share."""
     environment = {
@@ -76,7 +91,8 @@ def nursery(folder: Path) -> Iterator[Nursery]:
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
     streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    parent = subprocess.Popen([sys.executable, "-m", "tests.processes"], cwd=ROOT, env=environment, **streams)
+    with usual_signals():
+        parent = subprocess.Popen([sys.executable, "-m", "tests.processes"], cwd=ROOT, env=environment, **streams)
     try:
         yield Nursery(parent=parent, folder=folder)
     finally:
@@ -105,15 +121,20 @@ def _run(main: Any, folder: str, arguments: list[str], said: str, code_file: str
         os.dup2(handle, stream)
     os.chdir(folder)
     sys.argv[1:] = arguments
-    code = 0
+    code, leave = 0, os._exit
+
+    def left(code: int) -> None:
+        Path(code_file).write_text(str(code))
+        leave(code)
+
+    os._exit = left  # type: ignore[assignment]
     try:
-        exec(prepare)
+        exec(prepare, dict(globals()))  # one namespace, so that its functions see its names
         main()
     except SystemExit as stop:
         code = int(stop.code or 0)
     sys.stdout.flush()
-    Path(code_file).write_text(str(code))
-    os._exit(code)
+    left(code)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,6 @@ import pyarrow.parquet
 import pytest
 from omegaconf import OmegaConf
 
-from bandits.forecast import FORECASTERS
-from bandits.routing import ROUTING
 from experiments import cells, config, report, run, study
 from experiments.cells import Cell
 from experiments.study import Outcome
@@ -66,8 +64,7 @@ def plain(*arguments: str) -> dict[str, Any]:
 
 
 def planned(*arguments: str) -> list[Cell]:
-    """The cells of a study; a catalogue is read anew, as every process does."""
-    cells._read_catalogue.cache_clear()
+    """The cells of a study."""
     return cells.build(config.study_from(plain(*arguments)))
 
 
@@ -115,7 +112,6 @@ class CommandLine:
         """Exactly these arguments."""
         self.outcomes.clear()
         self.capture.readouterr()
-        cells._read_catalogue.cache_clear()
         self.monkeypatch.setattr(sys, "argv", ["llm-bandits", *arguments])
         code = 0
         try:
@@ -158,7 +154,10 @@ def command_line(
         monkeypatch.setattr(report, "write", lambda cells, record, found, folder: folder / "report.html")
     monkeypatch.chdir(folder)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    with _restored(ROUTING), _restored(FORECASTERS), _jax_settings(optimized):
+    with ExitStack() as settings:
+        for registry in config.REGISTRIES.values():
+            settings.enter_context(_restored(registry))
+        settings.enter_context(_jax_settings(optimized))
         yield CommandLine(folder=folder, monkeypatch=monkeypatch, capture=capture, outcomes=outcomes)
 
 

@@ -198,7 +198,7 @@ def build(*configs: CellConfig, **overrides: Any) -> list[Cell]:
         "extend": False,
         "shard": None,
     }
-    rest = {"tracker": {}, "claims": {}, "rules": (), "plain": {}}
+    rest = {"tracker": {}, "expected_exponents": {}, "rules": (), "plain": {}}
     return cells.build(StudyConfig(name="test", cells=configs, **{**usual, **rest, **overrides}))
 
 

@@ -628,3 +628,28 @@ def test_no_slot_is_refused():
 
 def test_examples():
     assert doctest.testmod(benchmark).failed == 0
+
+
+def test_benchmarks_without_the_null_action_and_without_constraints() -> None:
+    generator = np.random.default_rng(5)
+    models, runs = 4, 6
+    reward, cost = generator.uniform(size=models), generator.uniform(0.1, 1.0, (models, 1))
+    met, caps, demand = generator.uniform(size=(models, 1)), np.array([1.0, 0.5, 0.5, 1.0]), np.full(runs, 50.0)
+    budget = np.linspace(0.05, 1.0, runs)[:, None] * 50.0
+    target = [0.9 * met.mean()]
+    value = benchmark.serving_all(reward, cost, met, budget, target, caps, demand)
+    grid = np.stack(np.meshgrid(*[np.linspace(0, cap, 41) for cap in caps[:-1]], indexing="ij"), -1).reshape(-1, 3)
+    last = 1.0 - grid.sum(axis=1)
+    mixes = np.concatenate([grid, last[:, None]], axis=1)[(last >= 0) & (last <= 1)]
+    mixes = mixes[mixes @ met[:, 0] >= target[0]]
+    for total, found in zip(budget[:, 0], value, strict=True):
+        allowed = mixes[50.0 * mixes @ cost[:, 0] <= total]
+        if len(allowed):
+            assert 50.0 * (allowed @ reward).max() <= found + 1e-9
+            assert found <= 50.0 * (allowed @ reward).max() + 50.0 * 3 / 40
+    assert np.isnan(value[0])
+    assert not np.isnan(value[-1])
+    best = benchmark.unconstrained(reward, caps, demand)
+    assert (np.nan_to_num(value) <= best + 1e-9).all()
+    expected = linprog(-reward, A_ub=np.ones((1, models)), b_ub=[1.0], bounds=[(0, cap) for cap in caps]).fun
+    np.testing.assert_allclose(best, -50.0 * expected)

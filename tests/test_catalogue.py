@@ -116,7 +116,7 @@ def edited(row, column, cell):
         ("cost_usd", "", "a number is missing"),
         ("cost_usd", "inf", "'inf' is not a finite number"),
         ("cost_usd", "1_000", "'1_000' is not a finite number"),
-        ("cost_usd", "0", "0 must be > 0"),
+        ("cost_usd", "-1e-9", "-1e-9 must be >= 0"),
         ("cost_cv", "-1", "-1 must be >= 0"),
         ("latency_s", "0", "0 must be > 0"),
         ("latency_cv", "-0.5", "-0.5 must be >= 0"),
@@ -131,6 +131,29 @@ def test_a_bad_cell_is_named_by_file_line_and_column(write, column, cell, messag
     with pytest.raises(InputError, match=f"mine.csv, line 4, column '{column}': {message}") as error:
         read(write(HEADER, SMALL, "", edited(LARGE, column, cell)))
     assert "\n" not in str(error.value)
+
+
+def test_a_model_may_be_free_and_its_largest_cost_known(write):
+    models = read(write(HEADER + ",cost_max_usd", edited(SMALL, "cost_usd", "0") + ",0", LARGE + ",0.5"))
+    np.testing.assert_array_equal(models.cost_usd, [0.0, 2e-3])
+    np.testing.assert_array_equal(models.cost_max_usd, [0.0, 0.5])
+    some = read(write(HEADER + ",cost_max_usd", SMALL + ",", LARGE + ",2e-3"))
+    np.testing.assert_array_equal(some.cost_max_usd, [np.nan, 2e-3])
+    np.testing.assert_array_equal(read(write(HEADER, SMALL)).cost_max_usd, [np.nan])
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("much", "'much' is not a finite number \\(or empty if unknown\\)"),
+        ("inf", "'inf' is not a finite number"),
+        ("1.9e-3", "1.9e-3 must be at least the mean cost_usd, 0.002"),
+        ("-1", "-1 must be at least the mean"),
+    ],
+)
+def test_a_largest_cost_that_cannot_be_is_named(write, cell, message):
+    with pytest.raises(InputError, match=f"mine.csv, line 3, column 'cost_max_usd': {message}"):
+        read(write(HEADER + ",cost_max_usd", SMALL + ",", LARGE + f",{cell}"))
 
 
 def test_retired_before_released(write):
@@ -181,15 +204,16 @@ def test_files_that_cannot_be_read(tmp_path):
 @pytest.mark.parametrize("name", shipped())
 def test_shipped_catalogues_are_sound(name):
     models = find(name)
-    assert models.num_models >= 10
     assert np.isfinite(models.released).all()
-    assert models.tier_cloud.any()
     assert not models.tier_cloud.all()
+    if name != "copac_paper":  # which is one experiment's four edge models
+        assert models.num_models >= 10
+        assert models.tier_cloud.any()
     assert all(text.strip() for text in models.extras["source"])
     np.testing.assert_array_equal(models.quality, find(FOLDER / f"{name}.csv").quality)
 
 
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", sorted({*shipped()} - {"copac_paper"}))  # which keeps the order of its paper's table
 def test_every_head_of_a_shipped_catalogue_mixes_cheap_and_strong(name):
     """The cheapest and the best model of the whole catalogue come first, then the rest of the cost-quality frontier."""
     models = find(name)

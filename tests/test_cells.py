@@ -1,15 +1,15 @@
 """A cell's identity holds everything its results depend on and nothing else."""
 
-from collections.abc import Iterator
+import shutil
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from bandits.forecast import FORECASTERS
-from bandits.routing import ROUTING
-from experiments import cells
+from experiments import cells, config, sources
 from tests import studies
 from tests.studies import CATALOGUE, RULE, TRACE, ids, planned
 
@@ -34,11 +34,9 @@ class Expectant(Forecaster):
 @pytest.fixture(autouse=True)
 def registries() -> Iterator[None]:
     """What rule files register is forgotten after each test."""
-    known = dict(ROUTING), dict(FORECASTERS)
     yield
-    for registry, before in zip((ROUTING, FORECASTERS), known, strict=True):
-        registry.clear()
-        registry.update(before)
+    for registry in config.REGISTRIES.values():
+        registry.forget(config.USER_MODULE)
 
 
 @pytest.mark.parametrize(
@@ -55,9 +53,9 @@ def registries() -> Iterator[None]:
         (["tracker=jsonl"], ["tracker=wandb"]),
         (["chunk_rows=1"], ["chunk_rows=1000000"]),
         (["name=one"], ["name=other"]),
-        (["claims={}"], ["claims={regret: 0.5}"]),
+        (["expected_exponents={}"], ["expected_exponents={uniform: {regret: 0.5}}"]),
         (["env.num_models=null"], ["env.num_models=11"]),
-        (["policy.width=1"], ["policy.width=2"]),  # which no policy here has
+        (["policy.ucb1.width=1"], ["policy.ucb1.width=2"]),  # which no policy here has
     ],
     ids=lambda arguments: " ".join(arguments),
 )
@@ -73,11 +71,12 @@ def test_the_identity_is_the_same_however_it_is_said(one: list[str], other: list
         *("env.budget_rule=stop", "env.target=0.8", "env.target=null", "env.latency_slo_s=5", "env.cloud_rtt_s=0.2"),
         *("env.floors={quality: 0.4}", "env.resources={quality_variance: 0.2}", "env.edge_throughput=0.5"),
         *("env.cloud_throughput=0.5", "env.quality_noise=beta", "env.quality_concentration=5"),
-        *("env.cost_bound_multiple=5", "env.demand_seen=after"),
+        *("env.cost_bound_multiple=5", "env.demand_seen=after", "env.cost_cv=0.3", "env.latency_cv=0.3"),
         *("demand=walk", "demand.mean=21", "demand.counts=poisson", "demand.maximum=100"),
         *("forecaster=ewma", "forecaster.upward_bias=0.1"),
-        *("policy.confidence=0.5", "policy.kappa=2", "policy.radius=variance", "policy.eta=0.1"),
-        *("policy.optimizer=adam", "policy.targets=static", "policy.covering=pessimistic"),
+        *("policy.confidence.confidence=0.5", "policy.confidence.kappa=2", "policy.confidence.radius=variance"),
+        *("policy.copac_primal_dual.eta=0.1", "policy.copac_primal_dual.optimizer=adam"),
+        *("policy.copac_primal_dual.targets=static", "policy.copac_primal_dual.covering=pessimistic"),
         "policies=[uniform]",
         "policies=[{routing:copac_primal_dual,name:other}]",
         "policies=[{routing:copac_primal_dual,forecaster:ewma}]",
@@ -125,6 +124,98 @@ def test_a_user_s_forecaster_is_its_source(tmp_path: Path) -> None:
     assert not first & other
 
 
+DEMAND = """
+from bandits.parameters import number
+from envs.demand import Process, demand_process
+
+
+@demand_process("surge")
+class Surge(Process):
+    mean: float = number(20.0, low=0.0, above=True)
+
+    def step(self, state, t, horizon, key):
+        return state, 1.0 * self.profile(t, horizon)
+"""
+
+
+def test_a_user_s_demand_is_its_source(tmp_path: Path) -> None:
+    studies.write(tmp_path, {"a.py": DEMAND, "b/a.py": DEMAND, "c.py": DEMAND.replace("1.0 *", "0.9 *")})
+    first, same, other = (
+        ids(f"rules=['{tmp_path / name}']", "demand=constant", "demand.process=surge")
+        for name in ("a.py", "b/a.py", "c.py")
+    )
+    assert first == same
+    assert not first & other
+
+
+HELPED = RULE.replace("import jax.numpy as jnp", "import jax.numpy as jnp\nimport helper_of_mine")
+
+
+@pytest.fixture
+def forgetful() -> Iterator[Callable[[], None]]:
+    """Has every file read anew, as a new process does."""
+
+    def forget() -> None:
+        for remembered in (
+            sources.engine,
+            sources._engine_modules,
+            sources._found,
+            sources._imports,
+            sources._imported,
+        ):
+            remembered.cache_clear()
+
+    yield forget
+    forget()
+
+
+def test_what_a_user_s_rule_imports_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgetful: Callable[[], None]
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    found = []
+    for helper in ("one = 1", "one = 2"):
+        monkeypatch.delitem(sys.modules, "helper_of_mine", raising=False)
+        forgetful()
+        studies.write(tmp_path, {"a.py": HELPED, "helper_of_mine.py": helper})
+        found.append(ids(*own(tmp_path / "a.py")))
+    assert not found[0] & found[1]
+
+
+def test_an_edited_shipped_rule_changes_its_own_cells_and_shared_code_changes_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgetful: Callable[[], None]
+) -> None:
+    for package in ("bandits", "envs", "experiments"):
+        shutil.copytree(sources.ROOT / package, tmp_path / package)
+    monkeypatch.setattr(sources, "ROOT", tmp_path)
+    wide, greedy = "{name: wide, routing: ucb1, width: 3}", "{name: a, routing: uniform, deployment: greedy}"
+
+    def found(*edited: str) -> dict[str, str]:
+        for name in edited:
+            with (tmp_path / name).open("a", encoding="utf-8") as file:
+                file.write("NEW = 1\n")
+        forgetful()
+        return {
+            cell.config.policy.name: cell.id for cell in planned(f"policies=[uniform,ucb1,{wide},copac_lp,{greedy}]")
+        }
+
+    before = found()
+    assert found("experiments/report.py", "experiments/display.py", "experiments/study.py") == before
+    rule = found("bandits/routing/ucb1.py")
+    assert {name for name in before if rule[name] != before[name]} == {"ucb1", "wide"}
+    deployment = found("bandits/deployment/greedy.py")
+    assert {name for name in before if deployment[name] != rule[name]} == {"a"}
+    for module in (
+        "bandits/statistics.py",
+        "envs/ledger.py",
+        "experiments/rollout.py",
+        "bandits/deployment/support.py",
+    ):
+        shared = found(module)
+        assert not [name for name in before if shared[name] == before[name]]
+        before = shared
+
+
 def test_a_user_s_rule_changes_no_other_policy(tmp_path: Path) -> None:
     studies.write(tmp_path, {"a.py": RULE})
     assert ids("policies=[uniform]") < ids(*own(tmp_path / "a.py", "[uniform,mine]"))
@@ -149,9 +240,18 @@ def test_policies_budgets_and_targets_share_their_luck_and_worlds_do_not() -> No
 
 
 def test_cells_of_one_structure_are_one_group_whatever_their_numbers() -> None:
-    numbers = ("sweep.horizon=[10,20]", "sweep.target=[0.5,0.9]", "sweep.policy.eta=[0.1,1]", "sweep.num_models=[2,11]")
+    numbers = (
+        "sweep.horizon=[10,20]",
+        "sweep.target=[0.5,0.9]",
+        "sweep.num_models=[2,11]",
+        "sweep.policy.copac_primal_dual.eta=[0.1,1]",
+    )
     assert [len(group) for group in cells.groups(planned(*BASE, *numbers))] == [16]
-    structures = ("sweep.policy.optimizer=[sgd,adam]", "sweep.policy.radius=[mean,variance]", "sweep.target=[0.5,null]")
+    structures = (
+        "sweep.policy.copac_primal_dual.optimizer=[sgd,adam]",
+        "sweep.policy.confidence.radius=[mean,variance]",
+        "sweep.target=[0.5,null]",
+    )
     assert [len(group) for group in cells.groups(planned(*BASE, *structures))] == [1] * 8
 
 

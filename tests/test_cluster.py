@@ -56,7 +56,7 @@ def each_once(folder: Path, cells: int, times: int = 1) -> None:
     ("arguments", "words"),
     [
         (("-m", "horizon=1,2"), ("horizon=1,2", "shard alone", "in brackets")),
-        (("-m", "policy=default,default"), ("policy=default,default", "name of a file")),
+        (("-m", "env=routerbench,routerbench"), ("env=routerbench,routerbench", "name of a file")),
         (("-m", "hydra/launcher=basic,joblib"), ("hydra/launcher=basic,joblib", "shard alone")),
         (("-m", "shard=a,b"), ("shard=a,b", "whole numbers")),
         (("-m", "shard=-1"), ("shard=-1", "whole numbers")),
@@ -242,9 +242,11 @@ def handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGUSR2, 255), (signal.SIGTERM, 143)])
 def test_submitit_hears_of_a_signal_when_all_is_saved(handlers: list[int], number: int, code: int) -> None:
     with interrupt.signals(launch.notices()):
+        signal.raise_signal(number)
         with pytest.raises(interrupt.Interrupted):
-            signal.raise_signal(number)
+            interrupt.check()
         signal.raise_signal(signal.SIGTERM)  # does not disturb the saving
+        assert not interrupt._state.hurried
     assert handlers == []
     assert launch.hand_back(interrupt.exit_code()) == code
     assert handlers == ([number] if number == signal.SIGUSR2 else [])
@@ -252,12 +254,20 @@ def test_submitit_hears_of_a_signal_when_all_is_saved(handlers: list[int], numbe
 
 def test_a_sigterm_may_be_the_first_of_two(handlers: list[int]) -> None:
     with interrupt.signals(launch.notices()):
-        with pytest.raises(interrupt.Interrupted):
-            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGUSR2)
+        assert interrupt.requested()
     assert interrupt.exit_code() == 128 + signal.SIGUSR2
     threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR2)).start()
     assert launch.hand_back(128 + signal.SIGTERM) == 255
+    assert handlers == [signal.SIGUSR2]
+
+
+def test_a_job_that_is_stuck_is_queued_again_all_the_same(handlers: list[int]) -> None:
+    """By the thread that is the last resort, while the handlers are still ours."""
+    with interrupt.signals(launch.notices()):
+        signal.raise_signal(signal.SIGUSR2)
+        assert launch.hand_back(interrupt.exit_code()) == 255
     assert handlers == [signal.SIGUSR2]
 
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow  # one pass of the suite is enough for these
 
 ROOT = Path(__file__).resolve().parent.parent
 AWKWARD = "ein Ordner für 模型 [1]"
-CONFIG = {"name": "pilot", "seeds": 3, "claims": {"regret": 0.5}, "tracker": {"name": "jsonl"}}
+CONFIG = {"name": "pilot", "seeds": 3, "expected_exponents": {"ucb": {"regret": 0.5}}, "tracker": {"name": "jsonl"}}
 RECORD = {"config": CONFIG, "versions": {"git": "0123456789abcdef"}}
 HERE, GONE, ELSEWHERE = f"{socket.gethostname()}:{os.getpid()}", f"{socket.gethostname()}:4999999", "elsewhere:1"
 

@@ -30,12 +30,18 @@ REFUSED = {
     "horizn=3": ["horizn", "'horizon'"],
     "env.budget_per_tsk=1": ["env.budget_per_tsk", "'budget_per_task'"],
     "envv.target=1": ["envv", "'env'"],
-    "policy.etaa=1": ["policy.etaa", "'eta'"],
+    "policy.etaa=1": ["policy.etaa", "RULE.PARAMETER", "policy.copac_primal_dual.eta"],
+    "policy.copac_primal_dual.etaa=1": ["policy.copac_primal_dual.etaa", "'eta'"],
+    "policy.ucb=3": ["policy.ucb", "'ucb1'"],
+    "policy.ucb1=3": ["policy.ucb1 is 3", "mapping"],
+    "policy.uniform.width=3": ["policy.uniform.width", "'uniform' has no parameters"],
+    "policy=ucb1": ["policy"],
     "demand.meen=3": ["demand.meen", "'mean'"],
     "forecaster.upward_bais=1": ["forecaster", "'upward_bais'", "'upward_bias'"],
     "tracker.projct=x": ["tracker", "'projct'"],
     "sweep.horizn=[1,2]": ["sweep.horizn", "'horizon'"],
-    "sweep.policy.etaa=[1]": ["sweep.policy.etaa", "'eta'"],
+    "sweep.policy.etaa=[1]": ["sweep.policy.etaa", "sweep.policy.copac_primal_dual.eta"],
+    "sweep.policy.copac_primal_dual.etaa=[1]": ["sweep.policy.copac_primal_dual.etaa", "'eta'"],
     "sweep.env.latency_slo=[1]": ["sweep.env.latency_slo", "'latency_slo_s'"],
     "sweep.demand.meen=[1]": ["sweep.demand.meen", "'mean'"],
     "sweep.forecaster.upward=[1]": ["sweep.forecaster.upward", "'upward_bias'"],
@@ -60,6 +66,12 @@ REFUSED = {
     "tracker.name=mlflow": ["tracker.name", "'mlflow'", "jsonl, wandb"],
     "precision=float16": ["precision", "'float16'", "float32, float64"],
     "sweep.mode=zipp": ["sweep.mode", "'zipp'", "product, zip"],
+    "env.budget_usd=5": ["env.budget_per_task", "env.budget_usd", "null"],
+    "env.budget_usd=0": ["env.budget_usd", "above 0"],
+    "env.cost_unit=per_tokn": ["env.cost_unit", "per_1k_tokens, per_token"],
+    "env.cost_unit=per_token": ["env.cost_unit", "usd_per_1k_tokens"],
+    "env.cost_cv=-1": ["env.cost_cv", "at least 0"],
+    "env.latency_cv=much": ["env.latency_cv", "number"],
     "env.budget_rule=stopp": ["env.budget_rule", "skip, stop"],
     "env.quality_noise=gauss": ["env.quality_noise", "bernoulli, beta"],
     "env.demand_seen=during": ["env.demand_seen", "before, after"],
@@ -93,15 +105,30 @@ REFUSED = {
     "env.num_models=0": ["env.num_models is 0"],
     "sweep.num_models=[2,99]": ["num_models", "11", "99"],
     "demand.mean=0": ["demand.mean", "above 0"],
-    "policy.confidence=-1": ["confidence is -1"],
-    "policy.eta=-1": ["policy.eta is -1"],  # also when no policy of this study has it
-    "policy.optimizer=adamm": ["policy.optimizer", "'adamm'", "adam"],
+    "policy.confidence.confidence=-1": ["policy.confidence.confidence is -1"],
+    "policy.copac_primal_dual.eta=-1": [
+        "policy.copac_primal_dual.eta is -1"
+    ],  # also when no policy of this study has it
+    "policy.copac_primal_dual.optimizer=adamm": ["policy.copac_primal_dual.optimizer", "'adamm'", "adam"],
+    # Keys as they were before parameters belonged to rules.
+    "policy.eta=0.1": ["policy.eta", "by rule", "write policy.copac_primal_dual.eta"],
+    "policy.width=2": ["policy.width", "write policy.ucb1.width"],
+    "policy.kappa=2": ["policy.kappa", "write policy.confidence.kappa"],
+    "policy.confidence=0.5": ["policy.confidence", "policy.confidence.confidence"],
+    "policy.penalty=1": ["policy.copac_lp.penalty or policy.lp_oracle.penalty or policy.stageroute.penalty"],
+    "sweep.policy.eta=[0.1,1]": ["sweep.policy.eta", "write sweep.policy.copac_primal_dual.eta"],
+    "sweep.policy.confidence=[0.1,1]": ["sweep.policy.confidence", "sweep.policy.confidence.confidence"],
     # Kinds.
     "env.floors=3": ["env.floors", "3"],
     "env.floors=null": ["env.floors"],
     "env.resources=null": ["env.resources"],
-    "claims=3": ["claims", "3"],
-    "claims={regret:half}": ["claims.regret", "'half'"],
+    "expected_exponents=3": ["expected_exponents", "3"],
+    "expected_exponents={regret:0.5}": ["expected_exponents.regret", "policy"],
+    "expected_exponents={copac_lpp:{regret:0.5}}": ["expected_exponents.copac_lpp", "'copac_lp'"],
+    "expected_exponents={uniform:0.5}": ["expected_exponents.uniform", "0.5", "mapping"],
+    "expected_exponents={uniform:{regrets:0.5}}": ["expected_exponents.uniform.regrets", "'regret'"],
+    "expected_exponents={uniform:{regret:half}}": ["expected_exponents.uniform.regret", "'half'"],
+    "claims={regret:0.5}": ["claims", "expected_exponents={copac_lp: {regret: 0.5}}"],
     "rules=null": ["rules", "list"],
     "rules=mine.py": ["rules", "list", "mine.py"],
     "rules=[3]": ["rules", "3"],
@@ -110,6 +137,13 @@ REFUSED = {
     "policies=[3]": ["policies", "3"],
     "policies=[[uniform]]": ["policies", "['uniform']"],
     "name=": ["name"],
+    "name=a/b": ["name", "slash"],
+    f"name={'x' * 300}": ["name", "200 bytes"],
+    "name=a\x07b": ["name", "U+0007"],
+    "out=a\nb": ["out", "U+000A"],
+    "out=a\udcffb": ["out", "U+DCFF"],
+    "env.catalogue=a\x85b": ["env.catalogue", "U+0085"],
+    "policies=[{name: 'a\u2028b', routing: uniform}]": ["policies", "U+2028"],
     "out=": ["out"],
     # Axes.
     "sweep.horizon=[]": ["sweep.horizon", "empty"],
@@ -226,9 +260,9 @@ def test_a_zip_pairs_its_axes() -> None:
         ("horizon", [10, 20], lambda cell: cell.horizon),
         ("num_models", [2, 3], lambda cell: cell.num_models),
         ("target", [0.5, None], lambda cell: cell.env.target),
-        ("policy.confidence", [0.1, 1.0], lambda cell: cell.policy.confidence["confidence"]),
-        ("policy.eta", [0.1, 1.0], lambda cell: cell.policy.parameters["eta"]),
-        ("policy.optimizer", ["sgd", "adam"], lambda cell: cell.policy.parameters["optimizer"]),
+        ("policy.confidence.confidence", [0.1, 1.0], lambda cell: cell.policy.confidence["confidence"]),
+        ("policy.copac_primal_dual.eta", [0.1, 1.0], lambda cell: cell.policy.parameters["eta"]),
+        ("policy.copac_primal_dual.optimizer", ["sgd", "adam"], lambda cell: cell.policy.parameters["optimizer"]),
         ("demand.mean", [5.0, 50.0], lambda cell: cell.demand["mean"]),
         ("env.latency_slo_s", [3.0, 9.0], lambda cell: cell.env.latency_slo_s),
         ("forecaster.upward_bias", [0.0, 0.2], lambda cell: cell.forecaster["upward_bias"]),
@@ -241,7 +275,7 @@ def test_an_axis_sets_its_value(axis: str, values: list, read) -> None:
     assert [cell.swept for cell in cells] == [{axis: value} for value in values]
 
 
-@pytest.mark.parametrize("direct", ["horizon=50", "env.budget_per_task=5e-4", "env.target=0.5", "policy.eta=0.1"])
+@pytest.mark.parametrize("direct", ["horizon=50", "env.budget_per_task=5e-4", "env.target=0.5", "policy.ucb1.width=1"])
 def test_a_value_given_directly_replaces_the_sweep_of_a_study(direct: str) -> None:
     axis = {"horizon": "horizon", "env.budget_per_task": "budget_per_task", "env.target": "target"}
     key = direct.partition("=")[0]
@@ -255,11 +289,13 @@ def test_an_axis_given_with_a_value_stays() -> None:
 
 
 def test_null_switches_an_axis_off() -> None:
-    assert swept_values("sweep.horizon=null", "sweep.target=[0.5]", "sweep.policy={eta: null}") == [{"target": 0.5}]
+    assert swept_values(
+        "sweep.horizon=null", "sweep.target=[0.5]", "sweep.policy={copac_primal_dual: {eta: null}, ucb1: null}"
+    ) == [{"target": 0.5}]
 
 
 def test_policies_without_a_swept_parameter_are_not_repeated() -> None:
-    arguments = ("policies=[uniform,copac_primal_dual]", "sweep.policy.eta=[0.1,0.3,1]")
+    arguments = ("policies=[uniform,copac_primal_dual]", "sweep.policy.copac_primal_dual.eta=[0.1,0.3,1]")
     names = [cell.policy.name for cell in config.study_from(studies.plain(*arguments)).cells]
     assert sorted(names) == ["copac_primal_dual"] * 3 + ["uniform"]
 
@@ -272,7 +308,7 @@ def test_policies_with_their_own_forecaster_are_not_repeated_over_the_study_s() 
 
 def test_a_swept_parameter_wins_over_a_policy_s_own() -> None:
     own = "policies=[{routing:copac_primal_dual,name:own,eta:0.7}]"
-    cells = config.study_from(studies.plain(own, "sweep.policy.eta=[0.1,0.3]")).cells
+    cells = config.study_from(studies.plain(own, "sweep.policy.copac_primal_dual.eta=[0.1,0.3]")).cells
     assert [cell.policy.parameters["eta"] for cell in cells] == [0.1, 0.3]
     (alone,) = config.study_from(studies.plain(own)).cells
     assert alone.policy.parameters["eta"] == 0.7

@@ -6,6 +6,7 @@ and the whole file (some 40 of them) with a chance of 2e-5, decided once and for
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.integrate
 import scipy.stats
 import yaml
 
 from envs import demand as module
-from envs.demand import PROCESSES, Demand, Trace, build, expected_total, poisson, read_trace
+from envs.demand import PROCESSES, Demand, Trace, build, expected_total, poisson
 from envs.errors import InputError
+from envs.parameters import number
 
 REPOSITORY = Path(__file__).parents[1]
 DATA = REPOSITORY.parent / "shared" / "data"
@@ -68,6 +71,7 @@ def one_run(demand: Demand, key: jax.Array, horizon: jax.Array, length: int) -> 
 
 
 batch_of_runs = jax.jit(jax.vmap(one_run, in_axes=(None, 0, None, None)), static_argnums=3)
+position = jax.jit(module._position, static_argnums=2)
 profile_of = jax.jit(lambda demand, rounds, horizon: jax.vmap(demand.profile, in_axes=(0, None))(rounds, horizon))
 
 
@@ -109,7 +113,31 @@ def twin(name: str, p: dict[str, Any], t: np.ndarray, horizon: int) -> np.ndarra
         return p["mean"] * wave * factor * 7 / (5 + 2 * p["weekend"])
     if name == "trend":
         return p["mean"] * (1 + p["slope"] * ((2 * t + 1) / horizon - 1))
+    if name == "normal":
+        return np.full(t.shape, above_zero(p["mean"], math.sqrt(p["variance"])))
+    if name == "autoregressive":
+        return autoregressive_means(p, t)
     return np.full(t.shape, p["mean"])
+
+
+def above_zero(mean: float, deviation: float) -> float:
+    """E max(X, 0) of a normal variate, by quadrature."""
+    if deviation == 0:
+        return max(mean, 0.0)
+    top = max(mean + 12 * deviation, 0.0)
+    return scipy.integrate.quad(lambda x: x * scipy.stats.norm.pdf(x, mean, deviation), 0, top, epsabs=1e-12)[0]
+
+
+def autoregressive_means(p: dict[str, Any], t: np.ndarray) -> np.ndarray:
+    """The expected rate of rounds 0, 1, ..., from the recursion of mean and variance."""
+    mean, variance = p["constant"] / (1 - p["coefficient"]), p["noise"] ** 2 / (1 - p["coefficient"] ** 2)
+    if p["start"] is not None:
+        mean, variance = p["start"], 0.0
+    found = []
+    for _ in range(int(t.max()) + 1):
+        found.append(above_zero(mean, math.sqrt(variance)) if len(found) < 60 else found[-1])
+        mean, variance = p["constant"] + p["coefficient"] * mean, p["coefficient"] ** 2 * variance + p["noise"] ** 2
+    return np.array(found)[t]
 
 
 @pytest.mark.parametrize("name", sorted(set(PROCESSES) - {"trace"}))
@@ -119,11 +147,68 @@ def test_profile_equals_its_formula(name: str, horizon: int) -> None:
     np.testing.assert_allclose(profile(make(name), horizon), twin(name, config(name), rounds, horizon), rtol=2e-6)
 
 
+# Time: the longest horizon that a configuration may have, and where float32 stops counting.
+LONGEST = 2**31 - 2
+LATE = np.unique([t + d for t in (0, 2**24, 2**28, 5 * 10**8, LONGEST - 4) for d in range(-3, 4) if t + d >= 0])
+PERIODS = (1.0, 3.0, 144.0, 144.1, 0.7, 1440.5, 999_983.0, 1e9)
+
+
+def exact_turn(t: int, period: float) -> Fraction:
+    """t / period modulo 1, for the period as it is written."""
+    return Fraction(int(t)) / Fraction(repr(period)) % 1
+
+
+def exact_profile(name: str, p: dict[str, Any], t: int, horizon: int) -> float:
+    """The profile with its phases in exact arithmetic."""
+    if name == "trend":
+        return p["mean"] * float(1 + Fraction(p["slope"]) * (Fraction(2 * t + 1, horizon) - 1))
+    if name == "sinusoid":
+        return p["mean"] * (1 + p["amplitude"] * math.sin(2 * math.pi * (exact_turn(t, p["period"]) + p["phase"])))
+    day = Fraction(int(t)) / Fraction(repr(p["period"]))
+    wave = 1 + p["amplitude"] * math.sin(2 * math.pi * (day % 1 + p["phase"]))
+    wave += p["amplitude_second"] * math.sin(2 * math.pi * (2 * day % 1 + p["phase_second"]))
+    return p["mean"] * wave * (p["weekend"] if day % 7 >= 5 else 1.0) * 7 / (5 + 2 * p["weekend"])
+
+
+@pytest.mark.parametrize(("double", "tolerance"), [(False, 3e-6), (True, 1e-12)])
 @pytest.mark.parametrize("name", ["sinusoid", "diurnal", "trend"])
-def test_profile_keeps_its_phase_after_ten_million_rounds(name: str) -> None:
-    rounds, horizon = np.arange(9_999_000, 10_000_000), 10_000_000
-    expected = twin(name, config(name), rounds.astype(np.float64), horizon)
-    np.testing.assert_allclose(profile(make(name), horizon, rounds), expected, rtol=3e-6)
+def test_profile_is_exact_to_the_last_round_of_the_longest_horizon(name: str, double: bool, tolerance: float) -> None:
+    with jax.enable_x64(double):
+        for period in PERIODS if name != "trend" else (None,):
+            changes = {} if period is None else {"period": period}
+            # Boundaries of days and weeks are where a phase that is a little wrong shows most.
+            days = (5, 7, 5 + 7 * 10**3, 5 + 7 * 10**5, 7 * 10**6)
+            edges = (
+                [] if period is None else [math.ceil(Fraction(repr(period)) * day) + d for day in days for d in (-1, 0)]
+            )
+            rounds = np.array([*LATE, *(t for t in edges if 0 <= t < LONGEST)])
+            expected = [exact_profile(name, config(name, **changes), int(t), LONGEST) for t in rounds]
+            found = profile(make(name, **changes), LONGEST, rounds)
+            np.testing.assert_allclose(found, expected, rtol=tolerance, atol=20 * tolerance, err_msg=str(period))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 1000, 65_537])
+@pytest.mark.parametrize("horizon", [1, 2, 999, 2**24 + 1, 2**28 + 3, 5 * 10**8, LONGEST])
+def test_a_round_falls_on_the_right_rows_at_any_horizon(rows: int, horizon: int) -> None:
+    for t in {min(max(int(t), 0), horizon - 1) for t in (*LATE, horizon // 3, horizon // 2, horizon - 2, horizon - 1)}:
+        whole, rest = position(t, horizon, rows)
+        assert divmod(t * rows, horizon) == (int(whole), int(rest))
+
+
+@pytest.mark.parametrize(("double", "tolerance"), [(False, 1e-6), (True, 1e-13)])
+def test_trace_is_exact_to_the_last_round_of_the_longest_horizon(double: bool, tolerance: float) -> None:
+    counts = np.random.default_rng(4).integers(0, 50, 1007) * 1.0
+    with jax.enable_x64(double):
+        for horizon in (2**24 + 5, 2**28 + 3, 5 * 10**8, LONGEST):
+            rounds = np.unique(np.concatenate([LATE[horizon > LATE], horizon * np.arange(1, 1007) // 1007]))
+            expected = []
+            for t in rounds.tolist():
+                begin, end = Fraction(t * 1007, horizon), Fraction((t + 1) * 1007, horizon)
+                middle = Fraction(min(math.floor(begin) + 1, end))
+                later = Fraction(counts[math.floor(middle)]) * (end - middle) if end > middle else 0
+                part = Fraction(counts[math.floor(begin)]) * (middle - begin) + later
+                expected.append(float(part * horizon / 1007 * 20 / Fraction(counts.mean())))
+            np.testing.assert_allclose(profile(replay(counts, 20.0), horizon, rounds), expected, rtol=tolerance)
 
 
 @pytest.mark.parametrize(("name", "horizon"), [("sinusoid", 1440), ("diurnal", 2016), ("trend", 777)])
@@ -225,6 +310,62 @@ def test_mmpp_spends_its_time_as_it_should() -> None:
         switched = (is_busy != was_busy)[was_busy == before]
         assert_near(switched.mean(), chance, math.sqrt(chance * (1 - chance) / switched.size))
     assert_mean_of_runs(tasks, 20.0)
+
+
+@pytest.mark.parametrize(("mean", "variance"), [(2.0, 0.5), (0.5, 4.0), (3.0, 0.0)])
+def test_normal_is_a_normal_variate_cut_at_zero(mean: float, variance: float) -> None:
+    demand = make("normal", mean=mean, variance=variance)
+    tasks = simulate(demand, 200, 500, seed=11)
+    law = scipy.stats.norm(mean, math.sqrt(variance)) if variance else None
+    exact = above_zero(mean, math.sqrt(variance))
+    assert expected_total(demand, 500) == pytest.approx(500 * exact, rel=1e-6)
+    assert_near(tasks.mean(), exact, tasks.std() / math.sqrt(tasks.size) + 1e-6)
+    assert tasks.min() >= 0 and tasks.max() <= float(demand.maximum)
+    if law is not None:
+        cut = law.cdf(0)
+        assert_near((tasks == 0).mean(), cut, math.sqrt(cut * (1 - cut) / tasks.size))
+        above = tasks[tasks > 0]
+        assert scipy.stats.kstest((law.cdf(above) - cut) / (1 - cut), "uniform").pvalue > 1e-6
+        assert law.sf(float(demand.maximum)) < math.exp(-30)
+        assert abs(np.corrcoef(tasks[:, :-1].ravel(), tasks[:, 1:].ravel())[0, 1]) < SIGMAS / math.sqrt(tasks.size)
+
+
+AUTOREGRESSIVE = [
+    {},
+    {"coefficient": -0.7, "noise": 0.6},
+    {"coefficient": 0.9, "noise": 1.0, "constant": 0.2},  # cut in a fifth of the rounds
+    {"start": 9.0},
+    {"start": 0.0, "coefficient": -0.9, "noise": 0.1},
+]
+
+
+@pytest.mark.parametrize("changes", AUTOREGRESSIVE)
+def test_autoregressive_follows_its_recursion_draw_for_draw(changes: dict[str, Any]) -> None:
+    p, horizon = config("autoregressive", **changes), 400
+    demand = make("autoregressive", **changes)
+    key = jax.random.key(12)
+    found = np.asarray(batch_of_runs(demand, key[None], jnp.int32(horizon), horizon), np.float64)[0]
+    key_init, key_rounds = jax.random.split(key)
+    level, spread = p["constant"] / (1 - p["coefficient"]), p["noise"] / math.sqrt(1 - p["coefficient"] ** 2)
+    value = level + spread * float(jax.random.normal(key_init)) if p["start"] is None else p["start"]
+    keys = jax.vmap(lambda t: jax.random.fold_in(jax.random.fold_in(key_rounds, t), 0))(jnp.arange(horizon))
+    for t, deviate in enumerate(np.asarray(jax.vmap(jax.random.normal)(keys), np.float64)):
+        assert found[t] == pytest.approx(max(value, 0.0), rel=1e-4, abs=1e-4), t
+        value = p["constant"] + p["coefficient"] * value + p["noise"] * deviate
+
+
+@pytest.mark.parametrize("changes", AUTOREGRESSIVE)
+def test_autoregressive_has_the_expected_mean_in_every_round(changes: dict[str, Any]) -> None:
+    demand = make("autoregressive", **changes)
+    tasks = simulate(demand, 4000, 30, seed=13)
+    expected = autoregressive_means(config("autoregressive", **changes), np.arange(30))
+    np.testing.assert_allclose(profile(demand, 30), expected, rtol=1e-5, atol=1e-5)
+    for t in range(30):
+        assert_near(tasks[:, t].mean(), expected[t], tasks[:, t].std() / math.sqrt(4000) + 1e-5)
+    assert tasks.max() < float(demand.maximum)
+    late = profile(demand, LONGEST, LATE[-4:])
+    settled = autoregressive_means(config("autoregressive", **changes | {"start": None}), np.zeros(1, int))
+    np.testing.assert_allclose(late, settled[0], rtol=1e-5)
 
 
 def test_shocks_jump_seldom_and_keep_the_mean() -> None:
@@ -373,8 +514,9 @@ def test_numbers_and_horizons_change_without_a_new_program(any_config: dict[str,
     name, any_config = any_config["process"], any_config | {"counts": "none"}
     step, traces = count_traces(step_once)
     step(build(name, any_config), jnp.int32(0), jnp.int32(100), jax.random.key(12))
+    level = "constant" if name == "autoregressive" else "mean"
     for mean, horizon in ((5, 200), (40.5, 7)):
-        demand = build(name, any_config | {"mean": mean, "maximum": 99, "dispersion": 0.5})
+        demand = build(name, any_config | {level: mean, "maximum": 99, "dispersion": 0.5})
         changed = jax.tree.map(lambda leaf: leaf * 0.5, demand)
         step(changed, jnp.int32(3), jnp.int32(horizon), jax.random.key(12))
     assert traces == [1]
@@ -398,45 +540,59 @@ def test_every_key_is_in_its_yaml_with_a_comment(any_config: dict[str, Any]) -> 
     assert all("  # " in line for line in lines if not line.startswith(("#", "process:")))
 
 
-def test_a_process_from_outside_needs_one_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PROCESSES", dict(PROCESSES))
+def test_a_process_from_outside_needs_one_class() -> None:
+    try:
 
-    @module.demand_process("alternating")
-    @jax.tree_util.register_dataclass
-    @module.dataclass(frozen=True, kw_only=True)
-    class Alternating(module.Process):
-        mean: jax.Array = module.field(metadata=module.POSITIVE)
+        @module.demand_process("alternating")
+        class Alternating(module.Process):
+            mean: jax.Array | float = number(3.0, low=0.0, above=True)
 
-        def profile(self, t: jax.Array, horizon: jax.Array) -> jax.Array:
-            return self.mean * 2 * (t % 2)
+            def profile(self, t: jax.Array, horizon: jax.Array) -> jax.Array:
+                return self.mean * 2 * (t % 2)
 
-    assert profile(build("alternating", {"mean": 3}), 4).tolist() == [0.0, 6.0, 0.0, 6.0]
+        assert profile(build("alternating", {}), 4).tolist() == [0.0, 6.0, 0.0, 6.0]
+        assert profile(build("alternating", {"mean": 1}), 4).tolist() == [0.0, 2.0, 0.0, 2.0]
+    finally:
+        PROCESSES.pop("alternating")
 
 
 # Bad input.
 BAD: list[tuple[str, dict[str, Any], str]] = [
     ("diurnl", {}, "demand.process is 'diurnl', which is no demand process; did you mean 'diurnal'?"),
     ("constant", {"meen": 3}, "demand.meen is no parameter of 'constant'; did you mean 'mean'?"),
-    ("constant", {"mean": "20"}, "demand.mean is '20', but it must be a number above 0."),
-    ("constant", {"mean": None}, "demand.mean is None, but it must be a number above 0."),
-    ("constant", {"mean": True}, "demand.mean is True, but it must be a number above 0."),
-    ("constant", {"mean": math.nan}, "demand.mean is nan, but it must be a number above 0."),
-    ("constant", {"mean": math.inf}, "demand.mean is inf, but it must be a number above 0."),
-    ("constant", {"mean": -1}, "demand.mean is -1, but it must be a number above 0."),
-    ("sinusoid", {"amplitude": 1.5}, "demand.amplitude is 1.5, but it must be a number between 0 and 1."),
-    ("sinusoid", {"period": 0}, "demand.period is 0, but it must be a number above 0."),
-    ("sinusoid", {"noise": -0.1}, "demand.noise is -0.1, but it must be a number of at least 0."),
+    ("constant", {"mean": "20"}, "demand.mean is '20'; it must be a finite number"),
+    ("constant", {"mean": None}, "demand.mean is None; it must be a finite number"),
+    ("constant", {"mean": True}, "demand.mean is True; it must be a finite number"),
+    ("constant", {"mean": math.nan}, "demand.mean is nan; it must be a finite number"),
+    ("constant", {"mean": math.inf}, "demand.mean is inf; it must be a finite number"),
+    ("constant", {"mean": -1}, "demand.mean is -1; it must be above 0"),
+    ("sinusoid", {"amplitude": 1.5}, "demand.amplitude is 1.5; it must lie in [0, 1]"),
+    ("sinusoid", {"period": 0}, "demand.period is 0; it must be above 0"),
+    ("sinusoid", {"noise": -0.1}, "demand.noise is -0.1; it must lie in [0, inf]"),
     (
         "diurnal",
         {"amplitude": 0.7, "amplitude_second": 0.6},
         "demand.amplitude and demand.amplitude_second add up to 1.3, but at most 1 keeps the rate from falling below"
         " zero.",
     ),
-    ("trend", {"slope": -2}, "demand.slope is -2, but it must be a number between -1 and 1."),
-    ("shocks", {"probability": 1.1}, "demand.probability is 1.1, but it must be a number between 0 and 1."),
+    ("trend", {"slope": -2}, "demand.slope is -2; it must lie in [-1, 1]"),
+    ("shocks", {"probability": 1.1}, "demand.probability is 1.1; it must lie in [0, 1]"),
     ("shocks", {"low": 4}, "demand.low is 4, but it must be at most demand.high, which is 3."),
-    ("walk", {"reversion": 0}, "demand.reversion is 0, but it must be a number above 0 and at most 1."),
-    ("mmpp", {"ratio": 0.5}, "demand.ratio is 0.5, but it must be a number of at least 1."),
+    ("normal", {"variance": -1}, "demand.variance is -1; it must lie in [0, inf]"),
+    (
+        "normal",
+        {"mean": 0.5, "variance": 100, "maximum": 1},
+        "demand.maximum is 1, but it must be at least the mean, 4.24441.",
+    ),
+    (
+        "autoregressive",
+        {"coefficient": -1},
+        "demand.coefficient is -1, but it must lie between -1 and 1 and be neither: demand would have no mean.",
+    ),
+    ("autoregressive", {"coefficient": 1.5}, "demand.coefficient is 1.5; it must lie in [-1, 1]"),
+    ("autoregressive", {"start": -1}, "demand.start is -1; it must lie in [0, inf]"),
+    ("walk", {"reversion": 0}, "demand.reversion is 0; it must be above 0 and at most 1"),
+    ("mmpp", {"ratio": 0.5}, "demand.ratio is 0.5; it must lie in [1, inf]"),
     (
         "mmpp",
         {"rise": 0, "fall": 0},
@@ -447,10 +603,16 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
         {"counts": "poison"},
         "demand.counts is 'poison', which is no law of counts; did you mean 'poisson'?",
     ),
-    ("constant", {"dispersion": -1}, "demand.dispersion is -1, but it must be a number of at least 0."),
-    ("constant", {"maximum": 0}, "demand.maximum is 0, but it must be a number above 0."),
+    ("constant", {"dispersion": -1}, "demand.dispersion is -1; it must lie in [0, inf]"),
+    ("constant", {"maximum": 0}, "demand.maximum is 0; it must be above 0"),
     ("constant", {"maximum": 19}, "demand.maximum is 19, but it must be at least the mean, 20."),
     ("constant", {"maximum": 1e8}, "demand.maximum is 1e+08, but a round can count at most 16777216 tasks."),
+    (
+        "constant",
+        {"mean": 2e7},
+        "demand.mean=2e+07 lets the rate of a round reach 2e+07 tasks, but a round can count at most 16777216; lower"
+        " it, or set demand.counts=none.",
+    ),
     ("trace", {}, "demand.path is None, but it must be a CSV file."),
     ("trace", {"path": "a.csv", "column": 3}, "demand.column is 3, but it must be the name of a column of the file."),
 ]
@@ -469,33 +631,3 @@ def test_a_missing_parameter_is_asked_for() -> None:
     del parameters["slope"]
     with pytest.raises(InputError, match=r"^demand\.slope is missing; process 'trend' needs mean, slope, noise\.$"):
         build("trend", parameters)
-
-
-BAD_FILES = [
-    ("", "demand.column is 'requests', which {path} does not have; the file is empty"),
-    ("minute,request\n0,1\n", "demand.column is 'requests', which {path} does not have; did you mean 'request'?"),
-    ("requests\n", "demand.path: {path} has no rows below its header; at least one count is needed."),
-    ("requests\n0\n0.0\n", "demand.path: column 'requests' of {path} is zero in every row; one count must be above 0."),
-    ("requests\n1\nmany\n", "{path}, line 3: requests is 'many', but a count must be a number of at least 0."),
-    ("requests\n-1\n", "{path}, line 2: requests is '-1', but a count must be a number of at least 0."),
-    ("requests\n1\nnan\n", "{path}, line 3: requests is 'nan', but a count must be a number of at least 0."),
-    ("minute,requests\n0,1\n1\n", "{path}, line 3: requests is None, but a count must be a number of at least 0."),
-]
-
-
-@pytest.mark.parametrize(("text", "sentence"), BAD_FILES)
-def test_bad_trace_files_get_one_clear_sentence(text: str, sentence: str, tmp_path: Path) -> None:
-    path = tmp_path / "bad.csv"
-    path.write_text(text)
-    with pytest.raises(InputError) as caught:
-        read_trace(path, "requests")
-    assert str(caught.value) == sentence.format(path=path)
-
-
-def test_unreadable_trace_files_get_one_clear_sentence(tmp_path: Path) -> None:
-    binary = tmp_path / "binary.csv"
-    binary.write_bytes(b"\xff\xfe\x00")
-    for path, reason in ((tmp_path / "no.csv", "No such file or directory"), (binary, "not a text file")):
-        with pytest.raises(InputError) as caught:
-            read_trace(path, "requests")
-        assert str(caught.value) == f"demand.path: {path} cannot be read ({reason}); it must be a CSV file of counts."

@@ -13,7 +13,7 @@ import pytest
 from bandits import dual
 from bandits.routing.copac_primal_dual import CopacPrimalDual
 from bandits.targets import round_targets
-from tests import oracles, worlds
+from tests import oracles, twins, worlds
 
 ROUNDS = 200
 
@@ -149,3 +149,24 @@ def test_an_unlimited_budget_and_an_exhausted_forecast_stay_finite(seen: Any) ->
     for kind in ("resolving", "static"):
         spending, wanted = round_targets(endless, kind)
         assert np.isfinite(spending).all() and (np.asarray(spending) <= 1).all() and np.isfinite(wanted).all()
+
+
+def test_the_projection_is_the_nearest_point_with_a_bounded_sum() -> None:
+    generator = np.random.default_rng(3)
+    for size in (1, 2, 3, 4):
+        points = np.concatenate([generator.normal(0, 2, (300, size)), generator.integers(-2, 3, (300, size))])
+        radii = np.concatenate([generator.uniform(0.05, 4, 300), generator.integers(1, 4, 300)])  # and ties
+        made = np.asarray(jax.vmap(dual.project)(jnp.asarray(points, jnp.float32), jnp.asarray(radii, jnp.float32)))
+        ours = [twins.project(point, radius) for point, radius in zip(points, radii, strict=True)]
+        np.testing.assert_allclose(made, ours, atol=2e-6)
+        assert (made >= 0).all() and (made.sum(axis=1) <= radii + 2e-6).all()
+    assert dual.project(jnp.zeros(0), jnp.float32(1.0)).shape == (0,)
+
+
+def test_values_of_equal_amounts_are_equal_to_the_bit() -> None:
+    generator = np.random.default_rng(4)
+    prices = jnp.asarray(generator.random((400, 3)), jnp.float32)
+    amounts = jnp.asarray(np.repeat(generator.random((400, 1, 3)), 7, axis=1), jnp.float32)
+    made = np.asarray(jax.jit(jax.vmap(lambda p, a: 1.0 - dual.valued(p, a)))(prices, amounts))
+    assert (made == made[:, :1]).all()
+    np.testing.assert_allclose(made[:, 0], 1 - (np.asarray(prices) * np.asarray(amounts[:, 0])).sum(axis=1), atol=1e-6)

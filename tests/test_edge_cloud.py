@@ -267,12 +267,17 @@ def test_what_is_not_a_number_costs_its_own_round_and_run_only(reckless: tuple[l
     assert (everything == ledger.host_units(seen.world.demand)).all()
 
 
-def test_refused_counts_exactly_what_the_guard_declined() -> None:
-    """Recomputed round by round from a record, in integers."""
-    made = [random_world(seed, budget_rule=rule) for seed in (1, 4) for rule in ("skip", "stop")]
+@pytest.fixture(scope="module")
+def insistent() -> tuple[list[World], Any, Any]:
+    """Worlds under each rule, a record of a learner that wants to serve every round, and its books."""
+    made = [random_world(seed, budget_rule=rule) for seed in (1, 4) for rule in ("skip", "stop", "cross")]
     always = worlds.learner(Reckless(scale=1000.0))
-    seen = worlds.record(made, always, 120)
-    snapshot = worlds.play(made, always, runs=1, marks=(120,))
+    return made, worlds.record(made, always, 120), worlds.play(made, always, runs=1, marks=(120,))
+
+
+def test_refused_counts_exactly_what_the_guard_declined(insistent: tuple[list[World], Any, Any]) -> None:
+    """Recomputed round by round from a record, in integers."""
+    made, seen, snapshot = insistent
     for cell, world in enumerate(made):
         demand = seen.feedback.demand[cell]
         served = np.where(seen.feedback.model[cell] >= 0, demand, 0.0)
@@ -283,6 +288,27 @@ def test_refused_counts_exactly_what_the_guard_declined() -> None:
             assert refused == declined.sum()
         else:
             assert 0 < refused <= declined.sum()
+
+
+def test_cross_serves_the_round_that_overspends_and_none_after_it(insistent: tuple[list[World], Any, Any]) -> None:
+    """The crossing round is charged and served, its reward does not count."""
+    made, seen, snapshot = insistent
+    crossings = 0
+    for cell, world in enumerate(made):
+        if not world.stop_when_crossed:
+            continue
+        feedback = jax.tree.map(lambda leaf, cell=cell: np.asarray(leaf[cell]), seen.feedback)
+        spent = np.cumsum(feedback.demand[:, None].astype(float) * feedback.consumption, axis=0)
+        over = (spent > np.asarray(world.problem.budget)).any(axis=1)
+        crossing = int(np.argmax(over)) if over.any() else len(over)
+        crossings += crossing < len(over) - 1
+        assert (feedback.model[crossing + 1 :] == -1).all()
+        earned = (feedback.demand * feedback.reward)[:crossing].sum()
+        books = jax.tree.map(lambda leaf, cell=cell: leaf[0, cell, 0], snapshot.world)
+        assert ledger.host_value(books.reward, world.quanta) == earned
+        np.testing.assert_allclose(ledger.host_value(books.spent, world.quanta), spent[-1], rtol=1e-5)
+        assert ledger.host_value(books.refused, world.quanta) == feedback.demand[crossing + 1 :].sum()
+    assert crossings == 2
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import signal
 import subprocess
 import time
 import warnings
@@ -62,10 +63,12 @@ def events(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
+def events_of(folder: Path) -> list[dict[str, Any]]:
+    return events(folder) if (folder / "events.jsonl").exists() else []
+
+
 def announced(folder: Path) -> list[str]:
-    if not (folder / "events.jsonl").exists():
-        return []
-    return [event["cell"] for event in events(folder) if event["event"] == "cell"]
+    return [event["cell"] for event in events_of(folder) if event["event"] == "cell"]
 
 
 def assert_sound(folder: Path) -> None:
@@ -319,9 +322,10 @@ def test_a_study_is_added_to_another(call: CommandLine) -> None:
 
 
 def test_a_cell_tells_what_is_swept_in_the_study_that_took_it_over(call: CommandLine) -> None:
-    call.done("policies=[copac_primal_dual]", "policy.eta=0.3", "out=out")
-    call.done("policies=[copac_primal_dual]", "sweep.policy.eta=[0.3,0.6]", "policy.eta=0.3", "out=out", "extend=true")
-    assert [row["policy.eta"] for row in studies.rows(call.folder / "out")] == [0.3, 0.3, 0.6, 0.6]
+    call.done("policies=[copac_primal_dual]", "policy.copac_primal_dual.eta=0.3", "out=out")
+    shared, swept = "policy.copac_primal_dual.eta=0.3", "sweep.policy.copac_primal_dual.eta=[0.3,0.6]"
+    call.done("policies=[copac_primal_dual]", swept, shared, "out=out", "extend=true")
+    assert [row["policy.copac_primal_dual.eta"] for row in studies.rows(call.folder / "out")] == [0.3, 0.3, 0.6, 0.6]
 
 
 @pytest.mark.parametrize("argument", ["force=maybe", "extend=1"])
@@ -358,3 +362,94 @@ def test_claims_that_cannot_be_written_stop_nobody(call: CommandLine, monkeypatc
     monkeypatch.setattr("experiments.claims.Claims._make", full)
     assert call.done("out=out", "sweep.horizon=[10,20]").decisions == 60
     assert results(call.folder / "out") == expected
+
+
+# Where a signal comes at a bad moment. Each place is Python that is executed before the command.
+
+SEND = """
+import os, signal, time
+def send(*_, **__): os.kill(os.getpid(), signal.SIGTERM)
+"""
+MOMENTS = {
+    "a weak reference's callback in the main thread": """
+import weakref
+from experiments import interrupt
+class Referred: pass
+wait = interrupt.wait
+def waiting(*given):
+    referred = Referred()
+    reference = weakref.ref(referred, send)
+    del referred
+    return wait(*given)
+interrupt.wait = waiting
+""",
+    "compiling": """
+from experiments import batch
+def compiling(*_):
+    send()
+    time.sleep(600)
+batch.compile_program = compiling
+""",
+    "planning": """
+from experiments import cells
+cells._clock = lambda *given, clock=cells._clock: (send(), clock(*given))[1]
+""",
+    "tables": """
+from experiments import summary
+summary.summarise = lambda *given, make=summary.summarise, **named: (send(), make(*given, **named))[1]
+""",
+    "figures": """
+from experiments import figures, report
+def write(cells, record, found, folder):
+    figures.draw_all = lambda cells: (send() for _ in range(600))
+    figures.save = lambda *_: time.sleep(1)
+    figures.write_all(cells, folder / "figures")
+report.write = write
+""",
+    "waiting for another process": """
+from pathlib import Path
+from experiments import work
+from experiments.claims import Claims
+other = Claims(Path("out"))
+work.Work._take_now = lambda self: None
+work.Work.compiled = send
+from experiments import study
+study._Runner._waiting = lambda self: send()
+""",
+    "a step that looks at nothing, twice": """
+from experiments import store
+def stuck(*_):
+    send()
+    send()
+    while True: pass
+store.write_results = stuck
+""",
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_no_signal_is_lost_at_a_bad_moment(nursery: Nursery, tmp_path: Path, moment: str) -> None:
+    command = studies.merged("sweep.horizon=[20,40]", "chunk_rows=2", "out=out")
+    began = time.monotonic()
+    child = nursery.start(tmp_path, *command, prepare=SEND + MOMENTS[moment])
+    assert child.ended(60) == 143, child.said.read_text()
+    assert time.monotonic() - began < 20
+    said = child.said.read_text()
+    assert said.count("interrupted; ") == 1 and "Traceback" not in said and "ignored" not in said, said
+    if (tmp_path / "out").exists():
+        assert_sound(tmp_path / "out")
+
+
+def test_an_ignored_sigint_stays_ignored_and_sigterm_works(nursery: Nursery, tmp_path: Path) -> None:
+    """As in a process that a script has started in the background."""
+    prepare = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+    child = nursery.start(tmp_path, *studies.merged("horizon=3000000", "out=out"), prepare=prepare)
+    until = time.monotonic() + 60
+    while "compiled" not in {event["event"] for event in events_of(tmp_path / "out")}:
+        assert time.monotonic() < until and child.is_there()
+        time.sleep(0.05)
+    os.kill(child.number, signal.SIGINT)
+    time.sleep(1.0)
+    assert child.is_there()
+    os.kill(child.number, signal.SIGTERM)
+    assert child.ended() == 143

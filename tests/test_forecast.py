@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import decimal
 import doctest
 import functools
 import math
@@ -30,6 +31,7 @@ from bandits.forecast import (
 )
 from envs.errors import InputError
 from envs.types import Problem
+from tests import worlds
 from tests.conftest import ROOT
 
 CONFIGS = ROOT / "conf" / "forecaster"
@@ -45,7 +47,7 @@ SMALL = {
     "ar": {"order": 3, "forgetting": 0.99},
     "noisy_oracle": {"noise": 0.0, "bias": 0.1},
 }
-LEARNERS = sorted(set(FORECASTERS) - {"oracle", "noisy_oracle"})
+LEARNERS = sorted(set(FORECASTERS) - {"oracle", "noisy_oracle", "past_only"})
 
 
 def small(name):
@@ -63,6 +65,7 @@ def problem_of(horizon, expected):
         budget_hard=jnp.ones((), bool),
         max_deployed=jnp.ones((), jnp.int32),
         expected_demand=jnp.asarray(expected, FLOAT),
+        demand_bound=jnp.asarray(expected, FLOAT),
     )
 
 
@@ -233,6 +236,57 @@ def test_step_for_step_like_a_plain_loop(name, source):
         )
 
 
+def test_past_only_expects_nothing_more():
+    demand = random_demand()
+    _, following, remaining = run(small("past_only"), demand, expected=20.0 * ROUNDS)
+    np.testing.assert_array_equal(remaining, 0.0)
+    np.testing.assert_allclose(following[1:], np.cumsum(demand)[:-1] / np.arange(1, ROUNDS), rtol=EXACT)
+    assert following[0] == 20.0
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def kept_totals(name, demand):
+    """[T] totals that a rule predicts, with its total kept between powers of two, and what is said to remain [T]."""
+    rule = build(name, SMALL.get(name, {}) | {"refresh": "powers_of_two"})
+    problem, total = problem_of(ROUNDS, 20.0 * ROUNDS), jnp.sum(demand)
+
+    def step(carry, x):
+        state, so_far, kept = carry
+        t, q = x
+        hint = Hint(total=total, next=q, so_far=so_far) if rule.needs_hint else None
+        fresh = rule.predict(state, t, problem, jnp.full_like(q, 20.0), hint, jax.random.key(0))
+        shown, kept = rule.keep(kept, fresh, t, so_far)
+        return (rule.update(state, q, jnp.full_like(q, 20.0)), so_far + q, kept), (kept, shown.remaining, fresh)
+
+    start = (rule.init(problem), jnp.zeros_like(total), jnp.zeros_like(total))
+    return jax.lax.scan(step, start, (jnp.arange(ROUNDS, dtype=jnp.int32), demand))[1]
+
+
+@pytest.mark.parametrize("name", sorted(FORECASTERS))
+def test_a_total_is_kept_between_powers_of_two(name):
+    demand = random_demand()
+    kept, remaining, fresh = kept_totals(name, jnp.asarray(demand, FLOAT))
+    before = np.concatenate([[0.0], np.cumsum(demand)[:-1]])
+    every = before + np.asarray(fresh.remaining, np.float64)
+    latest = [0, *(2 ** int(math.log2(t)) for t in range(1, ROUNDS))]
+    np.testing.assert_allclose(kept, every[latest], rtol=EXACT)
+    np.testing.assert_allclose(before + remaining, every[latest], rtol=EXACT)
+    if name == "past_only":
+        np.testing.assert_allclose(np.asarray(kept)[[0, 1, 2, 4, 64]], before[[0, 1, 2, 4, 64]], rtol=EXACT)
+
+
+@pytest.mark.parametrize("refresh", module.REFRESH)
+def test_the_past_alone_is_wrong_by_what_is_to_come(refresh):
+    """COPAC's AR(1) figure: an error of 1 - t/T at the refreshes, in a run where q_t is seen after choosing."""
+    world = worlds.world(demand={"mean": 4.0, "counts": "none"}, demand_seen="after", horizon=64)
+    learner = dataclasses.replace(worlds.learner(), forecaster=build("past_only", {"refresh": refresh}))
+    view = jax.tree.map(lambda leaf: np.asarray(leaf)[0], worlds.record([world], learner, 64).view)
+    rounds = np.arange(64)
+    latest = rounds if refresh == "every" else np.array([0, *(2 ** int(math.log2(t)) for t in rounds[1:])])
+    np.testing.assert_allclose(1 - view.total_demand / (4.0 * 64), 1 - latest / 64, atol=1e-6)
+    np.testing.assert_allclose(view.observation.demand_so_far + view.forecast.remaining, 4.0 * latest, atol=1e-4)
+
+
 def test_oracle_tells_the_truth():
     demand = random_demand()
     _, following, remaining = run(small("oracle"), demand)
@@ -335,10 +389,11 @@ def test_numbers_change_without_recompiling_and_shapes_do_not(name):
         value = getattr(rule, field)
         first.eval_shape(dataclasses.replace(rule, **{field: type(value)(value * 0.5 if value else 1)}), 3.0)
     assert len(traces) == 1
-    for field in dataclasses.fields(rule):
-        if field.metadata.get("static"):
-            first.eval_shape(dataclasses.replace(rule, **{field.name: getattr(rule, field.name) + 1}), 3.0)
-            assert len(traces) == 2
+    for number, field in enumerate([field for field in dataclasses.fields(rule) if field.metadata.get("static")]):
+        value = getattr(rule, field.name)
+        other = "powers_of_two" if value == "every" else value + 1
+        first.eval_shape(dataclasses.replace(rule, **{field.name: other}), 3.0)
+        assert len(traces) == 2 + number
 
 
 @pytest.mark.parametrize("name", ["holt_winters", "seasonal_naive"])
@@ -393,6 +448,43 @@ def test_damped_trend_sum_at_any_length(damping):
         expected = np.sum((rounds + 1 - steps) * damping**steps)
         found = damped_trend_sum(jnp.asarray(damping, FLOAT), jnp.asarray(float(rounds), FLOAT))
         np.testing.assert_allclose(float(found), expected, rtol=2e-9 if jax.config.jax_enable_x64 else 4e-6)
+
+
+@pytest.mark.parametrize("rounds", [2**24 + 1, 2**28 + 1, 5 * 10**8, 2**31 - 2])
+@pytest.mark.parametrize("damping", [0.0, 0.98, 0.9999, 1 - 6e-8, 1.0])
+def test_damped_trend_sum_at_the_longest_horizons(damping, rounds):
+    damping = float(np.asarray(damping, FLOAT))
+    with decimal.localcontext(prec=80):
+        factor = decimal.Decimal(damping)
+        rest = 1 - factor
+        expected = (
+            factor / rest * (rounds - factor * (1 - factor**rounds) / rest) if rest else rounds * (rounds + 1) / 2
+        )
+    found = damped_trend_sum(jnp.asarray(damping, FLOAT), jnp.asarray(rounds).astype(FLOAT))
+    np.testing.assert_allclose(float(found), float(expected), rtol=2e-9 if jax.config.jax_enable_x64 else 4e-6)
+
+
+@pytest.mark.parametrize("left", [0, 1, 6, 7, 1000, 10**7])
+@pytest.mark.parametrize("horizon", [2**24 + 3, 2**28 + 5, 5 * 10**8, 2**31 - 2])
+def test_a_season_adds_up_the_rounds_left_at_any_time(horizon, left):
+    """The state that a run of ``horizon`` rounds has with ``left`` of them left, set by hand."""
+    values = np.array([3.0, 1.0, 4.0, 1.5, 9.0, 2.5, 6.0, 0, 0, 0])
+    now = horizon - left
+    problem = problem_of(horizon, 100.0)
+    assert int(Season.start(10, jnp.int32(7), problem).piece_rounds) == horizon % 7
+    piece = sum(values[(now + h) % 7] for h in range(left % 7))
+    season = Season(
+        values=jnp.asarray(values, FLOAT),
+        current=jnp.asarray(values[now % 7], FLOAT),
+        phase=jnp.int32(now % 7),
+        piece_rounds=jnp.int32(left % 7),
+        total=CompensatedSum(total=jnp.asarray(values.sum(), FLOAT), lost=jnp.zeros((), FLOAT)),
+        piece=CompensatedSum(total=jnp.asarray(piece, FLOAT), lost=jnp.zeros((), FLOAT)),
+    )
+    state = module.SeasonalNaiveState(season=season, rounds=jnp.int32(7))
+    predicted = predict(small("seasonal_naive"), state, now, problem)
+    np.testing.assert_allclose(float(predicted.remaining), left // 7 * values.sum() + piece, rtol=3e-7)
+    assert float(predicted.next) == values[now % 7]
 
 
 def pattern(t):
@@ -571,8 +663,8 @@ def test_every_config_has_a_forecaster():
 @pytest.mark.parametrize(
     ("name", "values", "sentence"),
     [
-        ("ewmaa", {}, "forecaster.name is 'ewmaa', which is unknown; did you mean 'ewma'?"),
-        (None, {}, "forecaster.name is None, which is unknown; known: ar, ewma"),
+        ("ewmaa", {}, "forecaster.name is 'ewmaa', which is no forecaster; did you mean 'ewma'?"),
+        (None, {}, "forecaster.name is None, which is no forecaster; known: ar, ewma"),
         ("ewma", {"smothing": 0.1}, "forecaster: unknown parameter 'smothing'; did you mean 'smoothing'?"),
         ("ewma", {"smoothing": 1.5}, "forecaster.smoothing is 1.5; it must lie in [0, 1]"),
         ("ewma", {"smoothing": math.nan}, "forecaster.smoothing is nan; it must be a finite number"),
@@ -581,6 +673,7 @@ def test_every_config_has_a_forecaster():
         ("last_value", {"upward_bias": -0.1}, "forecaster.upward_bias is -0.1; it must lie in [0, inf]"),
         ("holt", {"damping": 1.01}, "forecaster.damping is 1.01; it must lie in [0, 1]"),
         ("ar", {"order": 2.5}, "forecaster.order is 2.5; it must be a whole number"),
+        ("ewma", {"refresh": "often"}, "forecaster.refresh is 'often'; it must be one of every, powers_of_two"),
         ("ar", {"order": 0}, "forecaster.order is 0; it must lie in [1, 64]"),
         ("ar", {"forgetting": 0.1}, "forecaster.forgetting is 0.1; it must lie in [0.5, 1]"),
         ("noisy_oracle", {"noise": -1}, "forecaster.noise is -1; it must lie in [0, inf]"),

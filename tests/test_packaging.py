@@ -60,7 +60,7 @@ def test_wheel_declares_the_command_and_the_license(wheel):
     assert "Requires-Python: >=3.11" in text
     commands = wheel.read(metadata.replace("METADATA", "entry_points.txt")).decode()
     assert "llm-bandits = experiments.run:main" in commands
-    for name in ("report", "status", "sync"):
+    for name in ("replay", "report", "status", "sync"):
         assert f"llm-bandits-{name} = experiments.commands:{name}" in commands
 
 

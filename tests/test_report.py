@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments.display import exponents
 from experiments.report import headlines, latex_tables, markdown_tables, write
 from experiments.scaling import fit_exponent, mean_interval
 from experiments.store import CellResult
@@ -20,6 +21,7 @@ pytestmark = pytest.mark.slow  # one pass of the suite is enough for these
 
 CONFIG = {"name": "a study", "seeds": 8, "env": {"catalogue": "x", "floors": {"latency": 0.8}}, "policies": ["ucb"]}
 RECORD = {"config": CONFIG, "versions": {"jax": "0.10.2", "git": "0123456789abcdef"}}
+EXPECTED = {"ucb": {"regret": 0.5}}
 NASTY = "<script>alert(1)</script>|_$&%\"'"
 
 
@@ -30,7 +32,7 @@ def study() -> list:
 
 @pytest.fixture(scope="module")
 def page(study: list, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(study, RECORD, summarise(study, claims={"regret": 0.5}), tmp_path_factory.mktemp("report"))
+    return write(study, RECORD, summarise(study, expected=EXPECTED), tmp_path_factory.mktemp("report"))
 
 
 def change(cell: CellResult, metric: str, values: np.ndarray) -> CellResult:
@@ -46,8 +48,9 @@ def test_summary_agrees_with_the_curves(study: list) -> None:
         assert entry["cell"] == cell.description["cell"]
         share = cell.final("reward_expected") / cell.final("benchmark")
         spent = cell.final("spent_money") / cell.description["budget"]
-        for name, values in (("reward_share", share), ("spent_share", spent), ("regret", cell.final("regret"))):
-            assert tuple(entry[name].values()) == pytest.approx(mean_interval(values))
+        ranges = (("reward_share", share, np.inf), ("spent_share", spent, 1.0), ("regret", cell.final("regret"), None))
+        for name, values, most in ranges:
+            assert tuple(entry[name].values()) == pytest.approx(mean_interval(values, most=most))
         assert entry["violation_per_task"]["mean"] == pytest.approx(
             float((cell.final("violation") / cell.final("demand")).mean())
         )
@@ -63,15 +66,15 @@ def test_forecast_error_is_that_of_half_time() -> None:
 
 
 def test_exponents_are_those_of_the_cells(study: list) -> None:
-    entries = summarise(study, claims={"regret": 0.5})["exponents"]
+    entries = summarise(study, expected=EXPECTED)["exponents"]
     assert len(entries) == 10
     entry = next(e for e in entries if (e["policy"], e["budget_per_task"]) == ("ucb", 0.002))
     cells = [c for c in study if c.description["policy"] == "ucb" and c.description["budget_per_task"] == 0.002]
     horizons = [c.description["horizon"] for c in cells]
-    assert entry["regret"] == fit_exponent(horizons, [c.final("regret") for c in cells], claimed=0.5).to_dict()
+    assert entry["regret"] == fit_exponent(horizons, [c.final("regret") for c in cells], expected=0.5).to_dict()
     assert entry["violation"]["verdict"] is None
     oracle = next(e for e in entries if e["policy"] == "oracle")
-    assert oracle["regret"]["claimed"] is None
+    assert oracle["regret"]["expected"] is None
 
 
 def test_violation_counts_its_positive_part_only() -> None:
@@ -174,7 +177,7 @@ def test_deployment_is_summed_up_with_the_right_numbers() -> None:
     entry = summarise([cell])["cells"][0]
     assert entry["staged"] is True
     assert entry["rounds_to_live"] == dict(
-        zip(("mean", "low", "high"), mean_interval([25.0, 150.0, 205.0]), strict=True)
+        zip(("mean", "low", "high"), mean_interval([25.0, 150.0, 205.0], most=1000.0), strict=True)
     )
     assert entry["never_live_share"]["mean"] == pytest.approx((0 + 0.5 + 1 + 0) / 4)
     assert entry["rounds_to_best"]["mean"] == pytest.approx((25 + 150 + 10) / 3)
@@ -232,11 +235,128 @@ def test_headlines_report_trouble() -> None:
 
 
 def test_headlines_name_the_best(study: list) -> None:
-    said = headlines(summarise(study, claims={"regret": 0.5}))
+    said = headlines(summarise(study, expected=EXPECTED))
     assert said[0].startswith("30 cells with 180 runs: 5 policies, 2 budgets, 3 horizons (1,000 to 16,000 rounds)")
     assert "No run spent more than its budget." in said
     assert any("ucb earned most among 4 policies" in sentence for sentence in said)
-    assert any("grows no faster than T^0.5" in sentence for sentence in said)
+    assert [sentence for sentence in said if "Expected of" in sentence] == [
+        "Expected of ucb: regret grows no faster than T^0.5: 1 consistent, 1 undecided."
+    ]
+
+
+def test_exponents_are_expected_of_the_policies_named_and_of_no_others(study: list) -> None:
+    expected = {"ucb": {"regret": 0.5, "violation": 0.6}, "greedy": {"regret": 0.5}, "elsewhere": {"regret": 0.5}}
+    for entry in summarise(study, expected=expected)["exponents"]:
+        for metric in ("regret", "violation"):
+            wanted = expected.get(entry["policy"], {}).get(metric)
+            fit = entry[metric]
+            assert fit is None or fit["expected"] == wanted
+            assert fit is None or (fit["verdict"] is None) == (wanted is None)
+    said = " ".join(headlines(summarise(study, expected=expected)))
+    assert "Expected of greedy: regret grows no faster than T^0.5: 2 exceeds." in said
+    assert said.count("Expected of") == 3
+    assert "Expected of" not in " ".join(headlines(summarise(study)))
+
+
+def vanishing() -> list[CellResult]:
+    """Violation in all runs at the shortest horizon, none from the second on."""
+    cells = make_study(policies=("ucb",), budgets=(0.002,), horizons=(1000, 4000, 16000, 64000), runs=4, oracle=False)
+    return [cells[0], *(change(cell, "violation", np.zeros(4)) for cell in cells[1:])]
+
+
+def test_words_stand_in_every_table_where_there_is_no_slope(tmp_path: Path) -> None:
+    cells = vanishing()
+    summary = summarise(cells, expected={"ucb": {"violation": 0.5}})
+    fit = summary["exponents"][0]["violation"]
+    assert (fit["slope"], fit["in_words"], fit["verdict"]) == (None, "zero from T = 4,000 on", "consistent")
+    row = [line for line in markdown_tables(summary).splitlines() if line.startswith("| ucb")][-1]
+    assert row.endswith("| zero from T = 4,000 on | — | consistent (expected 0.5) |")
+    assert "zero from T = 4,000 on" in latex_tables(summary)
+    section = write(cells, RECORD, summary, tmp_path).read_text(encoding="utf-8").split('<h2 id="exponents">')[1]
+    assert "<td>zero from T = 4,000 on</td><td>—</td>" in section
+    table = exponents(summary)
+    (cell,) = table.columns[-1].cells
+    assert cell.plain.replace("\N{NO-BREAK SPACE}", " ") == "zero from T = 4,000 on"
+    assert "Tail slope of violation" not in " ".join(headlines(summary))
+
+
+RATIOS = ("declined", "refused", "violation", "violation_worst")
+
+
+@pytest.mark.parametrize("runs", [2, 3, 8])
+def test_intervals_stay_in_their_range(runs: int) -> None:
+    """One run declines everything, violates everywhere and spends it all; the others do next to nothing."""
+    cell = make_cell(runs=runs)
+    one = np.arange(runs) == 0
+    for metric in RATIOS:
+        cell = change(cell, metric, np.where(one, 1.0, 1e-6) * cell.final("demand"))
+    cell = change(cell, "spent_money", np.where(one, 0.2, 1.0) * cell.description["budget"])
+    cell = change(cell, "reward_expected", np.where(one, 0.0, 1.0) * cell.final("benchmark"))
+    entry = summarise([cell])["cells"][0]
+    shares = ("declined_share", "refused_share", "violation_per_task", "violation_worst_per_task", "spent_share")
+    for name in (*shares, "reward_share"):
+        found = entry[name]
+        assert 0 <= found["low"] < found["mean"] < found["high"]
+        assert found["high"] <= 1 or name == "reward_share"
+    assert entry["spent"]["high"] <= cell.description["budget"]
+    page = markdown_tables(summarise([cell]))
+    assert not re.search(r"\[−", page.split("Regret (tasks)")[0])
+    for name in METRICS:
+        for ends in [entry[name]] if entry[name] else []:
+            assert ends["low"] >= 0 or name.startswith("regret"), name
+
+
+def test_spending_beyond_the_budget_has_no_upper_end() -> None:
+    cell = make_cell(runs=4)
+    cell = change(cell, "spent_money", np.array([0.9, 1.0, 1.1, 1.2]) * cell.description["budget"])
+    entry = summarise([cell])["cells"][0]["spent_share"]
+    assert entry["mean"] == pytest.approx(1.05)
+    assert entry["high"] > 1.05
+
+
+def test_a_benchmark_that_earns_nothing_has_no_shares() -> None:
+    cell = make_cell(runs=4)
+    benchmark = cell.final("benchmark") * [0.0, 1e-12, 1.0, 1.0]
+    summary = summarise([change(cell, "benchmark", benchmark)])
+    entry = summary["cells"][0]
+    assert entry["runs_without_benchmark"] == 2
+    assert 0.9 < entry["reward_share"]["mean"] < 1
+    assert "The benchmark of 2 runs earns nothing; these runs have no share of it." in headlines(summary)
+    summary = summarise([change(cell, "benchmark", np.zeros(4))])
+    assert summary["cells"][0]["reward_share"] is None
+    assert not any("earned most" in sentence for sentence in headlines(summary))
+
+
+def test_a_reward_beyond_the_benchmark_is_remarked() -> None:
+    cell = make_cell(runs=4)
+    more = change(cell, "reward_expected", 1.25 * cell.final("benchmark"))
+    summary = summarise([more, make_cell("greedy")])
+    assert any("exceeds the benchmark (marked ‡)" in sentence for sentence in headlines(summary))
+    assert "125.0 % ‡ " in markdown_tables(summary) and "125.0 % ‡ " not in markdown_tables(summarise([cell]))
+
+
+def test_a_series_does_not_mix_benchmarks() -> None:
+    cells = [make_cell(horizon=horizon, benchmark_feasible=horizon > 100) for horizon in (100, 1000, 10000)]
+    (entry,) = summarise(cells)["exponents"]
+    assert entry["regret"] is entry["violation"] is None
+    assert "some horizons only" in entry["note"]
+
+
+def test_who_is_best_is_asked_at_each_budget() -> None:
+    """A mean over budgets would call the policy best that is only best at the richest one."""
+    rewards = {("poor", 0.001): 0.5, ("rich", 0.001): 0.1, ("poor", 0.002): 0.6, ("rich", 0.002): 0.4}
+    rewards |= {("poor", 0.004): 0.6, ("rich", 0.004): 1.0}
+    cells = [
+        change(
+            cell := make_cell(name, budget_per_task=budget, runs=3), "reward_expected", share * cell.final("benchmark")
+        )
+        for (name, budget), share in rewards.items()
+    ]
+    said = headlines(summarise(cells))
+    assert any(
+        " poor earned most among 2 policies" in text and "at 2 of 3 budgets: 50.0 to 60.0 %" in text for text in said
+    )
+    assert any(text.startswith("rich earned most at 1 of 3 budgets: 100.0 %") for text in said)
 
 
 class Checker(HTMLParser):

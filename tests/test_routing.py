@@ -14,12 +14,14 @@ import pytest
 
 from bandits import confidence
 from bandits.confidence import Bounds
+from bandits.forecast import Forecast
 from bandits.routing import ROUTING, View, fill
 from bandits.statistics import Statistics
 from envs.types import Observation, Problem, Truth
 from tests import oracles, worlds
 
 SHIPPED = sorted(name for name, rule in ROUTING.items() if rule.__module__.startswith("bandits."))
+NO_RADIUS: dict[str, dict[str, float]] = {"copac_ucb": {"delta": 1.0}, "oa_ucb": {"delta": 1.0}}  # rules with their own
 ROUNDS = 256
 MODELS, PADDED = 5, 6
 
@@ -273,6 +275,17 @@ def test_fill_is_the_best_and_prefers_the_lower_number() -> None:
         assert row @ shares == pytest.approx(oracles.fill_by_linprog(row, cap), abs=1e-5)
 
 
+def test_fill_that_may_not_decline_serves_all_by_the_order_of_the_index() -> None:
+    generator = np.random.default_rng(3)
+    index = generator.normal(size=(300, 6)).round(1)
+    caps = np.where(generator.random((300, 6)) < 0.2, 0.0, generator.choice([0.1, 0.3, 0.6, 1.0], (300, 6)))
+    serve_all = jax.vmap(lambda index, caps: fill(index, caps, decline=False))
+    made = np.asarray(serve_all(jnp.asarray(index, jnp.float32), jnp.asarray(caps, jnp.float32)))
+    for row, cap, shares in zip(index, caps, made, strict=True):
+        np.testing.assert_allclose(shares, oracles.greedy_fill(row + 10, cap), atol=1e-6)
+    assert np.asarray(fill(jnp.asarray([-1.0, jnp.nan, -2.0]), jnp.ones(3), decline=False)).tolist() == [1.0, 0.0, 0.0]
+
+
 def test_fill_without_anything_useful_declines() -> None:
     assert not np.asarray(fill(jnp.asarray([0.0, -1.0, -jnp.inf]), jnp.ones(3))).any()
     assert not np.asarray(fill(jnp.ones(3), jnp.zeros(3))).any()
@@ -311,6 +324,7 @@ def random_views(models: int, padded: int, resources: int, metrics: int, *, ties
         budget_hard=generator.random(ROUNDS) < 0.8,
         max_deployed=np.full(ROUNDS, padded, np.int32),
         expected_demand=np.full(ROUNDS, 100, np.float32),
+        demand_bound=np.full(ROUNDS, 2, np.float32),
     )
     available = exists & (generator.random((ROUNDS, padded)) < 0.9)
     observation = Observation(
@@ -339,6 +353,7 @@ def random_views(models: int, padded: int, resources: int, metrics: int, *, ties
         demand=observation.demand,
         total_demand=observation.demand_so_far + remaining,
         remaining_demand=remaining,
+        forecast=Forecast(next=uniform(), remaining=remaining),
         resolve=np.ones(ROUNDS, bool),
         key=jax.random.split(jax.random.key(seed), ROUNDS),
         truth=truth,
@@ -378,11 +393,13 @@ def test_one_model_and_no_constraints_work(name: str) -> None:
     assert (shares[:, 0] > 0).any()
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", [name for name in SHIPPED if name != "sw_ucb"])  # whose own record is still empty
 def test_permuting_the_models_permutes_the_shares(name: str) -> None:
     views = random_views(MODELS, PADDED, 2, 2, ties=False)
     order = np.array([3, 5, 0, 4, 2, 1])
-    np.testing.assert_allclose(decide(name, permuted(views, order)), decide(name, views)[:, order], atol=1e-4)
+    rule = ROUTING[name](**NO_RADIUS.get(name, {}))
+    moved = decide(name, permuted(views, order), rule)
+    np.testing.assert_allclose(moved, decide(name, views, rule)[:, order], atol=1e-4)
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -24,6 +24,7 @@ from bandits.forecast import FORECASTERS
 from envs.demand import PROCESSES
 from experiments import cells, config, run
 from tests import studies
+from tests.processes import usual_signals
 from tests.studies import CATALOGUE, TRACE, CommandLine
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,7 +52,8 @@ def process(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", "NO_COLOR": "1"}
     command = [sys.executable, "-m", "experiments.run", *arguments]
     streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=folder, env=environment, **streams)
+    with usual_signals():
+        return subprocess.Popen(command, cwd=folder, env=environment, **streams)
 
 
 def test_help_is_quick_and_makes_nothing(tmp_path: Path) -> None:
@@ -298,7 +300,7 @@ def wait_for(folder: Path, pattern: str, started: subprocess.Popen[str]) -> None
     [
         (["horizon=5"], ["++horizon=5", "++sweep.horizon=null"]),
         (["env.target=0.5"], ["++env.target=0.5", "++sweep.target=null"]),
-        (["policy.eta=1"], ["++policy.eta=1", "++sweep.policy.eta=null"]),
+        (["policy.ucb1.width=1"], ["++policy.ucb1.width=1", "++sweep.policy.ucb1.width=null"]),
         (["horizon=5", "sweep.horizon=[1,2]"], ["++horizon=5", "++sweep.horizon=[1,2]"]),
         (["seeds=2"], ["++seeds=2"]),
         (["out=größe, ~ (2)", "out='it'"], ["++out='größe, ~ (2)'", "++out='it'"]),

@@ -41,12 +41,12 @@ def own(call: CommandLine, source: str, name: str = "mine.py") -> str:
 def test_a_study_compiles_once_a_static_group(call: CommandLine) -> None:
     numbers = ("horizon=[10,20,20,10]", "budget_per_task=[1e-4,1e-3,1e-4,1e-3]", "num_models=[2,5,5,5]")
     more = (
-        "policy.eta=[0.1,0.3,1,2]",
+        "policy.copac_primal_dual.eta=[0.1,0.3,1,2]",
         "demand.mean=[5,9,9,9]",
         "env.latency_slo_s=[3,6,6,6]",
         "target=[0.1,0.2,0.3,1]",
     )
-    choices = ("policy.optimizer=[sgd,adam,sgd,adam]", "policy.confidence=[0,1,2,3]")
+    choices = ("policy.copac_primal_dual.optimizer=[sgd,adam,sgd,adam]", "policy.confidence.confidence=[0,1,2,3]")
     axes = [f"sweep.{axis}" for axis in (*numbers, *more, *choices)]
     mixed = ("out=out", "policies=[uniform,copac_primal_dual]", "seeds=3", "sweep.mode=zip", *axes)
     before = batch.traces()
@@ -142,17 +142,17 @@ def test_seeds_that_do_not_fill_their_chunks_are_all_there(call: CommandLine) ->
 
 def test_a_rule_of_one_s_own_runs_beside_shipped_ones(call: CommandLine) -> None:
     rules = own(call, RULE, "a folder of größe/my rule.py")
-    command = (rules, "policies=[uniform,mine]", "sweep.policy.warmth=[0.1,0.9]", "out=out of größe")
+    command = (rules, "policies=[uniform,mine]", "sweep.policy.mine.warmth=[0.1,0.9]", "out=out of größe")
     outcome = call.done(*command)
     rows = studies.rows(call.folder / "out of größe")
-    found = {(row["policy"], row["policy.warmth"]): row["served"] for row in rows}
+    found = {(row["policy"], row["policy.mine.warmth"]): row["served"] for row in rows}
     assert found.keys() == {("uniform", None), ("mine", 0.1), ("mine", 0.9)}
     assert outcome.compilations == 2
     assert call.done(*command).decisions == 0
 
 
 def test_a_rule_that_raises_costs_its_own_cells_only(call: CommandLine) -> None:
-    ran = call(own(call, RAISES), "policies=[mine,uniform]", "sweep.policy.warmth=[0.1,0.9]", "out=out")
+    ran = call(own(call, RAISES), "policies=[mine,uniform]", "sweep.policy.mine.warmth=[0.1,0.9]", "out=out")
     assert ran.code == 1
     assert ran.outcome is not None
     assert [cell.description["policy"] for cell in ran.outcome.cells] == ["uniform"]
@@ -184,9 +184,9 @@ def test_shares_of_a_wrong_shape_are_an_error(call: CommandLine) -> None:
 
 def test_a_decision_that_is_no_number_is_declined_and_counted(call: CommandLine) -> None:
     rules = own(call, NAN_BELOW)
-    call.done(rules, "policies=[uniform,mine]", "sweep.policy.warmth=[0.1,0.9]", "out=out")
+    call.done(rules, "policies=[uniform,mine]", "sweep.policy.mine.warmth=[0.1,0.9]", "out=out")
     for row in studies.rows(call.folder / "out"):
-        broken = row["policy"] == "mine" and row["policy.warmth"] == 0.1
+        broken = row["policy"] == "mine" and row["policy.mine.warmth"] == 0.1
         assert row["invalid"] == (20 if broken else 0)
         assert (row["served"] == 0) == broken
         assert row["overspend"] == 0

@@ -299,7 +299,11 @@ def test_a_run_a_cell_and_an_aggregate(tmp_path: Path, log: EventLog, wandb: Fak
     first = runs[0].arguments
     assert first["job_type"] == "cell" and first["tags"] == ["ucb", "edge_cloud", "0123456", "mine"]
     assert first["name"] == "ucb | T=500 | 0.001 USD a task"
-    assert first["config"]["policy"] == "ucb" and first["config"]["study"] == CONFIG and first["config"]["runs"] == 4
+    assert (
+        first["config"]["policy"] == "ucb"
+        and first["config"]["asked"] == CONFIG["config"]
+        and first["config"]["runs"] == 4
+    )
     assert runs[0].metrics == [(("*",), {"step_metric": "t"})]
     assert first["settings"]["x_disable_stats"] and first["settings"]["init_timeout"] == 30
     assert aggregate.arguments["job_type"] == "aggregate" and aggregate.arguments["tags"][0] == "edge_cloud"
@@ -606,7 +610,7 @@ def test_a_cells_file_holds_what_was_meant(written) -> None:
     assert run["job_type"] == "cell" and run["project"] == "llm-bandits"
     assert set(run["tags"]) == {"ucb", "edge_cloud", "0123456", "mine"}
     config = run["config"]["update"]
-    assert config["horizon"] == 2000 and config["study"]["config"]["name"] == "pilot"
+    assert config["horizon"] == 2000 and config["asked"]["name"] == "pilot"
     assert found["metric"][0]["glob_name"] == "*" and found["metric"][0]["step_metric"] == "t"
     rows = [entry["item"] for entry in found["history"]]
     assert [row["t"] for row in rows] == cell.checkpoints.tolist()
@@ -712,17 +716,36 @@ def test_a_trial_of_a_sweep_is_the_agents_run_and_no_other(tmp_path: Path) -> No
     assert resolve_mode(None, sweep) == "online" and resolve_mode("offline", sweep) == "offline"
 
 
-def test_numbers_of_a_whole_study_are_those_of_learners_at_the_longest_horizon() -> None:
-    cells = make_study(policies=("ucb", "greedy"), budgets=(0.001, None), horizons=(100, 1000), runs=4)
+def test_numbers_of_a_whole_study_are_those_of_its_one_learner_at_the_longest_horizon() -> None:
+    cells = make_study(policies=("ucb",), budgets=(0.001,), horizons=(100, 1000), runs=4)
     values = trackers.study_values(summarise(cells, planned=20))
-    chosen = [cell for cell in cells if cell.description["horizon"] == 1000 and not cell.description["clairvoyant"]]
-    assert len(chosen) == 4
-    assert values["study/regret_mean"] == pytest.approx(np.mean([cell.final("regret").mean() for cell in chosen]))
-    limited = [cell for cell in chosen if cell.description["budget"]]
-    shares = [cell.final("spent_money").mean() / cell.description["budget"] for cell in limited]
-    assert values["study/spent_share"] == pytest.approx(np.mean(shares))
-    assert (values["study/cells"], values["study/planned"]) == (12, 20)
+    (chosen,) = [cell for cell in cells if cell.description["horizon"] == 1000 and not cell.description["clairvoyant"]]
+    assert values["study/regret_mean"] == pytest.approx(chosen.final("regret").mean())
+    spent = chosen.final("spent_money").mean() / chosen.description["budget"]
+    assert values["study/spent_share"] == pytest.approx(spent)
+    assert (values["study/cells"], values["study/planned"]) == (4, 20)
     assert trackers.study_values({}) == {"study/cells": 0}
+
+
+@pytest.mark.parametrize("axes", [{"policies": ("ucb", "greedy")}, {"budgets": (0.001, 0.002)}, {"policies": ()}])
+def test_there_is_no_number_for_a_mixture(axes: dict, tmp_path: Path, log, wandb: FakeWandb, monkeypatch) -> None:
+    cells = make_study(**({"policies": ("ucb",), "budgets": (0.001,), "horizons": (1000,), "runs": 4} | axes))
+    found = summarise(cells)
+    assert set(trackers.study_values(found)) == {"study/cells", "study/planned"}
+    assert "for the search" not in sync(cells, tmp_path, log, found).sentence
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
+    monkeypatch.setenv("WANDB_RUN_ID", "trial")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    wandb.folder = tmp_path / "agent"  # which chooses the id
+    count = sum(not cell.description["clairvoyant"] for cell in cells)
+    assert f"without study/<metric> for the search: {count} cells learn" in sync(cells, tmp_path, log, found).sentence
+
+
+def test_slashes_in_names_do_not_divide_keys(tmp_path: Path, log, wandb: FakeWandb) -> None:
+    cells = make_study(policies=("a/b", "x" * 300), budgets=(0.001,), horizons=(500, 1000, 2000), runs=4, oracle=False)
+    assert sync(cells, tmp_path, log, summarise(cells)).error is None
+    assert {"fit/a%2Fb/0.001/regret/slope", f"fit/{'x' * 300}/0.001/regret/slope"} <= set(wandb.runs[-1].summary)
+    assert all(len(run.arguments["name"]) <= 128 for run in wandb.runs)
 
 
 def test_the_example_of_a_sweep_asks_for_what_there_is() -> None:
@@ -734,5 +757,6 @@ def test_the_example_of_a_sweep_asks_for_what_there_is() -> None:
     program, *arguments = [word for word in example["command"] if word != "${args_no_hyphens}"]
     assert program == "llm-bandits" and len(example["command"]) == len(arguments) + 2
     (cell,) = config.study_from(studies.plain(*arguments, *tried)).cells
-    values = cell.policy.parameters | cell.policy.confidence
-    assert {f"policy.{name}" for name, value in values.items() if value in (0.01, 0.02)} == set(example["parameters"])
+    parts = {cell.policy.routing: cell.policy.parameters, "confidence": cell.policy.confidence}
+    lowest = {f"policy.{p}.{name}" for p, values in parts.items() for name in values if values[name] in (0.01, 0.02)}
+    assert lowest == set(example["parameters"])

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from bandits.routing import ROUTING, RoutingRule, View
 from envs import catalogue as catalogues
 from envs import demand as demands
 from envs import instance as instances
-from envs import inventory
+from envs import inventory, ledger
 from envs.catalogue import Catalogue
 from envs.clock import Clock
 from envs.edge_cloud import World
@@ -28,6 +29,10 @@ from experiments.rollout import Snapshot
 
 SETTINGS: dict[str, Any] = {
     "budget_per_task": 3.0e-4,
+    "budget_usd": None,
+    "cost_unit": None,
+    "cost_cv": None,
+    "latency_cv": None,
     "resources": {},
     "budget_rule": "skip",
     "target": 0.7,
@@ -91,6 +96,13 @@ def instance(
 def world(**overrides: Any) -> World:
     """The world of ``instance``."""
     return instance(**overrides).world
+
+
+def limited(world: World, budget: np.ndarray, target: np.ndarray) -> World:
+    """The world with other budgets [P], in normalised units and inf for none, and targets [C]."""
+    problem = replace(world.problem, budget=budget, target=target)
+    amount = [Fraction(2**200) if np.isinf(most) else Fraction(float(most)) for most in budget]
+    return replace(world, problem=problem, budget=ledger.limit(amount, np.asarray(world.consumption_scale)))
 
 
 def learner(
@@ -214,10 +226,13 @@ class Recorded:
     duals: jax.Array  # [P + C] before the round
 
 
+_noted: list[Any] = []  # what a Recorder has noted while the round is traced, for the code around that round
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class Recorder(RoutingRule):
-    """A rule that leaves a record of the last round beside the state of the rule it wraps."""
+    """A rule that notes each round beside the rule that it wraps, whose state it leaves alone."""
 
     inner: RoutingRule
 
@@ -226,17 +241,18 @@ class Recorder(RoutingRule):
         return self.inner.clairvoyant
 
     def init(self, problem: Problem, truth: Truth | None) -> Any:
-        return self.inner.init(problem, truth), None
+        return self.inner.init(problem, truth)
 
     def decide(self, state: Any, view: View) -> tuple[jax.Array, Any]:
-        shares, inner = self.inner.decide(state[0], view)
-        return shares, (inner, (shares, self.inner.duals(state[0], view.problem)))
+        shares, after = self.inner.decide(state, view)
+        _noted.append((shares, self.inner.duals(state, view.problem)))
+        return shares, after
 
     def update(self, state: Any, view: View, feedback: Feedback) -> Any:
-        inner, (shares, duals) = state
+        shares, duals = _noted.pop()
         # The key is left out: it is consumed, and one per round must not leave the loop.
-        record = Recorded(view=replace(view, key=None), shares=shares, feedback=feedback, duals=duals)
-        return self.inner.update(inner, view, feedback), record
+        _noted.append(Recorded(view=replace(view, key=None), shares=shares, feedback=feedback, duals=duals))
+        return self.inner.update(state, view, feedback)
 
 
 def tasks_served(feedback: Feedback, models: int) -> np.ndarray:
@@ -245,18 +261,26 @@ def tasks_served(feedback: Feedback, models: int) -> np.ndarray:
     return np.where(mine, np.asarray(feedback.demand)[..., None], 0.0)
 
 
-def record(worlds: Sequence[World], made: Learner, rounds: int, *, root_seed: int = 0) -> Recorded:
-    """[cells, rounds, ...] records of one run in each world, played by the engine's own ``_round``."""
-    watched = replace(made, routing=Recorder(inner=made.routing))
+def record(worlds: Sequence[World], made: Learner | Sequence[Learner], rounds: int, *, root_seed: int = 0) -> Recorded:
+    """[cells, rounds, ...] records of one run in each world, played by the engine's own ``_round``.
 
-    def one(world: World, key: jax.Array) -> Recorded:
+    ``made`` is one learner for all worlds, or one for each.
+    """
+    learners = stacked(made if isinstance(made, Sequence) else [made] * len(worlds))
+
+    def one(world: World, made: Learner, key: jax.Array) -> Recorded:
+        watched = replace(made, routing=Recorder(inner=made.routing))
+
         def body(state: rollout.RunState, t: jax.Array) -> tuple[rollout.RunState, Recorded]:
             state = rollout._round(world, watched, key, state, t, t == 0)
-            inner, seen = state.learner.routing
-            return replace(state, learner=replace(state.learner, routing=(inner, None))), seen
+            return state, _noted.pop()
 
         start = rollout.start(world, watched, key, world.problem.horizon)
         return jax.lax.scan(body, start, jnp.arange(rounds, dtype=jnp.int32))[1]
 
-    keys = batch.run_keys(root_seed, np.arange(len(worlds), dtype=np.uint32), np.zeros(1, int))[:, 0]
-    return jax.device_get(jax.jit(jax.vmap(one))(stacked(worlds), keys))
+    return jax.device_get(jax.jit(jax.vmap(one))(stacked(worlds), learners, record_keys(len(worlds), root_seed)))
+
+
+def record_keys(number: int, root_seed: int = 0) -> jax.Array:
+    """[cells] keys of the runs that ``record`` plays."""
+    return batch.run_keys(root_seed, np.arange(number, dtype=np.uint32), np.zeros(1, int))[:, 0]

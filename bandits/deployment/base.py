@@ -9,17 +9,14 @@ A rule is one file and one decorator, inside this package or outside it::
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from bandits.estimates import Estimates
-from envs.pytree import register_apart
+from envs.registry import Registry
 from envs.types import Problem, Truth
-
-DEPLOYMENT: dict[str, type["DeploymentRule"]] = {}
 
 
 @jax.tree_util.register_dataclass
@@ -77,17 +74,8 @@ class SearchingRule(DeploymentRule):
         return state
 
 
-def deployment_rule(name: str) -> Callable[[type], type]:
-    """Class decorator: make the class a frozen pytree dataclass and register it under ``name``."""
-
-    def register(cls: type) -> type:
-        known = DEPLOYMENT.get(name)
-        if known is not None and known.__module__ != cls.__module__ and known.__module__.startswith("bandits."):
-            raise ValueError(f"there is a deployment rule called {name!r} already; choose another name")
-        DEPLOYMENT[name] = register_apart(dataclasses.dataclass(frozen=True, kw_only=True)(cls))
-        return DEPLOYMENT[name]
-
-    return register
+DEPLOYMENT: Registry = Registry("deployment rule", DeploymentRule, reserved=("confidence",))
+deployment_rule = DEPLOYMENT.register
 
 
 def first(index: jax.Array, eligible: jax.Array, number: jax.Array) -> jax.Array:

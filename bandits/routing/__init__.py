@@ -1,15 +1,7 @@
 """Routing rules, found by name in ``ROUTING``; importing this package registers those that ship with it."""
 
-from bandits.routing import (  # noqa: F401
-    best_fixed,
-    copac_lp,
-    copac_primal_dual,
-    greedy_value_per_cost,
-    lp_oracle,
-    stageroute,
-    ucb1,
-    uniform,
-)
 from bandits.routing.base import ROUTING, RoutingRule, View, fill, routing_rule, try_each_once
+
+ROUTING.discover(__name__)
 
 __all__ = ["ROUTING", "RoutingRule", "View", "fill", "routing_rule", "try_each_once"]

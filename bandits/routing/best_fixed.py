@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from bandits.routing.base import RoutingRule, View, routing_rule
 from envs.types import Problem, Truth
 
+_LEAST_BUDGET = 1e-30  # per task, of the dearest model's worst case: what divides must not vanish
+
 
 @routing_rule("best_fixed")
 class BestFixed(RoutingRule):
@@ -37,7 +39,8 @@ def _shares(view: View) -> jax.Array:
     truth, size = view.truth, view.caps
     assert truth is not None
     per_task = view.problem.budget / jnp.maximum(truth.total_demand, 1.0)
-    over = jnp.max(size[:, None] * truth.consumption / jnp.maximum(per_task, 1e-9)[None] - 1.0, axis=1, initial=0.0)
+    spending = jnp.maximum(per_task, _LEAST_BUDGET)
+    over = jnp.max(size[:, None] * truth.consumption / spending[None] - 1.0, axis=1, initial=0.0)
     under = jnp.max(view.problem.target[None] - size[:, None] * truth.service, axis=1, initial=0.0)
     miss = jnp.maximum(jnp.maximum(over, under), 0.0)
     # Rewards are at most 1, so one unit of a miss above rounding always decides.

@@ -23,7 +23,6 @@ class State:
     """Prices and what it takes to move them."""
 
     prices: jax.Array  # [P + C] λ then ν
-    mean_demand: jax.Array  # [] mean demand a round so far
     optimizer: Any
 
 
@@ -53,7 +52,7 @@ class CopacPrimalDual(RoutingRule):
         dtype = problem.throughput.dtype
         prices = jnp.zeros(problem.budget.shape[0] + problem.target.shape[0], dtype)
         optimizer = self._transformation(problem).init(prices)
-        return State(prices=prices, mean_demand=jnp.zeros((), dtype), optimizer=optimizer)
+        return State(prices=prices, optimizer=optimizer)
 
     def decide(self, state: State, view: View) -> tuple[jax.Array, State]:
         """All to the best index, up to its cap."""
@@ -67,8 +66,8 @@ class CopacPrimalDual(RoutingRule):
         """One dual step on the round's realised consumption and service per task."""
         spending, wanted = round_targets(view, self.targets)
         spending = jnp.maximum(spending, 1e-9)
-        rounds = (view.observation.t + 1).astype(spending.dtype)
-        mean_demand = state.mean_demand + (feedback.demand - state.mean_demand) / rounds
+        # From the exact total: moved by (q - mean) / t, a float32 mean stops once its steps fall below rounding.
+        mean_demand = (view.observation.demand_so_far + feedback.demand) / (view.observation.t + 1)
         weight = feedback.demand / jnp.maximum(mean_demand, jnp.finfo(mean_demand.dtype).tiny)
         excess = feedback.consumption / spending - 1.0
         shortfall = wanted - feedback.service
@@ -78,7 +77,7 @@ class CopacPrimalDual(RoutingRule):
         relative, optimizer = dual.ascend(
             self._transformation(view.problem), state.optimizer, state.prices / largest, gradient
         )
-        return State(prices=relative * largest, mean_demand=mean_demand, optimizer=optimizer)
+        return State(prices=relative * largest, optimizer=optimizer)
 
     def duals(self, state: State, problem: Problem) -> jax.Array:
         """[P + C] λ and ν."""

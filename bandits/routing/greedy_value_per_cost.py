@@ -14,17 +14,20 @@ class GreedyValuePerCost(RoutingRule):
     """argmax mean reward / mean consumption (of the resource that weighs most) after trying each model once.
 
     Optimal only if the budget alone, and never demand, is scarce: an instructive failure where dear models belong in
-    the mix.
+    the mix. The ratio does not look at what is left of the budget; the candidates are the models that the world would
+    accept, those whose worst case still fits. Of several free models it takes the best.
 
     >>> GreedyValuePerCost().floor > 0
     True
     """
 
-    floor: float | jax.Array = number(1e-6, low=1e-12)  # smallest consumption divided by
+    floor: float | jax.Array = number(1e-6, low=1e-12)  # smallest consumption divided by, of the scarcest resource
 
     def decide(self, state: Any, view: View) -> tuple[jax.Array, Any]:
         """All to the best ratio, up to its cap."""
-        share_of_budget = view.consumption_mean / jnp.maximum(view.problem.budget, 1e-9)[None]
-        cost = jnp.max(share_of_budget, axis=1, initial=0.0) * jnp.max(view.problem.budget, initial=1.0)
+        caps, budget = view.affordable_caps, view.problem.budget
+        scarcest = jnp.min(budget, initial=jnp.inf)
+        weight = jnp.where(budget > scarcest, scarcest / budget, 1.0)  # of the scarcest resource's unit
+        cost = jnp.max(view.consumption_mean * weight[None], axis=1, initial=0.0)
         index = (view.reward_mean + self.floor) / jnp.maximum(cost, self.floor)
-        return try_each_once(view, fill(index, view.caps)), state
+        return try_each_once(view, fill(index, caps), caps), state

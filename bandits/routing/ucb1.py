@@ -1,4 +1,4 @@
-"""UCB1, blind to budget and targets (Auer, Cesa-Bianchi, Fischer, 2002)."""
+"""UCB1, whose index is blind to budget and targets (Auer, Cesa-Bianchi, Fischer, 2002)."""
 
 from typing import Any
 
@@ -13,6 +13,10 @@ from bandits.routing.base import RoutingRule, View, fill, routing_rule, try_each
 class UCB1(RoutingRule):
     """argmax mean + sqrt(width · log(t) / n): what a router does that looks at quality alone.
 
+    The index knows neither prices nor what is left of the budget, so money goes to the best models as long as there is
+    any. The candidates are the models that the world would accept: those whose worst case still fits. With a model that
+    never fits among them, the rule would propose it for ever and serve nobody, which says nothing about the index.
+
     >>> UCB1().width
     2.0
     """
@@ -21,7 +25,8 @@ class UCB1(RoutingRule):
 
     def decide(self, state: Any, view: View) -> tuple[jax.Array, Any]:
         """All to the largest index, up to its cap."""
-        tried = jnp.maximum(view.statistics.count, 1).astype(view.caps.dtype)
-        rounds = jnp.maximum(view.observation.t, 1).astype(view.caps.dtype)
+        caps = view.affordable_caps
+        tried = jnp.maximum(view.statistics.count, 1).astype(caps.dtype)
+        rounds = jnp.maximum(view.observation.t, 1).astype(caps.dtype)
         index = view.reward_mean + jnp.sqrt(self.width * jnp.log(rounds) / tried)
-        return try_each_once(view, fill(index, view.caps)), state
+        return try_each_once(view, fill(index, caps), caps), state

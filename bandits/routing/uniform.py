@@ -10,13 +10,17 @@ from bandits.routing.base import RoutingRule, View, routing_rule
 
 @routing_rule("uniform")
 class Uniform(RoutingRule):
-    """Equal shares for all available models; a cap below the equal share leaves the rest declined.
+    """Equal shares for all live models that the world would accept; a cap below the equal share declines the rest.
+
+    Those whose worst case no longer fits in a hard budget are left out: their part of the tasks would be refused, and
+    the reference would measure the refusals and not what comes of not learning.
 
     >>> Uniform().clairvoyant
     False
     """
 
     def decide(self, state: Any, view: View) -> tuple[jax.Array, Any]:
-        """min(1 / number available, cap)."""
-        number = jnp.maximum(jnp.sum(view.caps > 0), 1).astype(view.caps.dtype)
-        return jnp.minimum(1.0 / number, view.caps), state
+        """min(1 / number of candidates, cap)."""
+        caps = view.affordable_caps
+        number = jnp.maximum(jnp.sum(caps > 0), 1).astype(caps.dtype)
+        return jnp.minimum(1.0 / number, caps), state

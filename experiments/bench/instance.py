@@ -88,6 +88,10 @@ def _settings() -> EdgeCloud:
     )
     return EdgeCloud(
         budget_per_task=BUDGET_USD,
+        budget_usd=None,
+        cost_unit=None,
+        cost_cv=None,
+        latency_cv=None,
         resources={},
         budget_rule="skip",
         target=TARGET,

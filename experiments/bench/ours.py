@@ -62,15 +62,15 @@ def play(made: Loop, runs: int) -> Totals:
 
     with ThreadPoolExecutor(study.cores()) as pool:
         seen = list(pool.map(chunk, range(0, runs, made.lanes)))
-    quanta = made.worlds.quanta[0]
+    world = made.worlds
 
-    def total(name: str) -> np.ndarray:
+    def total(name: str, scale: np.ndarray = world.scale[0]) -> np.ndarray:
         """[runs, ...] of one book; every chunk is one cell."""
-        return np.concatenate([ledger.host_value(getattr(one.world, name), quanta)[-1, 0] for one in seen])
+        return np.concatenate([ledger.host_value(getattr(one.world, name), scale)[-1, 0] for one in seen])
 
     return Totals(
         reward=total("reward"),
-        spent=total("spent")[:, 0],
+        spent=total("spent", world.consumption_scale[0])[:, 0],
         service=total("service")[:, 0],
         served=total("served").sum(axis=1),
     )
