@@ -1,29 +1,36 @@
-"""Small linear programs with boxed variables, solved by the thousand.
+"""Small linear programs with boxed variables, solved by the thousand, each answer checked against its data.
 
 ``maximize`` solves one LP; batching is outside, by ``jax.vmap``. The method is the bounded dual simplex with the
 bound-flipping ratio test and dual steepest edge pricing (A. Koberstein, *The Dual Simplex Method, Techniques for a Fast
 and Stable Implementation*, thesis, Paderborn 2005; D. Bertsimas and J. Tsitsiklis, *Introduction to Linear
-Optimization*, 1997, sections 3.3 and 4.5). Every variable is boxed, so every basis can be made
-dual feasible by moving variables to their other bound: there is no first phase, any basis is a start, and infeasibility
-is a row for which no column is left.
+Optimization*, 1997, sections 3.3 and 4.5). Every variable is boxed, so every basis can be made dual feasible by moving
+variables to their other bound: there is no first phase, and any basis is a start.
+
+A row for which no column is left starts the search for the point of least violation, in the same loop: there the
+structural variables are worth nothing, and a row's slack may leave its box at a price, so that its worth is concave and
+piecewise linear. The prices of that point are weights under which the rows contradict each other (Farkas).
 
 Only the basis and its small inverse are carried from step to step. Prices, reduced costs and the point are recomputed
 from the data in each step and each carries a running bound on its own rounding error, which is what it is compared
-with; the inverse is corrected by one Newton-Schulz step after each exchange. So nothing accumulates, no tolerance is
-absolute, and the final point is that of the final basis in the original data.
+with; the inverse is corrected by one Newton-Schulz step after each exchange. So nothing accumulates, and no tolerance is
+absolute. How a solve ended is not believed: OPTIMAL and INFEASIBLE are verdicts on the final point and prices, from the
+data as they were given.
+
+Units are chosen by what a variable can do to a row, given the box and what the rows leave of it: an entry however small
+decides nothing beside a larger one of its row. They are powers of two, so that scaling is exact.
 
 Inside, the batch is the *last* axis ("lanes"): sums over rows and variables are then plain elementwise work that
 vectorises over lanes on CPU and GPU alike. ``vmap`` of ``maximize``, however nested, becomes more lanes. Lanes take
 steps together until the slowest is done; on CPU in blocks that fit the cache, one after the other on one core.
-Infeasible lanes cost their block a second solve, for the point of least violation. ``jax.shard_map`` needs
-``check_vma=False``.
+``jax.shard_map`` needs ``check_vma=False``.
 
 Axis letters: n variables, m rows, N = n + m with the slacks, L lanes.
 """
 
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from functools import partial, reduce
+from functools import reduce
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -32,21 +39,34 @@ from bandits.storage import Stored, storage, surely
 
 _GENEROUS = 16  # rounding errors of a sum, in units in the last place of its largest terms
 _BISECTIONS = 5  # not a function of the size: padding must not change the choice
+_NOTHING = -(1 << 20)  # the binary exponent of 0
+
+_SPECK = 1 / 256  # what is far below the units that matter, which are 1
+_BEYOND = 8.0  # no feasible point has a scaled variable this large
+# What a lane is doing: solving, looking for the least violation, solving with that much violation forgiven.
+_SOLVING, _MENDING, _FORGIVING = 0, 1, 2
+# How it goes: a basis to be improved, one that is optimal, a row without a column to mend it.
+_RUNNING, _SETTLED, _STUCK = 0, 1, 2
+# What is taken for rounding, in units in the last place of the terms; with less where the verdict was none.
+_CARE = (16.0, 1.0, 0.0)
 
 
 class Status(IntEnum):
     """How a solve ended.
 
-    OPTIMAL: ``x`` is an optimal vertex, feasible up to rounding. INFEASIBLE: no point satisfies all rows, even when a
-    relative violation of 1e-9 (float64) or 2e-5 (float32) is forgiven; ``x`` has the least total violation, rows
-    weighed by their scale. Also an LP with NaN or misplaced infinities; then ``x`` is 0 and ``residual`` 1. STEP_LIMIT:
-    ``max_steps`` exchanges did not suffice, or rounding spoilt a nearly singular basis; ``x`` is within its bounds and
-    ``residual`` says how far it is from feasible.
+    OPTIMAL: ``x`` is feasible and ``dual`` proves it optimal, both up to rounding (checked). INFEASIBLE: ``dual`` proves
+    that no point satisfies all rows (checked), even when a relative violation of 1e-9 (float64) or 2e-5 (float32) is
+    forgiven; ``x`` has the least total violation, where each row counts in units of the power of two that its largest
+    entry reaches. Also an LP with NaN or misplaced infinities; then ``x`` is 0, ``residual`` and ``gap`` are 1.
+    STEP_LIMIT: ``max_steps`` exchanges did not suffice. INACCURATE: rounding kept a nearly singular LP from a verdict.
+    In the last two cases ``x`` is within its bounds, ``residual`` says how far it is from feasible, and ``gap`` how far
+    it may be from optimal.
     """
 
     OPTIMAL = 0
     INFEASIBLE = 1
     STEP_LIMIT = 2
+    INACCURATE = 3
 
 
 @jax.tree_util.register_dataclass
@@ -57,36 +77,52 @@ class Solution:
     x: jax.Array  # [n] within [0, upper]
     value: jax.Array  # [] objective . x
     status: jax.Array  # [] int32, a Status
-    dual: jax.Array  # [m] shadow price of each row, >= 0 (any sign for an equality); meaningful only where OPTIMAL
+    dual: (
+        jax.Array
+    )  # [m] >= 0, any sign where slack is finite: OPTIMAL: shadow prices; INFEASIBLE: weights of the proof
     residual: jax.Array  # [] largest violation of a row, as a share of |bound| + sum |matrix x| of that row, in [0, 1]
+    gap: jax.Array  # [] what dual leaves unproven, as a share of the sizes of what it compares, in [0, 1]
     steps: jax.Array  # [] int32, basis exchanges
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class _Program:
-    """A scaled LP with its slacks: max objective . x, matrix x = bound, 0 <= x <= upper."""
+    """A scaled LP: max objective . x, matrix x + slack = bound, 0 <= x <= upper, 0 <= slack <= room."""
 
-    objective: jax.Array  # [N, L]
-    matrix: jax.Array  # [m, N, L]
+    objective: jax.Array  # [n, L]
+    matrix: jax.Array  # [m, n, L]
     bound: jax.Array  # [m, L]
-    upper: jax.Array  # [N, L]
+    upper: jax.Array  # [n, L]
+    room: jax.Array  # [m, L]
+    above: jax.Array  # [m, L] how far below 0 a slack can get, that is, the row above its bound
+    below: jax.Array  # [m, L] how far above its room a slack can get; 0 where there is no such limit
+    weight: jax.Array  # [m, L] what a unit of violation counts
+    ranged: jax.Array  # [m, L] bool, whether the slack was limited
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class _State:
-    """A basis, with what is cheaper to carry than to look up again."""
+    """A basis, with what is cheaper to carry than to look up again.
+
+    A slack's value lies on one of three pieces: out of its box below 0, in it, above its room. Their ends are numbered
+    0 to 3. ``place`` is the end where a slack rests or, where it is basic, the piece that it is on: 0 to 2.
+    """
 
     columns: jax.Array  # [m, L] int32, the basic variable of each row
     basic: jax.Array  # [N, L] bool
-    at_upper: jax.Array  # [N, L] bool, where a non-basic variable rests
-    basis: jax.Array  # [m, m, L] basis[:, k] is the matrix column of columns[k]
+    at_upper: jax.Array  # [n, L] bool, where a non-basic variable rests
+    place: jax.Array  # [m, L] int32, of each slack
+    basis: jax.Array  # [m, m, L] basis[:, k] is the column of columns[k]
     inverse: jax.Array  # [m, m, L]
-    objective: jax.Array  # [m, L] of the basic variables
-    upper: jax.Array  # [m, L] of the basic variables
-    status: jax.Array  # [L] int32; STEP_LIMIT while running
+    objective: jax.Array  # [m, L] of the basic variables, 0 for slacks
+    upper: jax.Array  # [m, L] of the basic variables, 0 for slacks
     steps: jax.Array  # [L] int32
+    ending: jax.Array  # [L] int32, how it goes
+    phase: jax.Array  # [L] int32, what it is doing
+    care: jax.Array  # [L] int32, how little it takes for rounding
+    forgiven: jax.Array  # [m, L] by how much each row may be violated
 
 
 @jax.tree_util.register_dataclass
@@ -95,12 +131,45 @@ class _Point:
     """The basic solution of a state, primal and dual."""
 
     price: jax.Array  # [m, L]
-    reduced: jax.Array  # [N, L] reduced costs; exactly 0 where basic or below rounding
-    at_upper: jax.Array  # [N, L] bool, made dual feasible
-    resting: jax.Array  # [N, L] value of the non-basic variables, 0 for basic ones
+    reduced: jax.Array  # [n, L] reduced costs; exactly 0 where basic or below rounding
+    at_upper: jax.Array  # [n, L] bool, made dual feasible
+    place: jax.Array  # [m, L] int32, made dual feasible
+    to_slope: tuple[
+        jax.Array, ...
+    ]  # 3 [m, L], what each price lacks to the worth of its slack on each piece; 0 below rounding
+    ends: tuple[jax.Array, ...]  # 4 [m, L], of the pieces
+    resting: jax.Array  # [n, L] value of the non-basic variables, 0 for basic ones
     right: jax.Array  # [m, L] what the basic variables have to make up
+    lower: jax.Array  # [m, L] of the basic variables
+    upper: jax.Array  # [m, L] of the basic variables
     value: jax.Array  # [m, L] of the basic variables
+    load: jax.Array  # [m, L] size of each row's terms
     slop: jax.Array  # [m, L] rounding error that value may carry
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class _Answer:
+    """What was found, in scaled units, and the verdict on it."""
+
+    x: jax.Array  # [n, L]
+    price: jax.Array  # [m, L]
+    status: jax.Array  # [L]
+    residual: jax.Array  # [L]
+    gap: jax.Array  # [L]
+    steps: jax.Array  # [L]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class _Moves:
+    """What each variable that is not basic could do for the row that leaves."""
+
+    push: jax.Array  # [N, L] how much it mends the row per unit that it moves; 0 where it does not
+    distance: jax.Array  # [N, L] its reduced cost
+    length: jax.Array  # [N, L] how far it can move
+    upwards: jax.Array  # [m, L] bool, which way each slack would move
+    piece: jax.Array  # [m, L] int32, and on which piece
 
 
 def maximize(
@@ -221,30 +290,19 @@ def _solve(
     """All lanes in step with each other."""
     stored = storage(surely(upper[0]))
     proper = stored(lambda: _proper(objective, matrix, bound, upper, slack))
-    objective, matrix, bound, upper, slack = stored(lambda: _sanitised(proper, objective, matrix, bound, upper, slack))
-    program, row_scale, column_scale, unit = _scaled(objective, matrix, bound, upper, slack, stored)
-    state = _simplex(program, objective > 0, limit, stored)
-    scaled_x, price = _vertex(program, state, stored)
-    x = stored(lambda: jnp.clip(scaled_x * column_scale, 0, upper))
-    stuck = state.status == Status.INFEASIBLE
-    hopeless = stored(lambda: stuck & (_residual(matrix, bound, slack, x) > _forgiven(bound.dtype)))
-
-    def mended() -> jax.Array:
-        scaled = _least_violation(program, objective > 0, jnp.where(hopeless, limit, 0), stored)
-        return jnp.where(hopeless[None], jnp.clip(scaled * column_scale, 0, upper), x)
-
-    x = jax.lax.cond(jnp.any(hopeless), mended, lambda: x)
-    residual = stored(lambda: _residual(matrix, bound, slack, x))
-    status = jnp.where(stuck & ~hopeless, Status.OPTIMAL, state.status)
-    spoilt = (status == Status.OPTIMAL) & (residual > _forgiven(bound.dtype))
-    status = jnp.where(spoilt, Status.STEP_LIMIT, status)
+    sane = stored(lambda: _sanitised(proper, objective, matrix, bound, upper, slack))
+    program, row, column, unit = _scaled(*sane, stored=stored)
+    found = _answer(program, limit, stored)
+    x = stored(lambda: jnp.clip(_times_power(found.x, column), 0, sane[3]))
+    largest = jnp.finfo(bound.dtype).max
     return Solution(
         x=x,
-        value=_total(objective * x),
-        status=jnp.where(proper, status, Status.INFEASIBLE).astype(jnp.int32),
-        dual=jnp.where(slack > 0, jnp.maximum(price, 0), price) * row_scale * unit[None],
-        residual=jnp.where(proper, residual, 1),
-        steps=state.steps,
+        value=_total(sane[0] * x),
+        status=jnp.where(proper, found.status, Status.INFEASIBLE).astype(jnp.int32),
+        dual=jnp.clip(_times_power(found.price, unit[None] - row), -largest, largest),
+        residual=jnp.where(proper, found.residual, 1),
+        gap=jnp.where(proper, found.gap, 1),
+        steps=found.steps,
     )
 
 
@@ -267,50 +325,117 @@ def _sanitised(
     live = proper[None] & (upper > 0)
     bound = jnp.where(proper[None] & ~idle, bound, 0)
     matrix = jnp.where(live[None] & ~idle[:, None], matrix, 0)
-    slack = jnp.where(proper[None], slack, jnp.inf)
+    slack = jnp.where(proper[None] & ~idle, slack, jnp.inf)
     return jnp.where(live, objective, 0), matrix, bound, jnp.where(live, upper, 0), slack
 
 
 def _scaled(
-    objective: jax.Array, matrix: jax.Array, bound: jax.Array, upper: jax.Array, slack: jax.Array, stored: Stored
+    objective: jax.Array, matrix: jax.Array, bound: jax.Array, upper: jax.Array, slack: jax.Array, *, stored: Stored
 ) -> tuple[_Program, jax.Array, jax.Array, jax.Array]:
-    """The LP in well-scaled units, with slacks, and the scales: rows [m, L], columns [n, L], objective [L].
+    """The LP in units of what matters, and these: binary exponents of rows [m, L], columns [n, L], objective [L].
 
-    Geometric-mean equilibration (Fulkerson and Wolfe 1962), rounded to powers of two: multiplying by them is exact.
+    A column's unit is what its variable can reach, a row's the most that one variable adds to it, so no scaled entry
+    exceeds 4.
     """
-    row_scale, column_scale = _equilibration(jnp.abs(matrix), stored)
-    matrix = stored(lambda: matrix * row_scale[:, None] * column_scale[None])
-    bound, objective, upper = stored(lambda: (bound * row_scale, objective * column_scale, upper / column_scale))
-    unit = stored(lambda: _power_of_two(_largest(jnp.abs(objective))))
-    # No point in the box needs more slack than this, so the bound is idle; it only makes the slack a boxed variable.
-    idle = 1 + jnp.maximum(bound - _times(jnp.minimum(matrix, 0), upper), 0)
-    identity = jnp.eye(len(bound), dtype=bound.dtype)[:, :, None]
-    program = _Program(
-        objective=jnp.concatenate([objective / unit[None], jnp.zeros_like(bound)]),
-        matrix=jnp.concatenate([matrix, jnp.broadcast_to(identity, (len(bound), *bound.shape))], axis=1),
-        bound=bound,
-        upper=jnp.concatenate([upper, jnp.minimum(idle, slack * row_scale)]),
+    most, widest = _most(bound.dtype), _widest(bound.dtype)
+    entry = stored(lambda: _exponent(matrix))
+    column = stored(lambda: _column_exponents(entry, matrix, bound, upper, slack, stored))
+    row = stored(lambda: _largest(entry + column[None], 1))
+    row = jnp.where(row > _NOTHING // 2, row, jnp.maximum(_exponent(bound), -most))
+    unit = stored(lambda: _largest(_exponent(objective) + column))
+    unit = jnp.where(unit > _NOTHING // 2, unit, 0)
+
+    def numbers() -> tuple[jax.Array, ...]:
+        return (
+            _times_power(objective, column - unit[None]),
+            _times_power(matrix, column[None] - row[:, None]),
+            jnp.clip(_times_power(bound, -row), -widest, widest),
+            jnp.minimum(_times_power(upper, -column), widest),
+            _power(jnp.clip(row - jnp.maximum(_largest(entry, 1), -most), -most // 2, most // 2), bound.dtype),
+        )
+
+    objective, matrix, bound, upper, weight = stored(numbers)
+    lowest, highest = stored(lambda: _extremes(matrix, upper))
+
+    def program() -> _Program:
+        # No point in the box needs more slack than this, so the bound is idle; it only makes the slack a boxed variable.
+        idle = 1 + jnp.maximum(bound - lowest, 0)
+        room = jnp.minimum(idle, _times_power(slack, -row))
+        ranged = slack < jnp.inf
+        # At the point of least violation no row is violated by more than all of them are where x is 0.
+        missing = jnp.maximum(-bound, 0) + jnp.where(ranged, jnp.maximum(bound - room, 0), 0)
+        worst = 2 * _total(weight * missing)[None] / weight
+        return _Program(
+            objective=objective,
+            matrix=matrix,
+            bound=bound,
+            upper=upper,
+            room=room,
+            above=jnp.clip(highest - bound, 0, worst),
+            below=jnp.where(ranged, jnp.clip(bound - room - lowest, 0, worst), 0),
+            weight=weight,
+            ranged=ranged,
+        )
+
+    return stored(program), row, column, unit
+
+
+def _extremes(matrix: jax.Array, upper: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The least and the most that the box allows of each row [m, L]."""
+    return _times(jnp.minimum(matrix, 0), upper), _times(jnp.maximum(matrix, 0), upper)
+
+
+def _column_exponents(
+    entry: jax.Array, matrix: jax.Array, bound: jax.Array, upper: jax.Array, slack: jax.Array, stored: Stored
+) -> jax.Array:
+    """[n, L] e such that no feasible point has x >= 2^(e + 1), from the box and from each row by itself.
+
+    A row that leaves no room at all says nothing of units.
+    """
+    lowest, highest = stored(lambda: _extremes(matrix, upper))
+
+    def room(limit: jax.Array, others: jax.Array) -> jax.Array:
+        size = jnp.abs(limit) + jnp.abs(others)
+        exponent = _exponent(jnp.maximum(limit - others, size / 1024))  # what cancels leaves no more accurate digits
+        return jnp.where(exponent > _NOTHING // 2, exponent, -_NOTHING)
+
+    above, below = stored(lambda: (room(bound, lowest), room(slack - bound, -highest)))
+    left = jnp.where(matrix > 0, above[:, None], below[:, None])
+    reach = jnp.where(entry > _NOTHING // 2, left - entry, -_NOTHING)
+    own = _exponent(upper)
+    own = jnp.where(own > _NOTHING // 2, own, 0)
+    return jnp.minimum(own, _smallest(reach))
+
+
+def _answer(program: _Program, limit: jax.Array, stored: Stored) -> _Answer:
+    """The simplex method from the slack basis, again for the lanes that have no verdict yet."""
+    lanes, nothing = program.bound.shape[-1], jnp.zeros_like(program.bound[0])
+    blank = _Answer(
+        x=jnp.zeros_like(program.upper),
+        price=jnp.zeros_like(program.bound),
+        status=jnp.zeros(lanes, jnp.int32),
+        residual=nothing,
+        gap=nothing,
+        steps=jnp.zeros(lanes, jnp.int32),
     )
-    return stored(lambda: (program, row_scale, column_scale, unit))
+
+    def attempt(carry: tuple[_State, _Answer]) -> tuple[_State, _Answer]:
+        state = _simplex(program, carry[0], limit, stored)
+        x, price = _vertex(program, state, stored)
+        return _judged(program, state, limit, x, price, stored)
+
+    def unjudged(carry: tuple[_State, _Answer]) -> jax.Array:
+        return jnp.any(carry[0].ending == _RUNNING)
+
+    return jax.lax.while_loop(unjudged, attempt, (_slack_basis(program), blank))[1]
 
 
-def _equilibration(size: jax.Array, stored: Stored) -> tuple[jax.Array, jax.Array]:
-    """Scales of rows [m, L] and columns [n, L] that bring the non-zero sizes [m, n, L] near 1 and none far above."""
-    column_scale = jnp.ones_like(size[0])
-    for _ in range(2):
-        row_scale = 1 / stored(partial(_middle, size, column_scale[None], 1))
-        column_scale = 1 / stored(partial(_middle, size, row_scale[:, None], 0))
-    return 1 / stored(lambda: _power_of_two(_largest(size * column_scale[None], 1))), column_scale
-
-
-def _simplex(program: _Program, at_upper: jax.Array, limit: jax.Array, stored: Stored) -> _State:
-    """The final state of the dual simplex from the slack basis."""
-    rest = jnp.concatenate([at_upper, jnp.zeros_like(program.bound, bool)])
-    state = _slack_basis(program, rest)
-    patience = _patience(len(program.upper))
+def _simplex(program: _Program, state: _State, limit: jax.Array, stored: Stored) -> _State:
+    """The state after as many exchanges as each lane needs."""
+    patience = _patience(len(state.basic))
 
     def running(state: _State) -> jax.Array:
-        return jnp.any((state.status == Status.STEP_LIMIT) & (state.steps < limit))
+        return jnp.any((state.ending == _RUNNING) & (state.steps < limit))
 
     def step(state: _State) -> _State:
         return _exchange(program, state, limit, patience, stored)
@@ -318,60 +443,118 @@ def _simplex(program: _Program, at_upper: jax.Array, limit: jax.Array, stored: S
     return jax.lax.while_loop(running, step, state)
 
 
-def _slack_basis(program: _Program, at_upper: jax.Array) -> _State:
-    num_rows, lanes = program.bound.shape
-    num_variables = len(program.upper) - num_rows
+def _slack_basis(program: _Program) -> _State:
+    (num_rows, lanes), num_variables = program.bound.shape, len(program.upper)
     columns = num_variables + jnp.arange(num_rows, dtype=jnp.int32)
-    identity = program.matrix[:, num_variables:]
+    identity = jnp.broadcast_to(jnp.eye(num_rows, dtype=program.bound.dtype)[:, :, None], (num_rows, num_rows, lanes))
+    is_slack = jnp.arange(num_variables + num_rows) >= num_variables
     return _State(
         columns=jnp.broadcast_to(columns[:, None], (num_rows, lanes)),
-        basic=jnp.broadcast_to(_indices(program.upper) >= num_variables, program.upper.shape),
-        at_upper=at_upper,
+        basic=jnp.broadcast_to(is_slack[:, None], (num_variables + num_rows, lanes)),
+        at_upper=program.objective > 0,
+        place=jnp.ones((num_rows, lanes), jnp.int32),
         basis=identity,
         inverse=identity,
         objective=jnp.zeros_like(program.bound),
-        upper=program.upper[num_variables:],
-        status=jnp.full(lanes, Status.STEP_LIMIT, jnp.int32),
+        upper=jnp.zeros_like(program.bound),
         steps=jnp.zeros(lanes, jnp.int32),
+        ending=jnp.full(lanes, _RUNNING, jnp.int32),
+        phase=jnp.full(lanes, _SOLVING, jnp.int32),
+        care=jnp.zeros(lanes, jnp.int32),
+        forgiven=jnp.zeros_like(program.bound),
     )
 
 
 def _point(program: _Program, state: _State, stored: Stored) -> _Point:
     """The basic solution, from the data: only the inverse comes from earlier steps. Prices are refined once."""
-    tolerance = _rounding(program.bound.dtype)
-    price = stored(lambda: _total(state.objective[:, None] * state.inverse))
-    price = _refined(state, price, stored)
-    load = stored(lambda: _total(jnp.abs(state.objective[:, None] * state.inverse)))
-    reduced = stored(lambda: _reduced(program, state, price, load))
+    n, tolerance = len(program.upper), _tolerance(state, program.bound.dtype)
+    mending = state.phase == _MENDING
+    cap = jnp.where(mending[None], program.weight, jnp.inf)
+    slopes = cap, jnp.zeros_like(cap), -cap
+    low, high = -state.forgiven, program.room + state.forgiven
+    ends = low - program.above, low, high, high + program.below
+
+    def boxes() -> tuple[jax.Array, ...]:
+        pieces = (_choose(state.place, *parts) for parts in (slopes, ends[:-1], ends[1:]))
+        worth, bottom, top = (_by_row(program, state, values) for values in pieces)
+        objective = jnp.where(mending[None] & (state.columns < n), 0, state.objective)
+        upper = jnp.where(mending[None], state.upper, jnp.minimum(state.upper, _BEYOND))
+        return objective + worth, bottom, upper + top
+
+    objective, lower, upper = stored(boxes)
+
+    def prices() -> tuple[jax.Array, jax.Array]:
+        terms = objective[:, None] * state.inverse
+        return _total(terms), _total(jnp.abs(terms))
+
+    price, load = stored(prices)
+    unpaid = stored(lambda: objective - _total(state.basis * price[:, None]))
+    price = stored(lambda: price + _total(unpaid[:, None] * state.inverse))
+    reduced, to_slope = stored(lambda: _reduced(program, state, price, load, slopes, mending))
     at_upper = (reduced > 0) | (state.at_upper & (reduced == 0))
-    resting = stored(lambda: jnp.where(at_upper & ~state.basic, program.upper, 0))
-    right = stored(lambda: program.bound - _times(program.matrix, resting))
+    above = [(gap > 0) | ((gap == 0) & (state.place > k)) for k, gap in enumerate(to_slope)]
+    place = sum(one.astype(jnp.int32) for one in above)
+    place = jnp.where(state.basic[n:], state.place, place)
+
+    def rests() -> tuple[jax.Array, ...]:
+        resting = jnp.where(at_upper & ~state.basic[:n], _upper(program, state), 0)
+        slack = jnp.where(state.basic[n:], 0, _choose(place, *ends))
+        right = program.bound - _times(program.matrix, resting) - slack
+        return resting, right, jnp.abs(program.bound) + _times(jnp.abs(program.matrix), resting) + jnp.abs(slack)
+
+    resting, right, size = stored(rests)
     value = stored(lambda: _times(state.inverse, right))
-    size = stored(lambda: jnp.abs(program.bound) + _times(jnp.abs(program.matrix), resting))
     load = stored(lambda: size + _times(jnp.abs(state.basis), jnp.abs(value)))
-    slop = stored(lambda: tolerance * _times(jnp.abs(state.inverse), load))
-    return _Point(price=price, reduced=reduced, at_upper=at_upper, resting=resting, right=right, value=value, slop=slop)
+    slop = stored(lambda: tolerance[None] * (_times(jnp.abs(state.inverse), load) + _SPECK))
+    return _Point(
+        price=price,
+        reduced=reduced,
+        at_upper=at_upper,
+        place=place,
+        to_slope=to_slope,
+        ends=ends,
+        resting=resting,
+        right=right,
+        lower=lower,
+        upper=upper,
+        value=value,
+        load=load,
+        slop=slop,
+    )
 
 
-def _refined(state: _State, price: jax.Array, stored: Stored) -> jax.Array:
-    """Prices [m, L] nearer to those that pay for the basic variables, which rows that are almost parallel spoil."""
-    unpaid = stored(lambda: state.objective - _total(state.basis * price[:, None]))
-    return stored(lambda: price + _total(unpaid[:, None] * state.inverse))
+def _upper(program: _Program, state: _State) -> jax.Array:
+    """[n, L] how far structural variables may go: where all rows are to hold, no further than they let them."""
+    return jnp.where(state.phase[None] == _MENDING, program.upper, jnp.minimum(program.upper, _BEYOND))
 
 
-def _reduced(program: _Program, state: _State, price: jax.Array, load: jax.Array) -> jax.Array:
-    """Reduced costs [N, L], given the refined prices [m, L] and the sums of their terms' absolute values [m, L].
+def _reduced(
+    program: _Program,
+    state: _State,
+    price: jax.Array,
+    load: jax.Array,
+    slopes: tuple[jax.Array, ...],
+    mending: jax.Array,
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """Reduced costs [n, L], and of slacks 3 [m, L], given the refined prices and the sums of their terms' sizes.
 
     What rounding may have made is 0: a short sum's error, and the prices', which after refinement is some units in the
     last place of their terms. Zeros that are none let the method go in circles, and so do signs that are noise; who
     goes on for too long is no longer given the benefit of the doubt.
     """
-    reduced = program.objective - _total(price[:, None] * program.matrix)
+    patient = state.steps < _patience(len(state.basic))
+    tolerance = jnp.where(patient, _tolerance(state, price.dtype), 0)
     size = jnp.abs(price) + load / _GENEROUS
-    noise = jnp.abs(program.objective) + _total(size[:, None] * jnp.abs(program.matrix))
-    patient = state.steps < _patience(len(program.upper))
-    noise = jnp.where(patient[None], _rounding(price.dtype) * noise, 0)
-    return jnp.where(state.basic | (jnp.abs(reduced) <= noise), 0, reduced)
+    objective = jnp.where(mending[None], 0, program.objective)
+    reduced = objective - _total(price[:, None] * program.matrix)
+    noise = jnp.abs(objective) + _total(size[:, None] * jnp.abs(program.matrix))
+    reduced = jnp.where(state.basic[: len(reduced)] | (jnp.abs(reduced) <= tolerance[None] * noise), 0, reduced)
+
+    def to(slope: jax.Array) -> jax.Array:
+        noise = jnp.where(jnp.isfinite(slope), jnp.abs(slope), 0) + size
+        return jnp.where(jnp.abs(slope - price) <= tolerance[None] * noise, 0, slope - price)
+
+    return reduced, tuple(map(to, slopes))
 
 
 def _exchange(program: _Program, state: _State, limit: jax.Array, patience: int, stored: Stored) -> _State:
@@ -379,67 +562,107 @@ def _exchange(program: _Program, state: _State, limit: jax.Array, patience: int,
     point = _point(program, state, stored)
     cautious = state.steps >= patience
     row, shortfall, rising = _leaving_row(state, point, cautious, stored)
-    push = _push(program, state, point, row, rising, stored)
-    column, flipped = _entering_column(program, point, push, shortfall, cautious, stored)
-    running = (state.status == Status.STEP_LIMIT) & (state.steps < limit)
+    left = _indices(state.basic) == _pick(state.columns, row)[None]
+    move = _moves(program, state, point, row, rising, left, stored)
+    column, flipped = _entering_column(move, shortfall, _pick(point.slop, row), cautious, stored)
+    running = (state.ending == _RUNNING) & (state.steps < limit)
     wrong, found = shortfall > 0, column >= 0
-    status = jnp.where(wrong, Status.INFEASIBLE, Status.OPTIMAL)
-    status = jnp.where(running & ~(wrong & found), status, state.status).astype(jnp.int32)
     pivoting = stored(lambda: running & wrong & found)
-    moved = _pivoted(program, state, row, column, stored)
-    leaving = _indices(flipped) == _pick(state.columns, row)[None]
-    moved = replace(moved, at_upper=jnp.where(leaving, ~rising[None], point.at_upper ^ flipped))
+    at_upper, place = _rests(point, move, column, flipped, left, rising)
+    moved = replace(_pivoted(program, state, row, column, left, stored), at_upper=at_upper, place=place)
 
     def choose(new: jax.Array, old: jax.Array) -> jax.Array:
         return jnp.where(pivoting.reshape((1,) * (new.ndim - 1) + (-1,)), new, old)
 
-    return replace(jax.tree.map(choose, moved, state), status=status)
+    ending = jnp.where(running & ~pivoting, jnp.where(wrong, _STUCK, _SETTLED), state.ending)
+    return replace(jax.tree.map(choose, moved, state), ending=ending.astype(jnp.int32))
+
+
+def _by_row(program: _Program, state: _State, values: jax.Array) -> jax.Array:
+    """[m, L] values of slacks, at the rows where they are basic; 0 at the others."""
+    slacks = len(program.upper) + jnp.arange(len(values), dtype=jnp.int32)
+    return _pick(values[None], state.columns[:, None] == slacks[None, :, None], 1)
 
 
 def _leaving_row(
     state: _State, point: _Point, cautious: jax.Array, stored: Stored
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The row [m, L] (one-hot) furthest out of its box, by how much [L] (0: none is), and whether it must rise [L]."""
-    excess = stored(lambda: jnp.maximum(-point.value, point.value - state.upper))
+    excess = stored(lambda: jnp.maximum(point.lower - point.value, point.value - point.upper))
     wrong = excess > point.slop
 
     def score() -> jax.Array:
         steepness = _total(state.inverse * state.inverse, 1)
         careful = 1 / (1 + state.columns.astype(excess.dtype))
-        return jnp.where(wrong, jnp.where(cautious[None], careful, excess * excess / steepness), -1)
+        bounded = jnp.minimum(excess, _widest(excess.dtype))
+        square = bounded * bounded / jnp.minimum(steepness, jnp.finfo(excess.dtype).max)
+        return jnp.where(wrong, jnp.where(cautious[None], careful, square), -1)
 
     scores = stored(score)
     row = stored(lambda: _first(scores == _largest(scores)[None]))
-    return stored(lambda: (row, _pick(jnp.where(wrong, excess, 0), row), _pick(point.value, row) < 0))
+    rising = point.value < point.lower
+    return stored(lambda: (row, _pick(jnp.where(wrong, excess, 0), row), _largest(row & rising)))
 
 
-def _push(
-    program: _Program, state: _State, point: _Point, row: jax.Array, rising: jax.Array, stored: Stored
-) -> jax.Array:
-    """How much each variable [N, L] mends the row per unit that it leaves its bound; 0 where it does not."""
+def _moves(
+    program: _Program,
+    state: _State,
+    point: _Point,
+    row: jax.Array,
+    rising: jax.Array,
+    left: jax.Array,
+    stored: Stored,
+) -> _Moves:
+    """What each variable can do for the row; a slack that leaves may stay, on its next piece."""
+    n = len(program.upper)
     weights = stored(lambda: _pick(state.inverse, row[:, None]))
-    heaviest = stored(lambda: _largest(jnp.abs(weights)))  # no weight is more exact than this one
+    tolerance = _tolerance(state, weights.dtype)
 
-    def push() -> jax.Array:
+    mass = stored(lambda: _total(jnp.abs(weights)[:, None] * jnp.abs(state.basis)))
+
+    def blur() -> jax.Array:
+        doubt = _total(mass[:, None] * jnp.abs(state.inverse))
+        return tolerance[None] * (jnp.where(state.care[None] == 0, doubt, jnp.abs(weights)) + _SPECK)
+
+    noise = stored(blur)
+
+    def structural() -> jax.Array:
         alpha = _total(weights[:, None] * program.matrix)
-        noise = _rounding(weights.dtype) * heaviest[None] * _total(jnp.abs(program.matrix))
         gain = jnp.where(point.at_upper == rising[None], alpha, -alpha)
-        return jnp.where(~state.basic & (program.upper > 0) & (gain > noise), gain, 0)
+        real = gain > _total(noise[:, None] * jnp.abs(program.matrix))
+        return jnp.where(~state.basic[:n] & (program.upper > 0) & real, gain, 0)
 
-    return stored(push)
+    def slacks() -> tuple[jax.Array, ...]:
+        upwards = (weights < 0) == rising[None]
+        piece = jnp.where(upwards, point.place + left[n:], point.place - 1)
+        distance = jnp.abs(_choose(piece, *point.to_slope))
+        length = _choose(piece, *(end - start for start, end in pairwise(point.ends)))
+        real = (~state.basic[n:] | left[n:]) & (piece >= 0) & (piece <= 2) & (jnp.abs(weights) > noise)
+        usable = real & (length > 0) & (distance < jnp.inf)
+        return upwards, piece, jnp.where(usable, distance, 0), length, jnp.where(usable, jnp.abs(weights), 0)
+
+    upwards, piece, distance, length, push = stored(slacks)
+    return _Moves(
+        push=stored(lambda: jnp.concatenate([structural(), push])),
+        distance=jnp.concatenate([jnp.abs(point.reduced), distance]),
+        length=jnp.concatenate([_upper(program, state), length]),
+        upwards=upwards,
+        piece=piece,
+    )
 
 
 def _entering_column(
-    program: _Program, point: _Point, push: jax.Array, shortfall: jax.Array, cautious: jax.Array, stored: Stored
+    move: _Moves, shortfall: jax.Array, rounding: jax.Array, cautious: jax.Array, stored: Stored
 ) -> tuple[jax.Array, jax.Array]:
     """The index of the column that enters [L], -1 for none, and those that flip to their other bound on the way [N, L].
 
     The bound-flipping ratio test: columns in the order of their ratios are flipped as long as flipping all earlier ones
     leaves a shortfall; the next one enters, or a slightly earlier one if its own push would make a poor pivot.
     """
-    eligible = push > 0
-    ratio = stored(lambda: jnp.where(eligible, jnp.abs(point.reduced) / jnp.where(eligible, push, 1), jnp.inf))
-    reach = stored(lambda: push * program.upper)
+    push = move.push
+    reach = stored(lambda: push * move.length)
+    eligible = reach > rounding[None]
+    ratio = stored(lambda: jnp.where(eligible, move.distance / jnp.where(eligible, push, 1), jnp.inf))
     passed = jnp.where(cautious, -1, _passable(ratio, reach, shortfall, stored))
     reached = stored(lambda: _smallest(jnp.where(ratio > passed[None], ratio, jnp.inf)))
     candidate = eligible & (ratio <= reached[None])
@@ -477,11 +700,14 @@ def _passable(ratio: jax.Array, reach: jax.Array, shortfall: jax.Array, stored: 
     return low
 
 
-def _pivoted(program: _Program, state: _State, row: jax.Array, column: jax.Array, stored: Stored) -> _State:
-    """The state after the variable ``column`` has taken the place of ``row`` in the basis."""
-    index = _indices(program.upper)
-    chosen = index == column[None]
-    entering = stored(lambda: _pick(program.matrix, chosen[None], axis=1))
+def _pivoted(
+    program: _Program, state: _State, row: jax.Array, column: jax.Array, left: jax.Array, stored: Stored
+) -> _State:
+    """The state after the variable ``column`` has taken the place of the one that ``left`` the basis."""
+    n = len(program.upper)
+    chosen = _indices(state.basic) == column[None]
+    own = chosen[n:].astype(program.matrix.dtype)
+    entering = stored(lambda: _pick(program.matrix, chosen[None, :n], axis=1) + own)
     direction = stored(lambda: _times(state.inverse, entering))
     pivot = _pick(direction, row)
     pivot_row = stored(lambda: _pick(state.inverse, row[:, None]) / jnp.where(pivot == 0, 1, pivot)[None])
@@ -489,17 +715,28 @@ def _pivoted(program: _Program, state: _State, row: jax.Array, column: jax.Array
     inverse = stored(
         lambda: jnp.where(row[:, None], pivot_row[None], state.inverse - direction[:, None] * pivot_row[None])
     )
-    leaving = index == _pick(state.columns, row)[None]
     return replace(
         state,
         columns=jnp.where(row, column[None], state.columns),
-        basic=(state.basic & ~leaving) | chosen,
+        basic=(state.basic & ~left) | chosen,
         basis=basis,
         inverse=_corrected(inverse, basis, stored),
-        objective=jnp.where(row, _pick(program.objective, chosen)[None], state.objective),
-        upper=jnp.where(row, _pick(program.upper, chosen)[None], state.upper),
+        objective=jnp.where(row, _pick(program.objective, chosen[:n])[None], state.objective),
+        upper=jnp.where(row, _pick(program.upper, chosen[:n])[None], state.upper),
         steps=state.steps + 1,
     )
+
+
+def _rests(
+    point: _Point, move: _Moves, column: jax.Array, flipped: jax.Array, left: jax.Array, rising: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Where variables rest after a pivot: what flipped is at its other end, what left at the one that it had passed."""
+    n = len(point.at_upper)
+    entered = _indices(flipped) == column[None]
+    at_upper = jnp.where(left[:n], ~rising[None], point.at_upper ^ flipped[:n])
+    place = jnp.where(flipped[n:], jnp.where(move.upwards, point.place + 1, point.place - 1), point.place)
+    place = jnp.where(left[n:], jnp.where(rising[None], point.place, point.place + 1), place)
+    return at_upper, jnp.where(entered[n:], move.piece, place)
 
 
 def _corrected(inverse: jax.Array, basis: jax.Array, stored: Stored) -> jax.Array:
@@ -511,53 +748,121 @@ def _corrected(inverse: jax.Array, basis: jax.Array, stored: Stored) -> jax.Arra
 
 
 def _vertex(program: _Program, state: _State, stored: Stored) -> tuple[jax.Array, jax.Array]:
-    """The structural variables [n, L], refined twice, and the row prices [m, L] of the final basis."""
+    """The point [n, L], refined twice, and the row prices [m, L] of the final basis."""
     point = _point(program, state, stored)
     missing = stored(lambda: point.right - _times(state.basis, point.value))
     nearer = stored(lambda: point.value + _times(state.inverse, missing))
     still_missing = stored(lambda: point.right - _times(state.basis, nearer))
     value = stored(lambda: nearer + _times(state.inverse, still_missing))
-    snapped = jnp.where(jnp.abs(value) <= point.slop, 0, value)  # so that a row of zeros is met exactly
-    snapped = jnp.where(jnp.abs(snapped - state.upper) <= point.slop, state.upper, snapped)
-    n = len(point.resting) - len(value)
+    snapped = jnp.where(jnp.abs(value - point.lower) <= point.slop, point.lower, value)
+    snapped = jnp.where(jnp.abs(snapped - point.upper) <= point.slop, point.upper, snapped)
 
     def placed(basic: jax.Array) -> jax.Array:
         x = point.resting
         for k in range(len(basic)):
             x = jnp.where(_indices(x) == state.columns[k][None], basic[k][None], x)
-        return x[:n]
+        return jnp.clip(x, 0, program.upper)
 
-    exact, plain = stored(lambda: (placed(snapped), jnp.clip(placed(value), 0, program.upper[:n])))
+    exact, plain = stored(lambda: (placed(snapped), placed(value)))
     # In a nearly singular basis the rounding bound is wide, and snapping by that much would break other rows.
-    rows = program.matrix[:, :n], program.bound, program.upper[n:]
-    worse = stored(lambda: _residual(*rows, exact) > _forgiven(value.dtype) / 4)
-    return jnp.where(worse[None], plain, exact), point.price
+    worse = stored(lambda: _residual(program, *_activity(program, exact)) > _forgiven(value.dtype) / 4)
+    return jnp.where(worse[None], plain, exact), jnp.where(program.ranged, point.price, jnp.maximum(point.price, 0))
 
 
-def _least_violation(program: _Program, at_upper: jax.Array, limit: jax.Array, stored: Stored) -> jax.Array:
-    """The point [n, L] of least total violation of the scaled rows."""
-    n = len(at_upper)
-    matrix, slack = program.matrix[:, :n], program.matrix[:, n:]
-    above = jnp.maximum(_times(jnp.maximum(matrix, 0), program.upper[:n]) - program.bound, 0)
-    lowest = _times(jnp.minimum(matrix, 0), program.upper[:n])
-    below = jnp.maximum(program.bound - program.upper[n:] - lowest, 0)  # 0 where the slack is as good as unlimited
-    price = -jnp.ones_like(above)
-    elastic = _Program(
-        objective=jnp.concatenate([jnp.zeros_like(program.upper[:n]), price, price, jnp.zeros_like(above)]),
-        matrix=jnp.concatenate([matrix, -slack, slack, slack], axis=1),
-        bound=program.bound,
-        upper=jnp.concatenate([program.upper[:n], above, below, program.upper[n:]]),
+def _activity(program: _Program, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """By how much each row exceeds its bound [m, L], and the size of its terms [m, L]."""
+    return (
+        _times(program.matrix, x) - program.bound,
+        _times(jnp.abs(program.matrix), x) + jnp.abs(program.bound),
     )
-    start = jnp.concatenate([at_upper, jnp.zeros_like(above, bool), jnp.zeros_like(below, bool)])
-    x, _ = _vertex(elastic, _simplex(elastic, start, limit, stored), stored)
-    return x[:n]
 
 
-def _residual(matrix: jax.Array, bound: jax.Array, slack: jax.Array, x: jax.Array) -> jax.Array:
+def _residual(program: _Program, excess: jax.Array, size: jax.Array) -> jax.Array:
     """The largest violation [L] of a row, as a share of the size of its terms."""
-    size = jnp.abs(bound) + _times(jnp.abs(matrix), x)
-    excess = _times(matrix, x) - bound
-    return _largest(jnp.maximum(jnp.maximum(excess, -excess - slack), 0) / jnp.where(size > 0, size, 1))
+    return _largest(jnp.maximum(jnp.maximum(excess, -excess - program.room), 0) / jnp.where(size > 0, size, 1))
+
+
+def _judged(
+    program: _Program, state: _State, limit: jax.Array, x: jax.Array, price: jax.Array, stored: Stored
+) -> tuple[_State, _Answer]:
+    """The verdict on a point and its prices, from the data alone, and what a lane without one does next."""
+    forgiven = _forgiven(x.dtype)
+    excess, size = stored(lambda: _activity(program, x))
+    reduced = stored(lambda: _certain(program, program.objective, price))
+    residual = stored(lambda: _residual(program, excess, size))
+    gap = stored(lambda: _gap(program, x, price, reduced, excess, size))
+    optimal = (residual <= forgiven) & (gap <= forgiven)
+    mending = state.phase == _MENDING
+    contradiction = stored(lambda: _contradicts(program, price))
+    impossible = mending & (state.ending == _SETTLED) & (residual > forgiven) & contradiction
+    over = state.steps >= limit
+    failure = jnp.where(over & (state.ending == _RUNNING), Status.STEP_LIMIT, Status.INACCURATE)
+    status = jnp.where(optimal, Status.OPTIMAL, jnp.where(impossible, Status.INFEASIBLE, failure))
+    answer = _Answer(
+        x=x,
+        price=price,
+        status=status.astype(jnp.int32),
+        residual=residual,
+        gap=jnp.where(impossible, 1, gap),
+        steps=state.steps,
+    )
+    slight = mending & (residual <= forgiven)
+    violation = jnp.maximum(jnp.maximum(excess, -excess - program.room), 0) + _rounding(x.dtype) * size
+    return _following(state, ~optimal & ~impossible & ~over, slight, violation), answer
+
+
+def _following(state: _State, open_: jax.Array, slight: jax.Array, violation: jax.Array) -> _State:
+    """What lanes without a verdict do next.
+
+    Stuck: look for the least violation. That is slight: forgive it. Else: take less for rounding.
+    """
+    stuck = (state.phase == _SOLVING) & (state.ending == _STUCK)
+    phase = jnp.where(stuck, _MENDING, jnp.where(slight, _FORGIVING, _SOLVING))
+    care = jnp.where(stuck | slight, state.care, state.care + 1)
+    again = open_ & (care < len(_CARE))
+    return replace(
+        state,
+        ending=jnp.where(again, _RUNNING, jnp.maximum(state.ending, _SETTLED)).astype(jnp.int32),
+        phase=jnp.where(again, phase, state.phase).astype(jnp.int32),
+        care=jnp.where(again, care, state.care).astype(jnp.int32),
+        forgiven=jnp.where(again[None], jnp.where(slight[None], violation, 0), state.forgiven),
+        place=jnp.where((again & ~stuck)[None], 1, state.place),
+    )
+
+
+def _certain(program: _Program, objective: jax.Array, price: jax.Array) -> jax.Array:
+    """Reduced costs [n, L]; 0 where rounding may have made them."""
+    reduced = objective - _total(price[:, None] * program.matrix)
+    noise = jnp.abs(objective) + _total(jnp.abs(price)[:, None] * jnp.abs(program.matrix))
+    return jnp.where(jnp.abs(reduced) <= _rounding(price.dtype) * noise, 0, reduced)
+
+
+def _gap(
+    program: _Program, x: jax.Array, price: jax.Array, reduced: jax.Array, excess: jax.Array, size: jax.Array
+) -> jax.Array:
+    """What a point [n, L] may be away from the optimum [L], as a share of that and of the sizes of its value's terms.
+
+    By weak duality: what a variable with a reduced cost could still gain, what is paid for rows that do not bind, and
+    what was gained by rows that are violated. What rounding may have made counts as 0.
+    """
+    loss = _total(jnp.where(reduced > 0, reduced * jnp.maximum(_reach(program) - x, 0), -reduced * x))
+    apart = jnp.abs(jnp.where(price > 0, excess, excess + program.room))
+    loss = loss + _total(jnp.abs(price) * jnp.where(apart > _rounding(x.dtype) * size, apart, 0))
+    return loss / jnp.where(loss > 0, loss + _total(jnp.abs(program.objective) * x), 1)
+
+
+def _contradicts(program: _Program, price: jax.Array) -> jax.Array:
+    """Whether rows weighed by prices [m, L] ask for less than the least that the box allows (Farkas) [L]."""
+    tolerance = _rounding(price.dtype)
+    terms = price[:, None] * program.matrix
+    slope = _total(terms) - tolerance * _total(jnp.abs(terms))
+    asked = price * jnp.where(price > 0, program.bound, program.bound - program.room)
+    return _total(jnp.minimum(slope, 0) * _reach(program)) > _total(asked) + tolerance * _total(jnp.abs(asked))
+
+
+def _reach(program: _Program) -> jax.Array:
+    """What no feasible point exceeds, as columns are scaled."""
+    return jnp.minimum(program.upper, 4)
 
 
 def _patience(num_variables: int) -> int:
@@ -570,23 +875,46 @@ def _rounding(dtype: jnp.dtype) -> float:
     return _GENEROUS * float(jnp.finfo(dtype).eps)
 
 
+def _tolerance(state: _State, dtype: jnp.dtype) -> jax.Array:
+    """What a lane [L] takes for rounding, relative to the sum of the absolute terms of a sum."""
+    return jnp.finfo(dtype).eps * _choose(state.care, *(jnp.array(units, dtype) for units in _CARE))
+
+
+def _most(dtype: jnp.dtype) -> int:
+    """The binary exponent of the largest scaled number: its square is finite."""
+    return jnp.finfo(dtype).maxexp // 2 - 4
+
+
+def _widest(dtype: jnp.dtype) -> float:
+    """The largest scaled number."""
+    return 2.0 ** _most(dtype)
+
+
 def _forgiven(dtype: jnp.dtype) -> float:
-    """The relative violation below which a row without a column to mend it counts as satisfied."""
+    """The relative violation and gap below which a point counts as feasible and as optimal."""
     return 1e-9 if dtype == jnp.float64 else 2e-5
 
 
-def _middle(size: jax.Array, scale: jax.Array, axis: int) -> jax.Array:
-    """The geometric middle of the non-zero scaled sizes along an axis, as a power of two; 1 where all are zero."""
-    scaled = size * scale
-    least = _smallest(jnp.where(scaled > 0, scaled, jnp.inf), axis)
-    return _power_of_two(jnp.sqrt(_largest(scaled, axis)) * jnp.sqrt(jnp.where(least < jnp.inf, least, 0)))
+def _exponent(array: jax.Array) -> jax.Array:
+    """The binary exponent, rounded down, of each absolute value; of 0, and of what is too small to be normal, very low."""
+    limits, integer = jnp.finfo(array.dtype), jnp.dtype(f"int{8 * array.dtype.itemsize}")
+    bits = jax.lax.bitcast_convert_type(jnp.abs(array), integer)
+    exponent = jax.lax.shift_right_logical(bits, jnp.array(limits.nmant, integer)).astype(jnp.int32)
+    return jnp.where(exponent > 0, exponent - (limits.maxexp - 1), _NOTHING)
 
 
-def _power_of_two(size: jax.Array) -> jax.Array:
-    """The power of two nearest to ``size``; 1 for 0."""
-    limits = jnp.finfo(size.dtype)
-    bounded = jnp.clip(size, 2.0 ** (limits.minexp // 2), 2.0 ** (limits.maxexp // 2))
-    return jnp.where(size > 0, jax.lax.reduce_precision(bounded, limits.nexp, 0), 1)
+def _power(exponent: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """2^exponent, of int32 within the range of normal numbers."""
+    limits, integer = jnp.finfo(dtype), jnp.dtype(f"int{8 * jnp.dtype(dtype).itemsize}")
+    bits = (exponent + (limits.maxexp - 1)).astype(integer)
+    return jax.lax.bitcast_convert_type(jax.lax.shift_left(bits, jnp.array(limits.nmant, integer)), dtype)
+
+
+def _times_power(array: jax.Array, exponent: jax.Array) -> jax.Array:
+    """``array`` 2^exponent, exact unless the result is out of range; in two steps, for the sake of large exponents."""
+    most = jnp.finfo(array.dtype).maxexp - 2
+    half = jnp.clip(exponent // 2, -most, most)
+    return array * _power(half, array.dtype) * _power(jnp.clip(exponent - half, -most, most), array.dtype)
 
 
 def _indices(array: jax.Array) -> jax.Array:
@@ -614,6 +942,14 @@ def _first(mask: jax.Array) -> jax.Array:
     """Only the first True along the first axis."""
     index = jnp.where(mask, _indices(mask), len(mask))
     return index == _smallest(index)[None]
+
+
+def _choose(index: jax.Array, *parts: jax.Array) -> jax.Array:
+    """The part that an index counted from 0 asks for."""
+    chosen = parts[-1]
+    for number, part in reversed(list(enumerate(parts[:-1]))):
+        chosen = jnp.where(index == number, part, chosen)
+    return chosen
 
 
 def _pick(array: jax.Array, chosen: jax.Array, axis: int = 0) -> jax.Array:
