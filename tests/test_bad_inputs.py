@@ -183,7 +183,7 @@ def named(path: str) -> str:
 
 @pytest.mark.parametrize("path", WRONG)
 def test_a_wrong_value_is_refused_with_its_key(folder: Path, path: str) -> None:
-    plain = composed("policies=[uniform,copac_primal_dual]")
+    plain = composed("policies=[uniform,primal_dual_resolving]")
     for value in WRONG[path]:
         text = refusal(changed(plain, path, value), folder)
         assert named(path) in text or str(value) in text, (value, text)
@@ -255,7 +255,7 @@ JUNK: list[Any] = [
 def test_anything_anywhere_is_accepted_or_refused(folder: Path, argument: str) -> None:
     """Random values at random keys, one or two at once: no other error, whatever they are."""
     generator = random.Random(argument)
-    plain = composed(argument, "policies=[copac_lp,copac_primal_dual]")
+    plain = composed(argument, "policies=[lp_resolving,primal_dual_resolving]")
     paths = [path for path in leaves(plain) if path not in ("out", "distributed")]
     for _ in range(120):
         made = plain
