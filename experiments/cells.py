@@ -28,7 +28,7 @@ from envs.instance import Instance
 from experiments import blame, interrupt, sources
 from experiments.config import REGISTRIES, CellConfig, StudyConfig
 
-FORMAT = 4  # of the results; part of every cell's identity
+FORMAT = 5  # of the results; part of every cell's identity
 
 
 @dataclass(frozen=True, kw_only=True)
