@@ -149,6 +149,8 @@ def _replay(arguments: Sequence[str]) -> int:
     compiler.prepare()
     from experiments import replay
 
+    if given.curve is not None:
+        _write(given.curve.expanduser(), "")  # before anything is simulated
     found = replay.replay(given.folder.expanduser(), given.cell, given.seed)
     about = found.cell.description
     print(f"cell {given.cell}: {about['policy']}, {about['horizon']:,} rounds, seed {found.seed}")
@@ -168,7 +170,8 @@ def _replay(arguments: Sequence[str]) -> int:
 
 def _write(path: Path, text: str) -> None:
     try:
-        path.write_text(text, encoding="utf-8")
+        with path.open("w" if text else "a", encoding="utf-8") as file:
+            file.write(text)
     except OSError as error:
         raise InputError(f"--curve: {path} cannot be written ({error.strerror or error}); give another file") from error
 

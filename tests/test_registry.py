@@ -290,6 +290,7 @@ def test_what_decides_numbers_is_in_the_engine() -> None:
     """Whatever a module of the engine imports of ours is in it too, or named here with its reason."""
     elsewhere = {
         *("experiments.config", "experiments.store", "experiments.carry"),  # values, results and carries, as they are
+        *("experiments.blame", "experiments.interrupt"),  # errors and signals
         *("experiments.sources", "experiments"),
     }
     engine = set(sources._engine_modules())
@@ -297,6 +298,11 @@ def test_what_decides_numbers_is_in_the_engine() -> None:
     ours = {name for name in imported if sources._is_ours(name) and sources._source(name)}
     assert ours - engine <= elsewhere
     assert {importlib.import_module(cls.__module__).__name__ for cls in ROUTING.values()} & engine == set()
+
+
+def test_a_rule_built_on_another_depends_on_it() -> None:
+    assert sources.of("routing", "ucb1")["imports"] == {}
+    assert sources.of("routing", "oa_ucb")["imports"].keys() == {"bandits.routing.copac_ucb"}
 
 
 # What is written down.
