@@ -12,9 +12,9 @@ piecewise linear. The prices of that point are weights under which the rows cont
 
 Only the basis and its small inverse are carried from step to step. Prices, reduced costs and the point are recomputed
 from the data in each step and each carries a running bound on its own rounding error, which is what it is compared
-with; the inverse is corrected by one Newton-Schulz step after each exchange. So nothing accumulates, and no tolerance is
-absolute. How a solve ended is not believed: OPTIMAL and INFEASIBLE are verdicts on the final point and prices, from the
-data as they were given.
+with; the inverse is corrected by one Newton-Schulz step after each exchange. So nothing accumulates, and no tolerance
+is absolute. How a solve ended is not believed: OPTIMAL and INFEASIBLE are verdicts on the final point and prices, from
+the data as they were given. A lane without a verdict goes on, and takes less for rounding.
 
 Units are chosen by what a variable can do to a row, given the box and what the rows leave of it: an entry however small
 decides nothing beside a larger one of its row. They are powers of two, so that scaling is exact.
@@ -54,10 +54,10 @@ _CARE = (16.0, 1.0, 0.0)
 class Status(IntEnum):
     """How a solve ended.
 
-    OPTIMAL: ``x`` is feasible and ``dual`` proves it optimal, both up to rounding (checked). INFEASIBLE: ``dual`` proves
-    that no point satisfies all rows (checked), even when a relative violation of 1e-9 (float64) or 2e-5 (float32) is
-    forgiven; ``x`` has the least total violation, where each row counts in units of the power of two that its largest
-    entry reaches. Also an LP with NaN or misplaced infinities; then ``x`` is 0, ``residual`` and ``gap`` are 1.
+    OPTIMAL: ``x`` is feasible and ``dual`` proves it optimal, both up to rounding (checked). INFEASIBLE: ``dual``
+    proves that no point satisfies all rows (checked), even when a relative violation of 1e-9 (float64) or 2e-5
+    (float32) is forgiven; ``x`` has the least total violation, each row in units of the power of two that its largest
+    entry reaches. Also an LP with NaN or misplaced infinities; then ``x`` is 0 and ``residual`` 1.
     STEP_LIMIT: ``max_steps`` exchanges did not suffice. INACCURATE: rounding kept a nearly singular LP from a verdict.
     In the last two cases ``x`` is within its bounds, ``residual`` says how far it is from feasible, and ``gap`` how far
     it may be from optimal.
@@ -81,7 +81,7 @@ class Solution:
         jax.Array
     )  # [m] >= 0, any sign where slack is finite: OPTIMAL: shadow prices; INFEASIBLE: weights of the proof
     residual: jax.Array  # [] largest violation of a row, as a share of |bound| + sum |matrix x| of that row, in [0, 1]
-    gap: jax.Array  # [] what dual leaves unproven, as a share of the sizes of what it compares, in [0, 1]
+    gap: jax.Array  # [] what better points dual leaves possible, as a share of that and of sum |objective x|, in [0, 1]
     steps: jax.Array  # [] int32, basis exchanges
 
 
@@ -320,7 +320,8 @@ def _sanitised(
     upper: jax.Array,
     slack: jax.Array,
 ) -> tuple[jax.Array, ...]:
-    """The operands without improper lanes, idle rows and fixed variables."""
+    """The operands without improper lanes, idle rows, fixed variables and numbers too small to be normal."""
+    objective, matrix, bound, upper = map(_normal, (objective, matrix, bound, upper))
     idle = bound == jnp.inf
     live = proper[None] & (upper > 0)
     bound = jnp.where(proper[None] & ~idle, bound, 0)
@@ -358,7 +359,7 @@ def _scaled(
     lowest, highest = stored(lambda: _extremes(matrix, upper))
 
     def program() -> _Program:
-        # No point in the box needs more slack than this, so the bound is idle; it only makes the slack a boxed variable.
+        # No point in the box needs more slack than this, so the bound is idle; it only boxes the slack.
         idle = 1 + jnp.maximum(bound - lowest, 0)
         room = jnp.minimum(idle, _times_power(slack, -row))
         ranged = slack < jnp.inf
@@ -895,8 +896,13 @@ def _forgiven(dtype: jnp.dtype) -> float:
     return 1e-9 if dtype == jnp.float64 else 2e-5
 
 
+def _normal(array: jax.Array) -> jax.Array:
+    """The array with 0 for what is too small to be normal, which processors may take for 0 or not."""
+    return jnp.where(jnp.abs(array) < jnp.finfo(array.dtype).tiny, 0, array)
+
+
 def _exponent(array: jax.Array) -> jax.Array:
-    """The binary exponent, rounded down, of each absolute value; of 0, and of what is too small to be normal, very low."""
+    """The binary exponent, rounded down, of each absolute value; of 0, very low."""
     limits, integer = jnp.finfo(array.dtype), jnp.dtype(f"int{8 * array.dtype.itemsize}")
     bits = jax.lax.bitcast_convert_type(jnp.abs(array), integer)
     exponent = jax.lax.shift_right_logical(bits, jnp.array(limits.nmant, integer)).astype(jnp.int32)

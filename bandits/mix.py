@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from bandits import lp
 
-_NEGLIGIBLE = 1e-3  # relative violation of a row
+_NEGLIGIBLE = 1e-3  # relative violation of a row, and relative gap
 
 
 def soft_mix(
@@ -45,11 +45,17 @@ def soft_mix(
 
 
 def usable(solution: lp.Solution) -> jax.Array:
-    """[] bool: the solution is optimal, or rounding spoilt it by a hair, as where two rows are nearly parallel.
+    """[] bool: the solution is optimal, or misses that by a hair, as where two rows are nearly parallel.
 
-    Targets are soft and the world guards the budget, so such a mix is as good as another.
+    Targets are soft and the world guards the budget, so such a mix is as good as another. The status alone would not
+    do: what the solver cannot decide may be as good as optimal, or nowhere near it.
     """
-    return (solution.status == lp.Status.OPTIMAL) | (solution.residual < _NEGLIGIBLE)
+    return (solution.residual < _NEGLIGIBLE) & (solution.gap < _NEGLIGIBLE)
+
+
+def prices(solution: lp.Solution) -> jax.Array:
+    """[rows] the shadow prices of a usable solution; 0 where there are none."""
+    return jnp.where(usable(solution), solution.dual, 0.0)
 
 
 def reachable(wanted: jax.Array, service: jax.Array, caps: jax.Array) -> jax.Array:
@@ -72,4 +78,4 @@ def elastic_mix(
     """
     solution = soft_mix(reward, consumption, service, spending, reachable(wanted, service, caps), caps, penalty)
     rows = spending.shape[0] + wanted.shape[0]
-    return jnp.where(usable(solution), solution.x[: caps.shape[0]], jnp.nan), solution.dual[:rows]
+    return jnp.where(usable(solution), solution.x[: caps.shape[0]], jnp.nan), prices(solution)[:rows]

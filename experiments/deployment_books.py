@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import jax
 import jax.numpy as jnp
 
-from bandits.mix import soft_mix
+from bandits import mix
 from envs import clock as clocks
 from envs import ledger
 from envs.clock import Clock
@@ -55,12 +55,16 @@ def open_books(world: World) -> DeploymentBooks:
 
 
 def appraise(books: DeploymentBooks, world: World, deployed: jax.Array, total_demand: jax.Array) -> DeploymentBooks:
-    """The books with the worth of a task for the models [M] that are live now."""
+    """The books with the worth of a task for the models [M] that are live now.
+
+    It is NaN, as are then the run's parts of regret, where the linear program has no solution that can be relied on.
+    """
     spending = jnp.clip(world.problem.budget / jnp.maximum(total_demand, 1.0), 0.0, 1.0)
     caps = jnp.where(deployed, world.problem.throughput, 0.0)
     means = world.reward_mean, world.consumption_mean, world.service_mean
-    mix = soft_mix(*means, spending, world.problem.target, caps, jnp.full((), _PENALTY, caps.dtype))
-    return replace(books, value=jnp.sum(mix.x[: caps.shape[0]] * world.reward_mean))
+    solution = mix.soft_mix(*means, spending, world.problem.target, caps, jnp.full((), _PENALTY, caps.dtype))
+    value = jnp.sum(solution.x[: caps.shape[0]] * world.reward_mean)
+    return replace(books, value=jnp.where(mix.usable(solution), value, jnp.nan))
 
 
 def enter(books: DeploymentBooks, world: World, state: WorldState, clock: Clock, end: jax.Array) -> DeploymentBooks:

@@ -55,7 +55,8 @@ class StageRoute(SearchingRule):
         wanted = mix.reachable(problem.target, view.service_upper, on_support)
         penalty = jnp.full((), _PENALTY, caps.dtype)
         chosen = mix.soft_mix(*means, view.budget_per_task, wanted, on_support, penalty, serve_all=True)
-        money, service = chosen.dual[: view.num_resources], chosen.dual[view.num_resources : -1]
+        prices = mix.prices(chosen)
+        money, service = prices[: view.num_resources], prices[view.num_resources : -1]
         # Where the budget cannot serve all tasks there is no price; the whole budget is then worth one answer.
         money = jnp.where(mix.usable(chosen), money, 1.0 / view.budget_per_task)
         cost = jnp.sum(view.consumption_lower * money[None], axis=1)

@@ -295,8 +295,8 @@ def _step(program: _Program, search: _Search, limit: jax.Array) -> _Search:
     solution = _solve(program, search, nodes, caps, active)
     mixes = solution.x[:, :num_models]
     mixes = jnp.where(mixes > _negligible(mixes.dtype) * program.caps[None], mixes, 0)
-    # A status is a claim about rounding; the residual is measured.
-    solved = (solution.status == lp.Status.OPTIMAL) & (solution.residual <= 20 * _negligible(mixes.dtype))
+    # What has no verdict keeps its parent's bound: it is divided further or, where it cannot be, widens the gap.
+    solved = solution.status == lp.Status.OPTIMAL
     whole = solved & (jnp.sum(mixes > 0, axis=1) <= program.slots)
     impossible = solution.status[:width] == lp.Status.INFEASIBLE
     bound = jnp.where(solved[:width], jnp.minimum(parent_bound, solution.value[:width]), parent_bound)

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bandits.mix import soft_mix
+from bandits import mix
 from bandits.parameters import number
 from bandits.routing.base import RoutingRule, View, routing_rule
 from envs.types import Problem, Truth
@@ -32,8 +32,8 @@ class LPOracle(RoutingRule):
 
     def decide(self, state: jax.Array, view: View) -> tuple[jax.Array, Any]:
         """The optimal mix."""
-        mix = jax.lax.cond(view.resolve, lambda: self._mix(view), lambda: state)
-        return jnp.minimum(mix, view.caps), mix
+        shares = jax.lax.cond(view.resolve, lambda: self._mix(view), lambda: state)
+        return jnp.minimum(shares, view.caps), shares
 
     def _mix(self, view: View) -> jax.Array:
         truth = view.truth
@@ -41,4 +41,4 @@ class LPOracle(RoutingRule):
         spending = jnp.clip(view.problem.budget / jnp.maximum(truth.total_demand, 1.0), 0.0, 1.0)
         penalty = jnp.asarray(self.penalty, view.caps.dtype)
         means = truth.reward, truth.consumption, truth.service
-        return soft_mix(*means, spending, view.problem.target, view.caps, penalty).x[: view.caps.shape[0]]
+        return mix.elastic_mix(*means, spending, view.problem.target, view.caps, penalty)[0]

@@ -39,18 +39,16 @@ class LPResolving(RoutingRule):
         caps = view.affordable_caps
         spending, wanted = round_targets(view, self.targets)
         service = view.service_upper if self.covering == "optimistic" else view.service_lower
-        solution = mix.soft_mix(
+        shares, prices = mix.elastic_mix(
             view.reward_upper,
             view.consumption_lower,
             service,
             spending,
-            mix.reachable(wanted, service, caps),
+            wanted,
             caps,
             jnp.asarray(self.penalty, wanted.dtype),
         )
-        # NaN says that the decision is unusable: the round is declined and counted, for this run alone.
-        shares = jnp.where(mix.usable(solution), solution.x[: caps.shape[0]], jnp.nan)
-        return try_each_once(view, shares, caps), solution.dual[: state.shape[0]]
+        return try_each_once(view, shares, caps), prices
 
     def duals(self, state: jax.Array, problem: Problem) -> jax.Array:
         """[P + C] shadow prices of the last LP."""

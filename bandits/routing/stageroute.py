@@ -68,4 +68,4 @@ class StageRoute(RoutingRule):
         # NaN says that the decision is unusable: the round is declined and counted, for this run alone.
         shares = jnp.where(mix.usable(solution), solution.x[: caps.shape[0]], jnp.nan)
         infeasible = solution.status == lp.Status.INFEASIBLE
-        return jnp.where(infeasible, cheapest, shares), solution.dual[:-1]
+        return jnp.where(infeasible, cheapest, shares), mix.prices(solution)[:-1]

@@ -85,7 +85,8 @@ def instances(batch: int, n_models: int, rows: int, seed: int) -> Programs:
 # Linear programs.
 @jax.jit
 def _maximize_all(objective: jax.Array, matrix: jax.Array, bound: jax.Array, upper: jax.Array) -> jax.Array:
-    return jax.vmap(lp.maximize)(objective, matrix, bound, upper).value
+    solution = jax.vmap(lp.maximize)(objective, matrix, bound, upper)
+    return jnp.where(solution.status == lp.Status.OPTIMAL, solution.value, jnp.nan)
 
 
 def ours(programs: Programs, dtype: type = np.float32) -> np.ndarray:
