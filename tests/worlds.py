@@ -16,7 +16,7 @@ from bandits.routing import ROUTING, RoutingRule, View
 from envs import catalogue as catalogues
 from envs import demand as demands
 from envs import instance as instances
-from envs import inventory
+from envs import inventory, ledger
 from envs.catalogue import Catalogue
 from envs.clock import Clock
 from envs.edge_cloud import World
@@ -237,6 +237,15 @@ class Recorder(RoutingRule):
         # The key is left out: it is consumed, and one per round must not leave the loop.
         record = Recorded(view=replace(view, key=None), shares=shares, feedback=feedback, duals=duals)
         return self.inner.update(inner, view, feedback), record
+
+
+FINE = 2**160  # parts of a unit in which every quantum is whole
+
+
+def exactly(total: ledger.Total, scale: Any) -> np.ndarray:
+    """A total [...] in ``FINE`` parts of a unit, as Python integers; ``scale`` broadcasts."""
+    parts = np.vectorize(lambda quanta: FINE // int(quanta), otypes=[object])(ledger.quanta(total, scale))
+    return ledger.host_units(total).astype(object) * parts
 
 
 def tasks_served(feedback: Feedback, models: int) -> np.ndarray:
