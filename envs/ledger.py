@@ -26,6 +26,7 @@ CONSUMPTION_DIGITS = 5  # of totals of consumption: 2^-146, as a cheap model's t
 _BITS = 29
 _BASE = 2**_BITS
 _MASK = _BASE - 1
+_ALL_DIGITS = 2.0**90  # more than a dtype's bits and a digit's
 
 
 @jax.tree_util.register_dataclass
@@ -106,14 +107,18 @@ def charge(amount: jax.Array, scale: jax.Array) -> Total:
 
 
 def _cut(amount: jax.Array, scale: jax.Array, number: int, rounding: Callable[[jax.Array], jax.Array]) -> Total:
-    """Amounts [...] as totals. Only ``rounding`` changes a value: all else scales by powers of two or cuts off bits."""
-    rest, digits = amount * scale, []
-    for _ in range(number - 1):
-        digit = jnp.floor(rest)
-        rest = (rest - digit) * float(_BASE)
-        digits.append(digit.astype(jnp.int32))
-    # The last digit may become 2^29, which it has the room for.
-    return Total(digits=(rounding(rest).astype(jnp.int32), *reversed(digits)))
+    """Amounts [...] as totals. Only ``rounding`` changes a value: all else scales by powers of two or cuts off bits.
+
+    Each digit comes from the amount itself, not from what is left of another one: chains are slow in a loop.
+    """
+    digits = [jnp.floor(amount * scale)]
+    for j in range(1, number):
+        unit = scale * float(_BASE**j)
+        # Of so large an amount this digit is 0, and the next power of two might be beyond the dtype.
+        small = jnp.minimum(amount, _ALL_DIGITS / unit)
+        whole = rounding(small * unit) if j == number - 1 else jnp.floor(small * unit)
+        digits.append(whole - jnp.floor(small * (unit / _BASE)) * float(_BASE))
+    return Total(digits=tuple(digit.astype(jnp.int32) for digit in reversed(digits)))
 
 
 def add(total: Total, amount: Total) -> Total:
@@ -173,23 +178,12 @@ def value_below(total: Total, scale: jax.Array) -> jax.Array:
     An amount of that dtype, charged in whole quanta, fits in what is left if and only if it is at most this.
     """
     bits = jnp.finfo(scale.dtype).nmant + 1  # what the dtype can hold, from the first 1 on
-    number = len(total.digits)
-    width = 1 - (1 - bits) // _BITS  # so many digits hold these bits, the first of them the highest that is not 0
-    following = [*reversed(total.digits), *[jnp.zeros_like(total.digits[0])] * (width - 1)]
-    window, unit = following[:width], 1.0 / scale
-    for j in range(1, number):
-        empty = window[0] == 0
-        window = [
-            jnp.where(empty, low, high)
-            for high, low in zip(window, (*window[1:], following[j + width - 1]), strict=True)
-        ]
-        unit = jnp.where(empty, (1.0 / scale) * float(_BASE**-j), unit)
-    leading = jax.lax.clz(window[0]) - (32 - _BITS)  # of 29 bits; fewer than 0 in the highest digit
-    kept = [digit & ~_last_bits(_BITS * (k + 1) - bits - leading) for k, digit in enumerate(window)]
-    parts = [digit.astype(scale.dtype) * float(_BASE**-k) for k, digit in enumerate(kept)]
-    return sum(parts[1:], parts[0]) * unit
-
-
-def _last_bits(number: jax.Array) -> jax.Array:
-    """A mask of the lowest ``number`` bits of a digit: none of them below 0, all of them above 31."""
-    return jax.lax.shift_left(jnp.ones_like(number), jnp.clip(number, 0, 31)) - 1
+    highest_first = list(enumerate(reversed(total.digits)))
+    zeros = jnp.full_like(total.digits[0], _BITS * len(highest_first))  # before the first 1; -2 in the highest digit
+    for j, digit in reversed(highest_first):
+        zeros = jnp.where(digit > 0, jax.lax.clz(digit) + (_BITS * (j + 1) - 32), zeros)
+    value, unit = jnp.zeros_like(scale), 1.0 / scale
+    for j, digit in highest_first:
+        beyond = jnp.clip(_BITS * (j + 1) - bits - zeros, 0, _BITS)  # bits of this digit that the dtype cannot hold
+        value = value + ((digit >> beyond) << beyond).astype(scale.dtype) * (unit * float(_BASE**-j))
+    return value

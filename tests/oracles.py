@@ -8,7 +8,9 @@ from itertools import combinations
 
 import numpy as np
 from scipy import sparse
-from scipy.optimize import Bounds, LinearConstraint, linprog, milp
+from scipy.integrate import quad
+from scipy.optimize import Bounds, LinearConstraint, brentq, linprog, milp
+from scipy.stats import gamma as gamma_law
 from scipy.stats import lognorm
 
 TIGHT = {"primal_feasibility_tolerance": 1e-9, "dual_feasibility_tolerance": 1e-9}
@@ -116,10 +118,10 @@ def ucb1_index(mean_reward: np.ndarray, count: np.ndarray, t: int, width: float 
 def value_per_cost(
     mean_reward: np.ndarray, mean_cost: np.ndarray, budget: np.ndarray, floor: float = 1e-6
 ) -> np.ndarray:
-    """(Reward + floor) / (cost + floor) where the cost is that of the scarcest resource, in the richest one's units."""
+    """(Reward + floor) / max(cost, floor) where the cost is that of the scarcest resource, in its units."""
     if len(budget) == 0:
         return (mean_reward + floor) / floor
-    cost = np.max(mean_cost / budget, axis=1) * budget.max()
+    cost = np.max(mean_cost / budget, axis=1) * budget.min()
     return (mean_reward + floor) / np.maximum(cost, floor)
 
 
@@ -232,7 +234,7 @@ class World:
     """One money budget and one latency target; costs in units of the dearest model's worst case."""
 
     reward: np.ndarray  # [M]
-    cost: np.ndarray  # [M] mean before the bound
+    cost: np.ndarray  # [M] mean
     cost_cv: np.ndarray  # [M]
     bound: np.ndarray  # [M]
     service: np.ndarray  # [M]
@@ -253,6 +255,16 @@ class Totals:
     service: np.ndarray
 
 
+def parent_mean(mean: float, cv: float, bound: float) -> float:
+    """The mean of the Gamma whose minimum with ``bound`` has this mean; E min(X, b) is the survival function's area."""
+
+    def missing(log: float) -> float:
+        law = gamma_law(1 / cv**2, scale=np.exp(log) * cv**2)
+        return quad(law.sf, 0.0, bound, limit=200)[0] / mean - 1
+
+    return float(np.exp(brentq(missing, np.log(mean) - 1e-6, np.log(100 * bound))))
+
+
 def simulate(world: World, rule: str, runs: int, seed: int, confidence: float = 0.25, eta: float = 0.3) -> Totals:
     """``runs`` whole runs of lp_resolving or primal_dual_resolving with the running mean as forecaster."""
     generator = np.random.default_rng(seed)
@@ -260,6 +272,7 @@ def simulate(world: World, rule: str, runs: int, seed: int, confidence: float = 
     count, total = np.zeros((runs, models)), np.zeros((runs, models, 3))
     demand, reward, spent, service = (np.zeros(runs) for _ in range(4))
     packing, covering = np.zeros(runs), np.zeros(runs)
+    parents = np.array([parent_mean(*row) for row in zip(world.cost, world.cost_cv, world.bound, strict=True)])
     ceiling = np.stack([np.ones(models), world.bound, np.ones(models)], axis=1)
     gamma = level(confidence, models, world.horizon)
     for t in range(world.horizon):
@@ -285,7 +298,7 @@ def simulate(world: World, rule: str, runs: int, seed: int, confidence: float = 
             np.stack(
                 [
                     generator.random(runs) < world.reward[drawn],
-                    np.minimum(generator.gamma(shape, world.cost[drawn] / shape), world.bound[drawn]),
+                    np.minimum(generator.gamma(shape, parents[drawn] / shape), world.bound[drawn]),
                     generator.random(runs) < world.service[drawn],
                 ],
                 axis=1,

@@ -34,11 +34,9 @@ def engine(rule):
     world = instance.world(HORIZON)
     seen = worlds.play(world, learner(rule), runs=1024, marks=(HORIZON,))
     assert seen.invalid.sum() == 0
-    totals = {name: ledger.host_value(getattr(seen.world, name), world.quanta)[0, 0] for name in ("reward", "served")}
-    sums = {
-        name: ledger.host_value(getattr(seen.world, name), world.quanta)[0, 0, :, 0] for name in ("spent", "service")
-    }
-    return {**totals, "served": totals["served"].sum(axis=-1), **sums}
+    scales = {"reward": world.scale, "spent": world.consumption_scale, "service": world.scale, "served": world.scale}
+    totals = {name: ledger.host_value(getattr(seen.world, name), scale)[0, 0] for name, scale in scales.items()}
+    return {name: total if name == "reward" else total.sum(axis=-1) for name, total in totals.items()}
 
 
 def loop(name, rule, given):

@@ -45,10 +45,8 @@ def engine(horizon: int, runs: int) -> Totals:
     )
     world = instances.world(horizon)
     end = worlds.play(world, learner, runs=runs, marks=(horizon,), root_seed=1).world
-    read = {
-        name: ledger.host_value(getattr(end, name), world.quanta)[0, 0]
-        for name in ("reward", "spent", "service", "served")
-    }
+    scales = {"reward": world.scale, "spent": world.consumption_scale, "service": world.scale, "served": world.scale}
+    read = {name: ledger.host_value(getattr(end, name), scale)[0, 0] for name, scale in scales.items()}
     return Totals(
         reward=read["reward"], spent=read["spent"][:, 0], service=read["service"][:, 0], served=read["served"].sum(1)
     )

@@ -4,6 +4,7 @@ Statistical bounds hold with a chance of at least 1 - 1e-4 over the draw of the 
 """
 
 from dataclasses import replace
+from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
 
@@ -166,22 +167,21 @@ def test_shares_that_fill_a_round_serve_it_whatever_the_uniform_number() -> None
         shares = generator.random(4).astype(np.float32)
         shares *= np.float32(generator.uniform(1, 2)) / min(shares.sum(), np.float32(1))
         if np.minimum(shares, 1).sum() >= 1:
-            drawn = edge_cloud._draw_model(world, world.problem.exists, jnp.asarray(shares), largest)
+            drawn, _ = edge_cloud._draw_model(world, world.problem.exists, jnp.asarray(shares), largest)
             assert drawn < 4
 
 
 def test_a_round_that_does_not_fit_is_declined_and_one_that_just_fits_is_served() -> None:
     world = ample()
-    bound = np.asarray(world.problem.consumption_bound, np.float64)
-    worst = np.ceil(bound[1, 0] * 3 * float(world.quanta))
+    worst = Fraction(float(np.float32(3) * world.problem.consumption_bound[1, 0]))
+    quantum = 1 / Fraction(ledger.quanta(world.budget, world.consumption_scale)[0])
     for spare, served in ((0, 3.0), (-1, 0.0)):
-        low = np.array([int(worst) + spare, 2**31], np.uint32)
-        tight = ledger.Total(high=np.zeros(2, np.uint32), low=low)
+        tight = ledger.limit([worst + spare * quantum, Fraction(1000)], world.consumption_scale)
         changed = jax.tree.map(jnp.asarray, replace(world, budget=tight))
         key = jax.random.split(jax.random.key(0), 1)
         books, seen = serve(changed, jnp.asarray([0.0, 1.0, 0.0, 0.0]), jnp.float32(3.0), key)
         assert worlds.tasks_served(seen, 4).sum() == served
-        assert ledger.host_value(books.refused, world.quanta)[0] == 3.0 - served
+        assert ledger.host_value(books.refused, world.scale)[0] == 3.0 - served
 
 
 # Whole runs: many random worlds through one program.
@@ -240,13 +240,14 @@ def test_stop_ends_a_run_at_its_first_refusal_and_skip_does_not(reckless: tuple[
 
 def test_the_books_balance(reckless: tuple[list[World], Any]) -> None:
     made, seen = reckless
-    demand, refused = (ledger.host_units(getattr(seen.world, name)) for name in ("demand", "refused"))
-    served = ledger.host_units(seen.world.served).sum(axis=-1)
-    assert (served + refused <= demand).all()
-    quanta = np.array([world.quanta for world in made], np.float64)[None, :, None]
-    reward = ledger.host_value(seen.world.reward, quanta)
-    assert (reward <= served / quanta + 1e-9).all() and (reward % 1 == 0).all()
-    assert (served / quanta % 1 == 0).all() and (demand / quanta % 1 == 0).all()
+    scale = np.array([world.scale for world in made])[None, :, None]
+    demand, refused, reward = (
+        worlds.exactly(getattr(seen.world, name), scale) for name in ("demand", "refused", "reward")
+    )
+    served = worlds.exactly(seen.world.served, scale[..., None]).sum(axis=-1)
+    assert (served + refused <= demand).all() and (reward <= served).all()
+    for tasks in (demand, served, refused, reward):
+        assert (tasks % worlds.FINE == 0).all()
 
 
 def test_what_is_not_a_number_costs_its_own_round_and_run_only(reckless: tuple[list[World], Any]) -> None:
@@ -283,7 +284,7 @@ def test_refused_counts_exactly_what_the_guard_declined(insistent: tuple[list[Wo
         served = np.where(seen.feedback.model[cell] >= 0, demand, 0.0)
         caps = np.minimum(np.asarray(world.problem.throughput), 1.0)
         declined = demand - served
-        refused = ledger.host_value(snapshot.world.refused, world.quanta)[0, cell, 0]
+        refused = ledger.host_value(snapshot.world.refused, world.scale)[0, cell, 0]
         if caps.sum() >= 1:  # shares fill the round, so whatever was not served was refused
             assert refused == declined.sum()
         else:

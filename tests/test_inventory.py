@@ -325,6 +325,7 @@ def test_the_cost_of_a_deployment_is_rounded_up_to_a_quantum_and_charged_to_mone
     cost = 1.23e-4
     made = worlds.instance(deployment_cost_usd=cost, **worlds.TWO_OF_EACH)
     cost_of_one = ledger.host_units(made.world.deployment_cost).tolist()
-    exact = Fraction(cost / made.unit[0]) * Fraction(float(made.world.quanta))
+    quanta = ledger.quanta(made.world.deployment_cost, made.world.consumption_scale)
+    exact = Fraction(cost) / Fraction(made.unit[0]) * Fraction(quanta[0])
     assert made.resources[0] == "money"
     assert cost_of_one == [ceil(exact), 0]

@@ -3,9 +3,11 @@
 import doctest
 from itertools import pairwise
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import integrate, stats
+from scipy import integrate, optimize, stats
 
 from envs import outcomes
 from envs.errors import InputError
@@ -21,6 +23,12 @@ def clipped_gamma_mean(mean, cv, bound):
     return sum(integrate.quad(law.sf, a, b, limit=500)[0] for a, b in pairwise([0.0, *sorted(inner), bound]))
 
 
+def parent_mean(mean, cv, bound):
+    """The mean of the Gamma whose minimum with ``bound`` has this mean."""
+    low, high = np.log(mean) - 1e-6, np.log(1e8 * bound)
+    return np.exp(optimize.brentq(lambda log: clipped_gamma_mean(np.exp(log), cv, bound) - mean, low, high))
+
+
 def largest_probability_gap(table, law, upper):
     """Largest |P(X <= x) - p| over the table's values x = Q(p) that lie below ``upper``."""
     probability = (np.arange(20_000) + 0.5) / 20_000
@@ -29,33 +37,43 @@ def largest_probability_gap(table, law, upper):
     return np.abs(law.cdf(value[inside]) - probability[inside]).max(initial=0.0)
 
 
-@pytest.mark.parametrize("cv", CVS)
-@pytest.mark.parametrize("bound", [0.02, 0.1, 0.25, 1.0, 40.0])
-def test_gamma_table_has_the_mean_of_the_clipped_gamma(cv, bound):
-    mean = 0.1
-    table = bounded_gamma_table(mean, cv, bound)
-    assert table_mean(table) == pytest.approx(clipped_gamma_mean(mean, cv, bound), rel=1e-7)
+@pytest.mark.parametrize("cv", [0.0, 1e-5, *CVS, 100.0, 1000.0])
+@pytest.mark.parametrize("multiple", [1.0, 1 + 1e-8, 1.001, 1.2, 4.0, 100.0, 1e8])
+def test_a_bounded_gamma_keeps_its_mean(cv, multiple):
+    mean = 3.7e-5
+    table = bounded_gamma_table(mean, cv, mean * multiple)
+    assert table_mean(table) == pytest.approx(mean, rel=1e-9)
+    assert table_mean(table.astype(np.float32)) == pytest.approx(mean, rel=1e-7)
     assert table.min() >= 0
-    assert table.max() <= bound
+    assert table.max() <= mean * multiple
     assert (np.diff(table) >= 0).all()
 
 
-@pytest.mark.parametrize("cv", [0.05, 0.5, 1.0, 3.0])
-@pytest.mark.parametrize("bound", [0.05, 0.25, 5.0])
-def test_gamma_table_is_close_in_distribution(cv, bound):
-    law = stats.gamma(1 / cv**2, scale=0.1 * cv**2)
+@pytest.mark.parametrize("cv", [0.05, 0.5, 1.0, 1.56, 3.0])
+@pytest.mark.parametrize("bound", [0.12, 0.25, 0.4, 5.0])
+def test_gamma_table_is_that_of_a_clipped_gamma(cv, bound):
+    parent = parent_mean(0.1, cv, bound)
+    law = stats.gamma(1 / cv**2, scale=parent * cv**2)
     table = bounded_gamma_table(0.1, cv, bound)
+    assert parent >= 0.1 * (1 - 1e-6)
     assert largest_probability_gap(table, law, bound) < 1.5 / 1024
     atom = (table == bound).mean()
     assert atom == pytest.approx(law.sf(bound), abs=2 / 1024)
 
 
+def test_far_more_spread_than_a_bound_allows_becomes_a_coin_flip():
+    table = bounded_gamma_table(0.1, 1000.0, 0.4)
+    assert np.isin(np.round(table, 3), [0.0, 0.4]).mean() > 0.99
+    assert (table > 0.39).mean() == pytest.approx(0.25, abs=2 / 1024)
+
+
 def test_gamma_bound_is_reached_exactly_and_never_passed():
     rng = np.random.default_rng(0)
-    mean, cv, bound = rng.uniform(0.01, 1, 200), rng.uniform(0.3, 3, 200), rng.uniform(0.01, 1, 200)
+    mean, cv = rng.uniform(0.01, 1, 200), rng.uniform(0.3, 3, 200)
+    bound = mean * rng.uniform(1, 6, 200)
     table = bounded_gamma_table(mean, cv, bound)
     assert (table.max(axis=1) <= bound).all()
-    clipped = stats.gamma(1 / cv**2, scale=mean * cv**2).sf(bound) > 2 / 1024
+    clipped = stats.gamma(1 / cv**2, scale=mean * cv**2).sf(bound) > 2 / 1024  # of the parent even more
     assert clipped.sum() > 50
     assert (table.max(axis=1) == bound)[clipped].all()
 
@@ -73,16 +91,15 @@ def test_gamma_table_is_vectorised_over_models():
 
 def test_coefficient_of_variation_zero_is_a_constant():
     assert (bounded_gamma_table(0.3, 0.0, 1.0) == 0.3).all()
-    assert (bounded_gamma_table(0.3, 0.0, 0.2) == 0.2).all()
-    assert (bounded_gamma_table(0.0, 0.5, 0.2) == 0.0).all()
+    assert (bounded_gamma_table(0.3, 0.7, 0.3) == 0.3).all()
+    assert (bounded_gamma_table(0.0, 0.5, [0.2, 0.0]) == 0.0).all()
     np.testing.assert_allclose(bounded_gamma_table(0.3, 1.01e-5, 1.0), 0.3, rtol=1e-4)
 
 
 @pytest.mark.parametrize("knots", [2, 3, 9, 1025])
 def test_the_mean_does_not_depend_on_the_number_of_knots(knots):
     for cv, bound in ((0.5, 0.25), (3.0, 0.25), (0.5, 100.0)):
-        coarse, fine = bounded_gamma_table(0.1, cv, bound, knots), bounded_gamma_table(0.1, cv, bound)
-        assert table_mean(coarse) == pytest.approx(table_mean(fine), rel=1e-9)
+        assert table_mean(bounded_gamma_table(0.1, cv, bound, knots)) == pytest.approx(0.1, rel=1e-9)
     assert table_mean(beta_table(0.8, 0.3, knots)) == pytest.approx(0.8, rel=1e-9)
 
 
@@ -152,6 +169,7 @@ def test_service_probability_at_the_edges():
         (lambda: bounded_gamma_table(-0.1, 0.5, 1.0), "mean"),
         (lambda: bounded_gamma_table(0.1, [0.5, np.nan], 1.0), "cv"),
         (lambda: bounded_gamma_table(0.1, 0.5, 0.0), "bound"),
+        (lambda: bounded_gamma_table([0.1, 0.2], 0.5, [1.0, 0.19]), "bound must be finite and >= the mean, not 0.19"),
         (lambda: bounded_gamma_table(0.1, 0.5, np.inf), "bound"),
         (lambda: bounded_gamma_table(0.1, 0.5, 1.0, knots=1), "knots"),
         (lambda: beta_table(1.2, 2.0), "mean"),
@@ -163,6 +181,18 @@ def test_service_probability_at_the_edges():
 def test_arguments_out_of_range_are_named(call, word):
     with pytest.raises(InputError, match=word):
         call()
+
+
+@pytest.mark.parametrize("spread", [(0.5, 4.0), (10.0, 1e4)])
+def test_every_step_of_the_uniform_together_has_the_mean_of_the_table(spread):
+    """All 2^24 numbers that a uniform of float32 can be, drawn once each."""
+    cv, multiple = spread
+    table = jnp.asarray(bounded_gamma_table(1e-3, cv, 1e-3 * multiple), jnp.float32)
+    drawn = jax.jit(jax.vmap(lambda uniform: outcomes.sample(table[None], 0, uniform)))
+    steps = np.arange(2**24, dtype=np.float32) * np.float32(2**-24)
+    mean = np.mean([np.asarray(drawn(part)).mean(dtype=np.float64) for part in np.split(steps, 16)])
+    assert mean == pytest.approx(table_mean(np.asarray(table)), rel=2e-8)
+    assert mean == pytest.approx(1e-3, rel=1e-7)
 
 
 def test_examples():

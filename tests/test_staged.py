@@ -37,7 +37,7 @@ PAIRS: dict[str, tuple[str, Any]] = {
     "uniform": ("uniform", Reckless()),
     "everything": ("everything", "primal_dual_resolving"),
 }
-TOTALS = ("demand", "served", "refused", "reward", "reward_expected", "spent", "service")
+TOTALS = ("demand", "served", "refused", "reward", "spent", "service")
 COUNTS = ("deployed", "activations", "evictions", "first_live", "stopped", "violation_worst")
 DEMAND = {"process": "sinusoid", "mean": 3.0, "amplitude": 0.5, "period": 17.0, "phase": 0.1, "noise": 0.3}
 STEADY = {"mean": 1.0, "amplitude": 0.0, "noise": 0.0}
@@ -156,7 +156,7 @@ everyone = pytest.mark.parametrize("pair", PAIRS)
 # Books in plain NumPy.
 @dataclass(frozen=True, kw_only=True)
 class Rounds:
-    """One run, round by round; amounts in whole quanta, as Python integers."""
+    """One run, round by round; amounts in ``worlds.FINE`` parts of a unit, as Python integers."""
 
     world: World
     stages: int
@@ -164,7 +164,6 @@ class Rounds:
     demand: np.ndarray  # [T]
     served: np.ndarray  # [T, M]
     spent: np.ndarray  # [T, P]
-    reward_expected: np.ndarray  # [T]
 
     @property
     def horizon(self) -> int:
@@ -201,16 +200,24 @@ class Rounds:
         return sorted(int(t) for t in (*there.arrival, *there.retirement) if 0 < t < self.horizon)
 
 
+def one_run(total: ledger.Total, cell: int, run: int) -> ledger.Total:
+    """[T, ...] of [T, cells, runs, ...]."""
+    return jax.tree.map(lambda digit: np.asarray(digit)[:, cell, run], total)
+
+
 def rounds_of(made: list[Instance], seen: Snapshot, stages: int, cell: int, run: int) -> Rounds:
+    world = made[cell].world
+    scales = {"demand": world.scale, "served": world.scale, "spent": world.consumption_scale}
+
     def each(name: str) -> np.ndarray:
-        total = ledger.host_units(getattr(seen.world, name))[:, cell, run]
+        total = worlds.exactly(one_run(getattr(seen.world, name), cell, run), scales[name])
         return np.diff(total, axis=0, prepend=np.zeros((1, *total.shape[1:]), object))
 
     return Rounds(
-        world=made[cell].world,
+        world=world,
         stages=stages,
         deployed=np.asarray(seen.world.deployed)[:, cell, run],
-        **{name: each(name) for name in ("demand", "served", "spent", "reward_expected")},
+        **{name: each(name) for name in scales},
     )
 
 
@@ -226,7 +233,7 @@ def means(world: World) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def per_task_budget(world: World, demand: np.ndarray) -> np.ndarray:
-    return np.asarray(world.problem.budget, float) / (float(demand.sum()) / float(world.quanta))
+    return np.asarray(world.problem.budget, float) / (float(demand.sum()) / worlds.FINE)
 
 
 def deployed_worth(rounds: Rounds) -> np.ndarray:
@@ -288,10 +295,11 @@ def test_a_hard_budget_is_never_overspent_whatever_switching_on_costs(pair: str,
     for _, _, rounds in all_rounds(pair, name):
         world = rounds.world
         if world.problem.budget_hard:
-            assert (rounds.spent.cumsum(axis=0) <= ledger.host_units(world.budget)).all()
-        served = rounds.spent - rounds.new().sum(axis=1)[:, None] * ledger.host_units(world.deployment_cost)[None]
-        worst = rounds.served @ np.asarray(world.problem.consumption_bound, float) + 1
-        assert (served >= 0).all() and (served <= worst).all()
+            assert (rounds.spent.cumsum(axis=0) <= worlds.exactly(world.budget, world.consumption_scale)).all()
+        fee = worlds.exactly(world.deployment_cost, world.consumption_scale)
+        served = rounds.spent - rounds.new().sum(axis=1)[:, None] * fee[None]
+        worst = (rounds.served @ np.asarray(world.problem.consumption_bound, float)).astype(float)
+        assert (served >= 0).all() and (served.astype(float) <= worst * (1 + 1e-7)).all()
 
 
 def test_the_scenarios_put_budgets_and_costs_to_the_test() -> None:
@@ -366,15 +374,15 @@ def test_the_model_that_served_most_of_a_stage_is_first_best_from_its_start(pair
 @everywhere
 @everyone
 def test_demand_is_counted_in_its_span_before_and_after_the_first_stage_within_it(pair: str, name: str) -> None:
-    _, seen = watched(pair, name)
-    found = ledger.host_units(seen.books.span_demand)
+    made, seen = watched(pair, name)
     for cell, run, rounds in all_rounds(pair, name, runs=1):
+        found = worlds.exactly(one_run(seen.books.span_demand, cell, run), made[cell].world.scale)
         changes, bins = rounds.changes(), np.zeros((2 * PADDED + 1, 2), object)
         for t in range(rounds.horizon):
             span = sum(change <= t for change in changes)
             span_began = max((change for change in changes if change <= t), default=0)
             bins[span, int(rounds.began[t] >= span_began)] += rounds.demand[t]
-            assert (found[t, cell, run] == bins).all(), t
+            assert (found[t] == bins).all(), t
 
 
 @everywhere
@@ -382,7 +390,7 @@ def test_demand_is_counted_in_its_span_before_and_after_the_first_stage_within_i
 def test_what_deployments_are_worth_is_what_highs_says(pair: str, name: str) -> None:
     _, seen = watched(pair, name)
     for cell, run, rounds in all_rounds(pair, name, runs=1):
-        demand = rounds.demand.astype(float) / float(rounds.world.quanta)
+        demand = rounds.demand.astype(float) / worlds.FINE
         expected = (demand * deployed_worth(rounds)).cumsum()
         found = np.asarray(seen.books.deployed_value, float)[:, cell, run]
         np.testing.assert_allclose(found, expected, rtol=5e-5, atol=1e-4)
@@ -428,7 +436,7 @@ def test_regret_is_waiting_and_deployment_and_routing(pair: str, name: str) -> N
 def test_each_part_is_that_of_the_rounds(pair: str, name: str) -> None:
     compared = 0
     for cell, run, rounds in all_rounds(pair, name, runs=1):
-        demand = rounds.demand.astype(float) / float(rounds.world.quanta)
+        demand = rounds.demand.astype(float) / worlds.FINE
         present = rounds.available
         waited_for = present & (np.asarray(rounds.world.inventory.arrival)[None] <= rounds.began[:, None])
         now, window = best_worth(rounds, present), best_worth(rounds, waited_for)
@@ -437,7 +445,7 @@ def test_each_part_is_that_of_the_rounds(pair: str, name: str) -> None:
             assert result.description["benchmark_feasible"] == (not np.isnan(now).any())
             continue
         compared += 1
-        reward = rounds.reward_expected.astype(float) / float(rounds.world.quanta)
+        reward = rounds.served.astype(float) / worlds.FINE @ np.asarray(rounds.world.reward_mean, float)
         expected = {
             "benchmark": demand * now,
             "regret_waiting": demand * (now - window),

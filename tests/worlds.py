@@ -255,6 +255,15 @@ class Recorder(RoutingRule):
         return self.inner.update(state, view, feedback)
 
 
+FINE = 2**160  # parts of a unit in which every quantum is whole
+
+
+def exactly(total: ledger.Total, scale: Any) -> np.ndarray:
+    """A total [...] in ``FINE`` parts of a unit, as Python integers; ``scale`` broadcasts."""
+    parts = np.vectorize(lambda quanta: FINE // int(quanta), otypes=[object])(ledger.quanta(total, scale))
+    return ledger.host_units(total).astype(object) * parts
+
+
 def tasks_served(feedback: Feedback, models: int) -> np.ndarray:
     """[..., models] tasks that each model served."""
     mine = np.asarray(feedback.model)[..., None] == np.arange(models)
