@@ -65,11 +65,10 @@ def elastic_mix(
     wanted: jax.Array,
     caps: jax.Array,
     penalty: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """(shares [M], shadow prices [P + C]) of ``soft_mix`` with what is ``wanted`` cut to what can be reached.
+) -> jax.Array:
+    """[M] the mix of ``soft_mix`` with what is ``wanted`` cut to what can be reached.
 
-    The shares are NaN where the solver failed: the round is declined and counted as invalid, for this run alone.
+    It is NaN where the solver failed: the round is declined and counted as invalid, for this run alone.
     """
     solution = soft_mix(reward, consumption, service, spending, reachable(wanted, service, caps), caps, penalty)
-    rows = spending.shape[0] + wanted.shape[0]
-    return jnp.where(usable(solution), solution.x[: caps.shape[0]], jnp.nan), solution.dual[:rows]
+    return jnp.where(usable(solution), solution.x[: caps.shape[0]], jnp.nan)
