@@ -3,6 +3,8 @@
 Source: Agrawal, Devanur, *Bandits with Concave Rewards and Convex Knapsacks* (EC 2014; Operations Research 2019).
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -10,7 +12,7 @@ from bandits import mix
 from bandits.parameters import choice, number
 from bandits.routing.base import RoutingRule, View, routing_rule
 from bandits.targets import round_targets
-from envs.types import Problem, Truth
+from envs.types import Problem
 
 
 @routing_rule("ad_ucb")
@@ -33,17 +35,13 @@ class AdUCB(RoutingRule):
     penalty: float | jax.Array = number(5.0, low=0.0)  # reward given up per unit of missed target
     targets: str = choice("static_epsilon", ("static_epsilon", "static", "resolving"))
 
-    def init(self, problem: Problem, truth: Truth | None) -> jax.Array:
-        """[P + C] shadow prices of the last LP."""
-        return jnp.zeros(problem.budget.shape[0] + problem.target.shape[0], problem.throughput.dtype)
-
-    def decide(self, state: jax.Array, view: View) -> tuple[jax.Array, jax.Array]:
-        """The mix [M] of this round's LP, and its shadow prices."""
+    def decide(self, state: Any, view: View) -> tuple[jax.Array, Any]:
+        """The mix [M] of this round's LP."""
         view = view.blind
         spending, wanted = round_targets(view, "resolving" if self.targets == "resolving" else "static")
         if self.targets == "static_epsilon":
             spending = (1.0 - self._epsilon(view.problem)) * spending
-        return mix.elastic_mix(
+        shares, _ = mix.elastic_mix(
             view.reward_upper,
             view.consumption_lower,
             view.service_upper,
@@ -52,10 +50,7 @@ class AdUCB(RoutingRule):
             view.affordable_caps,
             jnp.asarray(self.penalty, wanted.dtype),
         )
-
-    def duals(self, state: jax.Array, problem: Problem) -> jax.Array:
-        """[P + C] shadow prices of the last LP."""
-        return state
+        return shares, state
 
     def _epsilon(self, problem: Problem) -> jax.Array:
         """[] ε, at most 1."""

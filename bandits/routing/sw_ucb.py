@@ -4,7 +4,7 @@ Source: Liu, Jiang, Li, *Non-stationary Bandits with Knapsacks* (NeurIPS 2022, a
 constants as recalled from the published paper.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,6 @@ class State:
     other_count: jax.Array  # [M]
     consumption_sum: jax.Array  # [M, P]
     service_sum: jax.Array  # [M, C]
-    prices: jax.Array  # [P + C] shadow prices of the last LP
 
 
 @routing_rule("sw_ucb")
@@ -61,7 +60,6 @@ class SwUCB(RoutingRule):
             other_count=none,
             consumption_sum=jnp.zeros((none.shape[0], resources), none.dtype),
             service_sum=jnp.zeros((none.shape[0], metrics), none.dtype),
-            prices=jnp.zeros(resources + metrics, none.dtype),
         )
 
     def decide(self, state: State, view: View) -> tuple[jax.Array, State]:
@@ -76,7 +74,7 @@ class SwUCB(RoutingRule):
         lower = jnp.maximum(_mean(state.consumption_sum, other) - wide, 0.0)
         upper = jnp.minimum(_mean(state.service_sum, other) + wide, 1.0)
         spending, wanted = round_targets(view, "static")
-        shares, prices = mix.elastic_mix(
+        shares, _ = mix.elastic_mix(
             jnp.where(own > 0, jnp.minimum(reward, 1.0), 1.0)[:, 0],
             jnp.where(other > 0, lower, 0.0),
             jnp.where(other > 0, upper, 1.0),
@@ -85,7 +83,7 @@ class SwUCB(RoutingRule):
             view.affordable_caps,
             jnp.asarray(self.penalty, wanted.dtype),
         )
-        return shares, replace(state, prices=prices)
+        return shares, state
 
     def update(self, state: State, view: View, feedback: Feedback) -> State:
         """Forget a little of everything, then add the round."""
@@ -97,12 +95,7 @@ class SwUCB(RoutingRule):
             other_count=others_keep * state.other_count + served,
             consumption_sum=others_keep * state.consumption_sum + served[:, None] * feedback.consumption[None],
             service_sum=others_keep * state.service_sum + served[:, None] * feedback.service[None],
-            prices=state.prices,
         )
-
-    def duals(self, state: State, problem: Problem) -> jax.Array:
-        """[P + C] shadow prices of the last LP."""
-        return state.prices
 
     def _radius(self, level: jax.Array, count: jax.Array) -> jax.Array:
         return self.radius_scale * jnp.sqrt(2.0 * level / (count + 1.0))
