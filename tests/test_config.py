@@ -236,7 +236,10 @@ def test_one_wrong_argument_is_refused_in_one_sentence(call: CommandLine, argume
         (["tracker=wandb", "tracker.mode=onlin"], ["tracker.mode", "'online'"]),
         (["-m", "shard=range(0,100000000)"], ["shard", "10,000"]),
         (["-m", "shard=range(0,5,0)"], ["shard", "range"]),
-        (["forecaster=seasonal_naive", "forecaster.season_capacity=1048576", "seeds=40000"], ["chunk_rows", "GB"]),
+        (
+            ["forecaster=seasonal_naive", "forecaster.season_capacity=1048576", "seeds=4000", "chunk_rows=4000"],
+            ["chunk_rows", "GB"],
+        ),
         (["demand=walk", "demand.step_size=1e20"], ["demand.step_size is 1e+20"]),
         (["tracker=wandb", "tracker.projct=x"], ["tracker", "'projct'", "'project'"]),
     ],
