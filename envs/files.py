@@ -1,10 +1,12 @@
 """The one gate for paths that people give: what cannot be a path, or cannot be entered, is refused in one sentence."""
 
+import errno
 import os
 from pathlib import Path
 
 from envs.errors import InputError
 
+_LONGEST_NAME = 255  # bytes, of usual file systems
 _SHOWN = 80  # characters of a path in a message
 
 
@@ -17,6 +19,8 @@ def reachable(text: str | Path, where: str) -> Path:
     """
     try:
         path = Path(text).expanduser()
+        if any(len(os.fsencode(part)) > _LONGEST_NAME for part in path.parts):  # also where its folder is not there yet
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         os.lstat(path)
     except FileNotFoundError:
         return path

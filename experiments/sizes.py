@@ -13,6 +13,7 @@ from experiments.config import StudyConfig
 
 _METRICS = 12  # of every run at every checkpoint, at least
 _ESTIMATES = 3  # numbers that a run keeps of every quantity of every model: a mean and two bounds
+_COPIES = 5  # of what a run remembers that a program needs at once, at least; up to 20 were measured
 _DOUBLE = 8  # bytes
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _USUAL_ROWS = 2048  # runs at once where ``chunk_rows`` is null
@@ -49,17 +50,17 @@ def _check_results(study: StudyConfig, planned: list[Cell]) -> None:
 
 
 def _check_runs(study: StudyConfig, planned: list[Cell]) -> None:
-    """What runs that are simulated at once remember is in memory together, before and after a round."""
+    """What runs that are simulated at once remember is in memory together, several times."""
     rows = min(study.chunk_rows or _USUAL_ROWS, study.seeds * len(planned))
     for cell in {str(cell.config.forecaster): cell for cell in planned}.values():
         truth = cell.instance.world.reward_mean.nbytes * (
             1 + len(cell.instance.resources) + len(cell.instance.services)
         )
-        each = 2 * (_bytes_of_forecaster(cell) + _ESTIMATES * truth)
+        each = _COPIES * (_bytes_of_forecaster(cell) + _ESTIMATES * truth)
         if rows * each > memory():
             raise InputError(
                 f"chunk_rows: {rows:,} runs at once remember at least {_gigabytes(rows * each)}, and this "
-                f"machine has {_gigabytes(memory())} of memory; chunk_rows={max(1, memory() // (4 * each))} fits"
+                f"machine has {_gigabytes(memory())} of memory; chunk_rows={max(1, memory() // (2 * each))} fits"
             )
 
 

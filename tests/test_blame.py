@@ -31,7 +31,7 @@ class Mine(RoutingRule):
 """
 )
 DECIDE = "    def decide(self, state, view):\n        "
-ON_LINE_15 = "mine.py, line 15, in Mine.decide: "
+ON_ITS_LINE = "mine.py, line 16, in Mine.decide: "
 LATER = "known only when the compiled study runs; "
 TRACED: dict[str, tuple[str, list[str]]] = {
     "if": (
@@ -59,16 +59,16 @@ KEEP = "every round must keep the structure, shapes and types that init returned
 CONTRACT: dict[str, tuple[str, list[str]]] = {
     "no decide": (
         "    warmth: float = number(0.5)\n",
-        ["mine.py, line 12: class Mine has no method decide", "def decide(self, state, view)"],
+        ["mine.py, line 13: class Mine has no method decide", "def decide(self, state, view)"],
     ),
     "arity": (
         "    def decide(self, view): ...\n",
-        ["line 14, in Mine.decide", "takes 2 positional arguments", "def decide(self, state, view)"],
+        ["line 15, in Mine.decide", "takes 2 positional arguments", "def decide(self, state, view)"],
     ),
-    "arity of init": ("    def init(self): ...\n", ["line 14, in Mine.init", "def init(self, problem, truth)"]),
+    "arity of init": ("    def init(self): ...\n", ["line 15, in Mine.init", "def init(self, problem, truth)"]),
     "arity of update": (
         DECIDE + "return view.caps, state\n\n    def update(self, state): ...\n",
-        ["line 17, in Mine.update", "def update(self, state, view, feedback)"],
+        ["line 18, in Mine.update", "def update(self, state, view, feedback)"],
     ),
     "no pair": (DECIDE + "return view.caps\n", ["in Mine.decide: it returned an array", "a pair, (shares, state)"]),
     "nothing": (DECIDE + "pass\n", ["it returned nothing", "a pair, (shares, state)"]),
@@ -79,11 +79,11 @@ CONTRACT: dict[str, tuple[str, list[str]]] = {
     "structure": (DECIDE + "return view.caps, (view.demand,)\n", ["the state (float32[],) after ()", KEEP]),
     "type": (
         "    def init(self, problem, truth): return jnp.int32(0)\n\n" + DECIDE + "return view.caps, state + 0.5\n",
-        ["line 16, in Mine.decide: it returned state as float32[] after int32[]", KEEP],
+        ["line 17, in Mine.decide: it returned state as float32[] after int32[]", KEEP],
     ),
     "update's state": (
         DECIDE + "return view.caps, state\n\n    def update(self, state, view, feedback): return None\n",
-        ["line 17, in Mine.update", "the state None after ()", KEEP],
+        ["line 18, in Mine.update", "the state None after ()", KEEP],
     ),
     "words": (
         "    def init(self, problem, truth): return 'warm'\n\n" + DECIDE + "return view.caps, state\n",
@@ -96,10 +96,10 @@ CONTRACT: dict[str, tuple[str, list[str]]] = {
 }
 LOADED: dict[str, tuple[str, list[str]]] = {
     "syntax": ("def (", ["SyntaxError", "line"]),
-    "name": ("nothing", ["line 12", "NameError", "'nothing'"]),
-    "import": ("import nothing_like_it", ["line 12", "ModuleNotFoundError", "nothing_like_it"]),
-    "exit": ("sys.exit(3)", ["line 12", "SystemExit"]),
-    "interrupt": ("raise KeyboardInterrupt", ["line 12", "KeyboardInterrupt"]),
+    "name": ("nothing", ["line 13", "NameError", "'nothing'"]),
+    "import": ("import nothing_like_it", ["line 13", "ModuleNotFoundError", "nothing_like_it"]),
+    "exit": ("sys.exit(3)", ["line 13", "SystemExit"]),
+    "interrupt": ("raise KeyboardInterrupt", ["line 13", "KeyboardInterrupt"]),
     "nothing": ("print('nothing')", ["registers nothing", "@routing_rule"]),
     "default": (
         '@routing_rule("mine")\nclass Mine(RoutingRule):\n    a: float = number(5.0, low=0.0, high=1.0)',
@@ -109,7 +109,7 @@ LOADED: dict[str, tuple[str, list[str]]] = {
         '@routing_rule("mine")\nclass Mine(RoutingRule):\n    a: str = choice("c", ("a", "b"))',
         ["'c'", "a, b"],
     ),
-    "mutable": ('@routing_rule("mine")\nclass Mine(RoutingRule):\n    a: list = []', ["line 12", "mutable default"]),
+    "mutable": ('@routing_rule("mine")\nclass Mine(RoutingRule):\n    a: list = []', ["line 13", "mutable default"]),
     "no default": ('@routing_rule("mine")\nclass Mine(RoutingRule):\n    a: float', ["a of Mine has no default"]),
     "text": (
         '@routing_rule("mine")\nclass Mine(RoutingRule):\n    a: str = "x"',
@@ -117,7 +117,7 @@ LOADED: dict[str, tuple[str, list[str]]] = {
     ),
     "post": (
         '@routing_rule("mine")\nclass Mine(RoutingRule):\n    def __post_init__(self): sys.exit(3)',
-        ["mine.py, line 14, in Mine.__post_init__: SystemExit"],
+        ["mine.py, line 15, in Mine.__post_init__: SystemExit"],
     ),
 }
 
@@ -145,7 +145,7 @@ def failed(call: CommandLine, content: str, *arguments: str) -> str:
 def test_an_error_while_tracing_is_told_with_its_place_and_a_way_out(call: CommandLine, name: str) -> None:
     body, words = TRACED[name]
     said = failed(call, ROUTING + DECIDE + body + "\n", "policies=[mine]")
-    assert ON_LINE_15 in said
+    assert ON_ITS_LINE in said
     assert not [word for word in words if word not in said], said
 
 
@@ -162,7 +162,7 @@ def test_a_file_that_cannot_be_used_is_refused(call: CommandLine, name: str) -> 
     studies.write(call.folder, {"mine.py": HEAD + body + "\n"})
     ran = call("rules=[mine.py]", "policies=[mine]")
     assert ran.code == 2
-    studies.one_sentence(ran.err, "mine", *words)
+    studies.one_sentence(ran.err, *words)
     assert not (call.folder / "results").exists()
 
 
@@ -182,7 +182,7 @@ def test_a_deployment_rule_and_a_forecaster_fail_as_a_routing_rule_does(call: Co
     studies.write(call.folder, {"mine.py": HEAD + '@forecaster("mine")\nclass Mine(Forecaster):\n' + methods})
     ran = call("rules=[mine.py]", "forecaster.name=mine", "out=other")
     assert (ran.code, ran.err.count("\n")) == (1, 1)
-    assert "line 16, in Mine.outlook" in ran.err and "def outlook(self, state, now)" in ran.err
+    assert "line 17, in Mine.outlook" in ran.err and "def outlook(self, state, now)" in ran.err
     assert "mine" in FORECASTERS
 
 

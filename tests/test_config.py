@@ -275,8 +275,11 @@ def test_one_wrong_argument_is_refused_in_one_sentence(call: CommandLine, argume
         (["tracker=wandb", "tracker.mode=onlin"], ["tracker.mode", "'online'"]),
         (["-m", "shard=range(0,100000000)"], ["shard", "10,000"]),
         (["-m", "shard=range(0,5,0)"], ["shard", "range"]),
-        (["forecaster=seasonal_naive", "forecaster.season_capacity=1048576", "seeds=40000"], ["chunk_rows", "GB"]),
-        (["demand=walk", "demand.step_size=1e20"], ["demand.step_size is 1e+20"]),
+        (
+            ["forecaster=seasonal_naive", "forecaster.season_capacity=1048576", "seeds=4000", "chunk_rows=4000"],
+            ["chunk_rows", "GB"],
+        ),
+        (["demand.mean=1e38", "horizon=100"], ["demand.mean is 1e+38"]),
         (["tracker=wandb", "tracker.projct=x"], ["tracker", "'projct'", "'project'"]),
     ],
     ids=lambda value: " ".join(value) if value and "=" in value[0] else "",
