@@ -55,14 +55,9 @@ _HYDRA = {
     r"An item is already at '([^']*)'": "+{0}: there is such a key already; write {0}=VALUE, without the +",
     r"Could not delete from config\. '([^']*)' does not exist": "~{0}: there is no such key; {hint}",
     r"Multiple values for ([\w/@]+(?:\.\w+)*)": "{0} is given more than once; write {0}=NAME, once and without a +",
-<<<<<<< HEAD
-    r"config groups is not supported: '\+\+([\w/@.]+)=": "++{0}: {0} is the name of a file in conf; write {0}=NAME",
+    r"config groups is not supported: '\+\+([\w/@.]+)=": "{0} is the name of a file in conf; write {0}=NAME",
     r"Could not override '([\w/.]+@[\w.]+)'": "{0}: there is none to replace; another world is +env@worlds.NAME=FILE, "
     "another demand +demand@demands.NAME=FILE",
-=======
-    r"config groups is not supported: '\+\+([\w/@.]+)=": "{0} is the name of a file in conf; write {0}=NAME",
-    r"Could not override '([\w/.]+@[\w.]+)'": "{0}: there is none to replace; another world is +env@worlds.NAME=FILE",
->>>>>>> w-rules
     r"Could not override '(hydra[./][^']*)'": "{0}: Hydra has no such key; its documentation lists them",
     r"Could not override '([^']*)'": "{0}: there is no such key; {hint}",
     r"Could not delete '([^']*)'\. No match": "~{0}: there is none to remove; --help lists what there is",
