@@ -215,7 +215,7 @@ NOT_CSV = [
     (TRACE.replace("10.5", "10.5é").encode("latin-1"), "line 4, column 'requests': byte 0xe9 is not UTF-8"),
     (TRACE.replace("minute", "zürich").encode("cp1252"), "line 1: byte 0xfc is not UTF-8"),
     (TRACE.replace("10.5", "10\0.5").encode(), "line 4: a NUL byte"),
-    (gzip.compress(TRACE.encode(, mtime=0)), "gzip"),
+    (gzip.compress(TRACE.encode(), mtime=0), "gzip"),
     (archive(lambda file: file.writestr("xl/workbook.xml", "<x/>")), "Excel workbook"),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(64), "Excel workbook"),
     (b"PAR1\x15\x04\x15\x00" + bytes(64) + b"PAR1", "Parquet"),
