@@ -163,6 +163,7 @@ def _priced(catalogue: Catalogue, settings: EdgeCloud) -> Catalogue:
         price = _column(catalogue, PRICE, f"env.cost_unit={settings.cost_unit}")
         tokens = _column(catalogue, TOKENS, f"env.cost_unit={settings.cost_unit}")
         changed["cost_usd"] = price * tokens / TOKENS_PER_PRICE[settings.cost_unit]
+        changed["cost_max_usd"] = np.full(number, np.nan)  # that of the catalogue is in its own costs
     return replace(catalogue, **changed)
 
 

@@ -11,7 +11,6 @@ from scipy import sparse
 from scipy.optimize import linprog
 
 from bandits.agent import Learner
-from bandits.forecast import FORECASTERS as KNOWN_FORECASTERS
 from envs import catalogue as catalogues
 from envs import draws, ledger
 from envs.edge_cloud import World
@@ -301,7 +300,6 @@ TRIAL = {  # of an independent simulation in NumPy: constants of copac_ucb, fore
 }
 
 
-@pytest.mark.skipif("past_only" not in KNOWN_FORECASTERS, reason="the paper's demand and forecaster are not here yet")
 @pytest.mark.slow
 @pytest.mark.parametrize("row", TRIAL)
 def test_an_independent_trial_of_the_published_rule_is_reproduced(row: str) -> None:
