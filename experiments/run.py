@@ -4,7 +4,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -43,6 +43,7 @@ FREE_TEXT = {
     **{"name": False, "env.catalogue": False, "demand.column": False, "tracker.project": False},
 }
 GROUPS = ("env", "demand", "forecaster", "sweep", "tracker", "study")
+_MOST_NAMED = 4  # cells that failed alike
 _NO_NAMES = ("null", "true", "false", "nan", "inf")  # to Hydra
 
 _LONGEST = 400  # characters of a sentence about arguments
@@ -333,9 +334,21 @@ def execute(plain: dict[str, Any]) -> int:
             print(f"error: {reason}; the cells are safe, and the same command makes the rest", file=sys.stderr)
             log.write("unpublished", error=reason)
     names = {cell.id: cell.config.policy.name for cell in planned}
-    for cell, text in outcome.failed.items():
-        print(f"failed: {names[cell]}, cell {cell}: {text}", file=sys.stderr)
+    for line in _failures(outcome.failed, names):
+        print(line, file=sys.stderr)
     return 1 if outcome.failed or not published else 0
+
+
+def _failures(failed: Mapping[str, str], names: Mapping[str, str]) -> list[str]:
+    """A line per cell; one for all cells of a policy that failed alike, where they are many."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for cell, text in failed.items():
+        alike.setdefault((names[cell], text), []).append(cell)
+    lines = []
+    for (name, text), cells in alike.items():
+        shown = [f"cell {cell}" for cell in cells] if len(cells) <= _MOST_NAMED else [f"{len(cells)} cells"]
+        lines += [f"failed: {name}, {which}: {text}" for which in shown]
+    return lines
 
 
 def _default_folder(name: str, plain: dict[str, Any]) -> Path:

@@ -172,6 +172,12 @@ def test_other_rules_are_simulated_all_the_same(call: CommandLine) -> None:
     assert len(list((call.folder / "out/cells").glob("*.npz"))) == 1
 
 
+def test_many_cells_that_fail_alike_are_told_in_one_line(call: CommandLine) -> None:
+    swept = ("sweep.target=[0.1,0.2,0.3]", "sweep.horizon=[20,30]")
+    said = failed(call, ROUTING + DECIDE + "sys.exit(3)\n", "policies=[mine]", *swept)
+    assert said.startswith("failed: mine, 6 cells: ")
+
+
 def test_a_deployment_rule_and_a_forecaster_fail_as_a_routing_rule_does(call: CommandLine) -> None:
     deployment = (
         HEAD + '@deployment_rule("mine")\nclass Mine(DeploymentRule):\n' + DECIDE + "return view.reward_upper, state\n"
