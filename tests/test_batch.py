@@ -173,6 +173,7 @@ def cell_config(policy: str = "uniform", **overrides: Any) -> CellConfig:
     usual = {
         "policy": chosen,
         "world": None,
+        "demand_name": None,
         "first_quality": None,
         "quality_gap": None,
         "catalogue": "routerbench",
