@@ -306,9 +306,9 @@ def test_cross_serves_the_round_that_overspends_and_none_after_it(insistent: tup
         assert (feedback.model[crossing + 1 :] == -1).all()
         earned = (feedback.demand * feedback.reward)[:crossing].sum()
         books = jax.tree.map(lambda leaf, cell=cell: leaf[0, cell, 0], snapshot.world)
-        assert ledger.host_value(books.reward, world.quanta) == earned
-        np.testing.assert_allclose(ledger.host_value(books.spent, world.quanta), spent[-1], rtol=1e-5)
-        assert ledger.host_value(books.refused, world.quanta) == feedback.demand[crossing + 1 :].sum()
+        assert ledger.host_value(books.reward, world.scale) == earned
+        np.testing.assert_allclose(ledger.host_value(books.spent, world.consumption_scale), spent[-1], rtol=1e-5)
+        assert ledger.host_value(books.refused, world.scale) == feedback.demand[crossing + 1 :].sum()
     assert crossings == 2
 
 

@@ -25,7 +25,7 @@ from envs.demand import PROCESSES
 from experiments import cells, config, run
 from tests import studies
 from tests.processes import usual_signals
-from tests.studies import CATALOGUE, TRACE, CommandLine
+from tests.studies import CATALOGUE, RULE, TRACE, CommandLine
 
 ROOT = Path(__file__).resolve().parent.parent
 PAIRS = [
@@ -38,7 +38,8 @@ PAIRS = [
     ("mmpp", "holt"),
     ("trace", "oracle"),
     ("constant", "ewma"),
-    ("constant", "running_mean"),
+    ("normal", "running_mean"),
+    ("autoregressive", "past_only"),
 ]
 
 
@@ -71,7 +72,7 @@ def test_the_default_study_has_all_policies_budgets_and_horizons() -> None:
     with hydra.initialize_config_module("conf", version_base="1.3"):
         plain = OmegaConf.to_container(hydra.compose("config"), resolve=True)
     settings = config.study_from(plain)
-    assert len(cells.build(settings)) == 7 * 3 * 4
+    assert len(cells.build(settings)) == 8 * 3 * 4
     assert settings.tracker["name"] == "wandb"
 
 
@@ -192,7 +193,9 @@ def test_a_catalogue_of_one_s_own_with_two_budgets_and_two_targets(call: Command
 
 @pytest.mark.parametrize("argument", ["env.demand_seen=after", "env.budget_rule=stop", "env.quality_noise=beta"])
 def test_a_world_may_have_other_rules(call: CommandLine, argument: str) -> None:
-    tight = ("horizon=60", "env.budget_per_task=1e-4")  # uniform proposes what the budget cannot pay, and is refused
+    studies.write(call.folder, {"mine.py": RULE})
+    # A rule that proposes what the budget cannot pay, and is refused.
+    tight = ("horizon=60", "env.budget_per_task=5e-5", "rules=[mine.py]", "policies=[mine]")
     call.done("out=plain", *tight)
     call.done("out=other", *tight, argument)
     usual, other = (studies.rows(call.folder / name) for name in ("plain", "other"))
