@@ -139,7 +139,7 @@ def read(path: str | Path) -> Catalogue:
     """Read and check a catalogue file. InputError names the file, the line and the column of the first fault."""
     if not os.path.lexists(os.path.expanduser(path)):
         hint = nearest(str(path), shipped())
-        raise InputError(f"no catalogue {str(path)!r}: neither a file nor shipped; {hint}")
+        raise InputError(f"env.catalogue: no catalogue {str(path)!r}: neither a file nor shipped; {hint}")
     content = csv_table.read_bytes(path, "the catalogue")
     return _parse(content, str(path))
 

@@ -107,7 +107,8 @@ def study_from(given: Mapping[str, Any]) -> StudyConfig:
         example = "expected_exponents={lp_resolving: {regret: 0.5}}"
         raise InputError(f"claims is now called expected_exponents and is given by policy, e.g. {example}")
     _refuse_unknown(plain, schema.TOP, "")
-    plain["expected_exponents"] = plain.get("expected_exponents") or {}
+    if plain.get("expected_exponents") is None:
+        plain["expected_exponents"] = {}
     values = schema.read(schema.TOP, plain)
     schema.check_numbers(plain)
     for registry in REGISTRIES.values():  # a study knows the files that it names, whatever was loaded before
@@ -122,6 +123,9 @@ def study_from(given: Mapping[str, Any]) -> StudyConfig:
     axes = _axes(plain["sweep"], plain)
     worlds = _named_or(plain["worlds"], plain["env"])
     demands = _named_or(plain["demands"], plain["demand"])
+    for label in plain["demands"]:
+        if "process" not in plain["demands"][label]:
+            raise InputError(f"demands.{label}.process is missing; give a demand process, as conf/demand/ has them")
     policies = 1 if plain["routing"] is not None else len(plain["policies"])
     _refuse_too_many(axes, plain["sweep"].get("mode", "product"), len(worlds) * len(demands), policies)
     cells: dict[str, CellConfig] = {}
@@ -547,7 +551,7 @@ def _name(value: Any) -> str:
     name = _text(value, "name")
     if "/" in name or len(name.encode()) > _LONGEST_NAME:
         raise InputError(
-            f"name is {name!r}; it names a folder, so it must hold no slash and at most {_LONGEST_NAME} bytes"
+            f"name is {shown(name)}; it names a folder, so it must hold no slash and at most {_LONGEST_NAME} bytes"
         )
     return name
 

@@ -193,6 +193,7 @@ def build(*configs: CellConfig, **overrides: Any) -> list[Cell]:
         "precision": "float32",
         "chunk_rows": 64,
         "checkpoint_minutes": 10.0,
+        "program_cache": False,
         "out": None,
         "force": False,
         "extend": False,
