@@ -636,6 +636,8 @@ def _moves(
     def slacks() -> tuple[jax.Array, ...]:
         upwards = (weights < 0) == rising[None]
         piece = jnp.where(upwards, point.place + left[n:], point.place - 1)
+        no_inside = (piece == 1) & (point.ends[1] == point.ends[2])  # an equality's slack, which is never in its box
+        piece = jnp.where(no_inside, jnp.where(upwards, 2, 0), piece)
         distance = jnp.abs(_choose(piece, *point.to_slope))
         length = _choose(piece, *(end - start for start, end in pairwise(point.ends)))
         real = (~state.basic[n:] | left[n:]) & (piece >= 0) & (piece <= 2) & (jnp.abs(weights) > noise)
@@ -735,7 +737,7 @@ def _rests(
     n = len(point.at_upper)
     entered = _indices(flipped) == column[None]
     at_upper = jnp.where(left[:n], ~rising[None], point.at_upper ^ flipped[:n])
-    place = jnp.where(flipped[n:], jnp.where(move.upwards, point.place + 1, point.place - 1), point.place)
+    place = jnp.where(flipped[n:], jnp.where(move.upwards, move.piece + 1, move.piece), point.place)
     place = jnp.where(left[n:], jnp.where(rising[None], point.place, point.place + 1), place)
     return at_upper, jnp.where(entered[n:], move.piece, place)
 

@@ -690,3 +690,17 @@ def test_an_impossible_equality_gives_the_nearest_point(dtype: str) -> None:
     solution = lp.maximize(*map(jnp.asarray, one), slack=jnp.zeros(1, dtype))
     assert solution.status == lp.Status.INFEASIBLE
     np.testing.assert_allclose(solution.x, [0.25, 0.5])
+
+
+def test_an_equality_out_of_reach_beside_an_elastic_row_is_proven_infeasible() -> None:
+    """The shares cannot sum to 1; once the slack of such a row, which has no inside, was taken for stuck."""
+    objective = np.array([0.0, 0.0, -1.0])
+    matrix = np.array([[-0.16, -0.42, -1.0], [1.0, 1.0, 0.0]])
+    bound, upper, slack = np.array([-0.54, 1.0]), np.array([0.48, 0.42, 0.54]), np.array([np.inf, 0.0])
+    for dtype in (np.float32, np.float64):
+        with jax.enable_x64(dtype == np.float64):
+            operands = [jnp.asarray(array, dtype) for array in (objective, matrix, bound, upper)]
+            solution = lp.maximize(*operands, slack=jnp.asarray(slack, dtype))
+        assert solution.status == lp.Status.INFEASIBLE
+        assert solution.dual[1] < 0
+        np.testing.assert_allclose(solution.x[:2], upper[:2], rtol=1e-6)
