@@ -63,7 +63,11 @@ def resolve(cls: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
             raise InputError(f"{where}: unknown parameter {key!r}; {nearest(str(key), list(known))}")
     for name, field in known.items():
         if name not in values and field.default is dataclasses.MISSING:
-            raise InputError(f"{where}.{name} is missing; it must be given, since it has no default")
+            declare = "" if field.metadata else " here; declare it with number(...) or choice(...)"
+            why = f"{name} of {cls.__name__} has no default{declare}"
+            raise InputError(f"{where}.{name} is missing; it must be given, since {why}")
+        if not field.metadata and isinstance(field.default, str):
+            raise InputError(f"{where}.{name} is {field.default!r}; declare it with number(...) or choice(...)")
     return {
         name: checked(field.metadata, values.get(name, field.default), f"{where}.{name}")
         for name, field in known.items()

@@ -130,7 +130,8 @@ def _run(
     store.end_redo(folder)
     claims.tidy()
     mine = [cell.id for cell in planned]
-    whole = store.recorded_cells(folder) or mine  # a process with other code may have taken the folder over
+    recorded = store.recorded_cells(folder)  # a process with other code may have taken the folder over
+    whole = mine if set(recorded) <= set(mine) else recorded  # a record made again from the cells has lost their order
     # Looked at before the results are read: who stores one of these later looks later, and finds all of ours.
     left = {cell for cell in runner.work.left if not shelf.has(cell)}
     results = {cell: kept.get(cell) or shelf.read(cell) for cell in dict.fromkeys([*whole, *mine])}

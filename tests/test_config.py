@@ -120,7 +120,7 @@ REFUSED = {
     "policy.width=2": ["policy.width", "write policy.ucb1.width"],
     "policy.kappa=2": ["policy.kappa", "write policy.confidence.kappa"],
     "policy.confidence=0.5": ["policy.confidence", "policy.confidence.confidence"],
-    "policy.penalty=1": ["policy.lp_resolving.penalty or policy.lp_oracle.penalty or policy.stageroute.penalty"],
+    "policy.penalty=1": ["by rule", "policy.ad_ucb.penalty or policy.lp_oracle.penalty or policy.lp_resolving.penalty"],
     "sweep.policy.eta=[0.1,1]": ["sweep.policy.eta", "write sweep.policy.primal_dual_resolving.eta"],
     "sweep.policy.confidence=[0.1,1]": ["sweep.policy.confidence", "sweep.policy.confidence.confidence"],
     # Kinds.

@@ -190,7 +190,8 @@ def test_the_status_shows_names_as_they_are() -> None:
     )  # fmt: skip
     found = status.Status(
         name="[/n]", folder="x", cells=30, done=29, running=0, failed=(failure,), damaged=0, warnings=0, parts=parts,
-        processes=(process,), cells_per_minute=None, decisions_per_minute=None, seconds_left=None,
+        processes=(process,), cells_per_minute=None, decisions_per_minute=None, seconds_left=None, kept=(),
+        troubles=(),
     )  # fmt: skip
     shown = printed(status.show(found))
     assert "[/n]: 29 of 30 cells done, 1 failed" in shown
