@@ -25,7 +25,7 @@ def decided(part: Any, returned: Any, what: str) -> tuple[Any, Any]:
     return returned
 
 
-def array(part: Any, method: str, value: Any, what: str, shape: tuple[int, ...], kind: type) -> jax.Array:
+def array(part: Any, method: str, value: Any, what: str, shape: tuple[int, ...], kind: Any) -> jax.Array:
     """``value`` if it is an array of this shape and kind of number (``jnp.floating`` or ``jnp.bool_``)."""
     wanted = f"{what}, {'a bool' if kind is jnp.bool_ else 'a float'} array of shape {shape}"
     if not hasattr(value, "dtype"):
