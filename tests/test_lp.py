@@ -700,7 +700,7 @@ def test_an_equality_out_of_reach_beside_an_elastic_row_is_proven_infeasible() -
     for dtype in (np.float32, np.float64):
         with jax.enable_x64(dtype == np.float64):
             operands = [jnp.asarray(array, dtype) for array in (objective, matrix, bound, upper)]
-            solution = lp.maximize(*operands, slack=jnp.asarray(slack, dtype))
+            solution = jax.device_get(lp.maximize(*operands, slack=jnp.asarray(slack, dtype)))
         assert solution.status == lp.Status.INFEASIBLE
         assert solution.dual[1] < 0
         np.testing.assert_allclose(solution.x[:2], upper[:2], rtol=1e-6)

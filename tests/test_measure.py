@@ -148,7 +148,9 @@ def test_forecasts_duals_and_beliefs_carry_their_units(
 
 def test_curves_grow(results: list[CellResult]) -> None:
     for result in results:
-        assert result.curves.shape == (RUNS, len(MARKS), len(result.metrics)) and np.isfinite(result.curves).all()
+        assert result.curves.shape == (RUNS, len(MARKS), len(result.metrics))
+        for name in result.metrics:  # a plan that serves every task need not exist
+            assert np.isfinite(result.curve(name)).all() or name == "benchmark_serving_all"
         for name in ("demand", "served", "reward", "spent_money", "refused", "violation_worst"):
             assert (np.diff(result.curve(name), axis=1) >= 0).all()
 
