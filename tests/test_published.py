@@ -167,7 +167,7 @@ def optima(programs: list[twins.Program]) -> np.ndarray:
         box += [(0.0, 1.0)] * len(program.reward) + [(0.0, None)] * len(wanted)
     solved = linprog(
         np.concatenate(cost),
-        A_ub=sparse.block_diag(blocks, format="csr"),
+        A_ub=sparse.block_diag([sparse.csr_array(block) for block in blocks], format="csr"),
         b_ub=np.concatenate(right),
         bounds=box,
         options=oracles.TIGHT,
