@@ -27,13 +27,17 @@ steps together until the slowest is done; on CPU in blocks that fit the cache, o
 Axis letters: n variables, m rows, N = n + m with the slacks, L lanes.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 from functools import reduce
 from itertools import pairwise
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 
 from bandits.storage import Stored, storage, surely
 
@@ -220,7 +224,6 @@ def _sizes(
     return matrix.shape[0], matrix.shape[1]
 
 
-@jax.custom_batching.custom_vmap
 def _solve_lanes(
     objective: jax.Array,
     matrix: jax.Array,
@@ -230,30 +233,53 @@ def _solve_lanes(
     limit: jax.Array,
 ) -> Solution:
     """``maximize`` with a trailing lane axis on every argument and result."""
-    operands = (objective, matrix, bound, upper, slack, limit)
     if len(bound) == 0:  # one row that never binds, so that no axis is empty
         nothing = jnp.zeros((1, *limit.shape), bound.dtype)
         solution = _solve_lanes(objective, jnp.zeros_like(objective)[None], nothing, upper, nothing, limit)
         return replace(solution, dual=solution.dual[:0])
-    if len(limit) <= _block_size(matrix):
-        return _solve(*operands)
-    return jax.lax.platform_dependent(*operands, cpu=_solve_in_blocks, default=_solve)
+    results = _PRIMITIVE.bind(objective, matrix, bound, upper, slack, limit)
+    return Solution(**dict(zip(_RESULTS, results, strict=True)))
 
 
-@_solve_lanes.def_vmap
-def _merge_lanes(axis_size: int, batched: list[bool], *operands: jax.Array) -> tuple[Solution, Solution]:
-    """A mapped axis becomes more lanes."""
+def _result_shapes(
+    objective: Any, matrix: Any, bound: Any, upper: Any, slack: Any, limit: Any
+) -> list[jax.core.ShapedArray]:
+    """The shapes of the fields of a ``Solution`` with lanes."""
+    real, lanes = objective.dtype, limit.shape
+    shapes = {
+        "x": (objective.shape, real),
+        "value": (lanes, real),
+        "status": (lanes, jnp.int32),
+        "dual": (bound.shape, real),
+        "residual": (lanes, real),
+        "gap": (lanes, real),
+        "steps": (lanes, jnp.int32),
+    }
+    return [jax.core.ShapedArray(shape, jnp.dtype(kind)) for shape, kind in (shapes[name] for name in _RESULTS)]
 
-    def merge(operand: jax.Array, is_batched: bool) -> jax.Array:
-        stacked = operand if is_batched else jnp.broadcast_to(operand[None], (axis_size, *operand.shape))
+
+def _merge_lanes(operands: Sequence[jax.Array], axes: Sequence[int | None]) -> tuple[list[jax.Array], list[int]]:
+    """The batching rule: a mapped axis becomes more lanes."""
+    size = next(operand.shape[axis] for operand, axis in zip(operands, axes, strict=True) if axis is not None)
+
+    def merge(operand: jax.Array, axis: int | None) -> jax.Array:
+        stacked = jnp.broadcast_to(operand, (size, *operand.shape)) if axis is None else jnp.moveaxis(operand, axis, 0)
         lanes_last = jnp.moveaxis(stacked, 0, -2)
         return lanes_last.reshape(*lanes_last.shape[:-2], -1)
 
     def split(result: jax.Array) -> jax.Array:
-        return jnp.moveaxis(result.reshape(*result.shape[:-1], axis_size, -1), -2, 0)
+        return jnp.moveaxis(result.reshape(*result.shape[:-1], size, -1), -2, 0)
 
-    merged = _solve_lanes(*map(merge, operands, batched))
-    return jax.tree.map(split, merged), jax.tree.map(lambda _: True, merged)
+    merged = _PRIMITIVE.bind(*map(merge, operands, axes))
+    return [split(result) for result in merged], [0] * len(merged)
+
+
+def _refuse_derivatives(primals: Sequence[Any], tangents: Sequence[Any]) -> Any:
+    raise NotImplementedError("bandits.lp.maximize has no derivatives: its answer jumps from vertex to vertex")
+
+
+def _fields(solution: Solution) -> list[jax.Array]:
+    return [getattr(solution, name) for name in _RESULTS]
 
 
 def _block_size(matrix: jax.Array) -> int:
@@ -266,6 +292,8 @@ def _block_size(matrix: jax.Array) -> int:
 def _solve_in_blocks(*operands: jax.Array) -> Solution:
     """``_solve``, one block of lanes after the other, each for as many steps as its own slowest lane needs."""
     lanes, size = operands[-1].shape[-1], _block_size(operands[1])
+    if lanes <= size:
+        return _solve(*operands)
     blocks = -(-lanes // size)
 
     def split(operand: jax.Array) -> jax.Array:
@@ -976,3 +1004,16 @@ def _matmul(left: jax.Array, right: jax.Array) -> jax.Array:
     """Matrix [a, b, L] times matrix [b, c, L]."""
     pairs = zip(_slices(left, 1, keep=True), _slices(right, keep=True), strict=True)
     return reduce(jax.lax.add, [column * row for column, row in pairs])
+
+
+# A primitive is traced as one operation, however many loops and maps are around it; the method itself is traced once
+# for each shape, when the program is lowered for its platform.
+_RESULTS = tuple(field.name for field in fields(Solution))
+_PRIMITIVE = Primitive("linear_program")
+_PRIMITIVE.multiple_results = True
+_PRIMITIVE.def_impl(jax.jit(_PRIMITIVE.bind))
+_PRIMITIVE.def_abstract_eval(_result_shapes)
+batching.primitive_batchers[_PRIMITIVE] = _merge_lanes
+ad.primitive_jvps[_PRIMITIVE] = _refuse_derivatives
+mlir.register_lowering(_PRIMITIVE, mlir.lower_fun(lambda *operands: _fields(_solve(*operands))))
+mlir.register_lowering(_PRIMITIVE, mlir.lower_fun(lambda *operands: _fields(_solve_in_blocks(*operands))), "cpu")

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 from scipy.optimize import linprog
 
 from bandits import lp
@@ -615,6 +616,62 @@ def test_lowers_for_every_platform(platform: str) -> None:
     operands = [jnp.asarray(array[:600]) for array in _draw("random", "float32")]
     lowered = jax.jit(jax.vmap(lp.maximize)).trace(*operands).lower(lowering_platforms=(platform,)).as_text()
     assert ("optimization_barrier" in lowered) == (platform != "cpu")
+
+
+def test_one_export_serves_several_platforms() -> None:
+    """The CPU solves in blocks, others do not: each platform gets its own method."""
+    operands = [jnp.asarray(array[:300]) for array in _draw("random", "float32")]
+    solve = jax.jit(lambda *operands: jax.vmap(lp.maximize)(*operands).value)
+    exported = export.export(solve, platforms=("cpu", "cuda", "tpu"))(*operands)
+    assert "optimization_barrier" in exported.mlir_module()
+    np.testing.assert_array_equal(exported.call(*operands), solve(*operands))
+
+
+def test_the_method_is_traced_once_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many loops, branches and maps are around it, and however often it is used."""
+    traces, method = [], lp._solve
+
+    def counted(*operands: jax.Array) -> lp.Solution:
+        traces.append(operands[-1].shape)
+        return method(*operands)
+
+    monkeypatch.setattr(lp, "_solve", counted)
+    objective, matrix, bound, upper = (jnp.asarray(array[:4]) for array in _draw("copac", "float32"))
+
+    def run(objective: jax.Array, matrix: jax.Array, bound: jax.Array, upper: jax.Array) -> jax.Array:
+        def body(total: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+            value = lp.maximize(objective, matrix, bound, upper).value
+            again = jax.lax.cond(step > 0, lambda: lp.maximize(objective, matrix, bound, upper).value, lambda: value)
+            return total + value + again, value
+
+        return jax.lax.scan(body, jnp.zeros(()), jnp.arange(3.0))[0]
+
+    each = jax.vmap(run, (None, 0, 0, 0))
+    jax.jit(jax.vmap(each, (0, None, None, None))).lower(objective, matrix, bound, upper)
+    assert traces == [(16,)]
+
+
+def test_without_jit_and_with_operands_batched_along_any_axis() -> None:
+    objective, matrix, bound, upper = (jnp.asarray(array[:6]) for array in _draw("copac", "float32"))
+    wanted = jax.jit(jax.vmap(lp.maximize))(objective, matrix, bound, upper)
+    moved = jax.vmap(lp.maximize, (1, 2, 0, 1))(objective.T, jnp.moveaxis(matrix, 0, 2), bound, upper.T)
+    jax.tree.map(np.testing.assert_array_equal, moved, wanted)
+    alone = lp.maximize(objective[0], matrix[0], bound[0], upper[0])
+    jax.tree.map(np.testing.assert_array_equal, alone, jax.tree.map(lambda array: array[0], wanted))
+
+
+def test_within_shard_map() -> None:
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("runs",))
+    operands = [jnp.asarray(array[:6]) for array in _draw("copac", "float32")]
+    spec = jax.sharding.PartitionSpec("runs")
+    spread = jax.shard_map(jax.vmap(lp.maximize), mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+    jax.tree.map(np.testing.assert_array_equal, jax.jit(spread)(*operands), jax.jit(jax.vmap(lp.maximize))(*operands))
+
+
+def test_derivatives_are_refused() -> None:
+    objective, matrix, bound, upper = (jnp.asarray(array[0]) for array in _draw("copac", "float32"))
+    with pytest.raises(NotImplementedError, match="no derivatives"):
+        jax.grad(lambda bound: lp.maximize(objective, matrix, bound, upper).value)(bound)
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:
