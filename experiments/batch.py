@@ -65,9 +65,8 @@ def _start_runs(worlds: World, learners: Learner, keys: jax.Array, horizon: jax.
     def one(key: jax.Array, world: World, learner: Learner) -> rollout.RunState:
         return rollout.start(world, learner, key, horizon)
 
-    over_seeds = lanes_last(one, (True, False, False))
-    over_cells = jax.vmap(over_seeds, (None, 0, 0, 0))
-    return _block_by_block(lambda keys, *cells: over_cells(horizon >= 0, keys, *cells), keys, (worlds, learners))
+    over_seeds = _over_cells(one, (True, False, False))
+    return _block_by_block(lambda keys, *cells: over_seeds(horizon >= 0, keys, *cells), keys, (worlds, learners))
 
 
 def _advance_runs(
@@ -92,12 +91,26 @@ def _advance_runs(
         state = rollout.advance(world, learner, key, state, clock, first, stop)
         return state, rollout.snapshot(world, learner, state, clock, stop)
 
-    over_seeds = lanes_last(one, (True, True, False, False))
-    over_cells = jax.vmap(over_seeds, (None, 0, 0, 0, 0))
+    over_seeds = _over_cells(one, (True, True, False, False))
     state, seen = _block_by_block(
-        lambda runs, *cells: over_cells(stop >= 0, *runs, *cells), (state, keys), (worlds, learners)
+        lambda runs, *cells: over_seeds(stop >= 0, *runs, *cells), (state, keys), (worlds, learners)
     )
     return state, jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 1), seen)
+
+
+def _over_cells(one: Callable[..., Any], batched: tuple[bool, ...]) -> Callable[..., Any]:
+    """``lanes_last(one, batched)`` with a leading axis of cells on all arguments and results.
+
+    Cells are mapped before lanes are read, while the program is small; one alone is not, which is smaller still.
+    """
+
+    def mapped(always: jax.Array, *arguments: Any) -> Any:
+        if jax.tree.leaves(arguments)[0].shape[0] > 1:
+            return lanes_last(jax.vmap(one), batched)(always, *arguments)
+        alone = jax.tree.map(lambda leaf: leaf[0], arguments)
+        return jax.tree.map(lambda leaf: leaf[None], lanes_last(one, batched)(always, *alone))
+
+    return mapped
 
 
 _start = jax.jit(_start_runs)

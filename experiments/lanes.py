@@ -368,11 +368,11 @@ def _arg(equation: Any, inputs: list[Any], width: _Width) -> list[Any]:
 
 
 def _fold_in(equation: Any, inputs: list[Any], width: _Width) -> list[Any] | None:
-    """A new key: Threefry of (0, data) under the old one, as ``jax.random.fold_in``."""
+    """New keys: Threefry of (0, data) under the old ones, as ``jax.random.fold_in``."""
     key, data = inputs
-    if not isinstance(key, _Lanes) or key.array.ndim != 2:
+    if not isinstance(key, _Lanes):
         return None
-    word = (data.array if isinstance(data, _Lanes) else data).astype(jnp.uint32)
+    word = (data.array if isinstance(data, _Lanes) else jnp.asarray(data)[..., None]).astype(jnp.uint32)
 
     def folded() -> jax.Array:
         words = jnp.broadcast_to(word, key.array.shape[1:])
@@ -382,18 +382,20 @@ def _fold_in(equation: Any, inputs: list[Any], width: _Width) -> list[Any] | Non
 
 
 def _split(equation: Any, inputs: list[Any], width: _Width) -> list[Any] | None:
-    """Keys [shape] from one, as ``jax.random.split`` with partitionable Threefry."""
+    """Keys [..., shape] from each one, as ``jax.random.split`` with partitionable Threefry."""
     key, shape = inputs[0], equation.params["shape"]
-    if key.array.ndim != 2 or not jax.config.jax_threefry_partitionable:  # type: ignore[attr-defined]
+    if not jax.config.jax_threefry_partitionable:  # type: ignore[attr-defined]
         return None
-    return [_Lanes(width.stored(lambda: jnp.stack(_counted(key.array, shape, width))), key=True)]
+    return [_Lanes(width.stored(lambda: jnp.stack(_counted(key.array, shape))), key=True)]
 
 
-def _counted(key: jax.Array, shape: tuple[int, ...], width: _Width) -> tuple[jax.Array, jax.Array]:
-    """Threefry of 0, 1, 2, ... under a key [2, L], two words [shape, L]."""
-    count = jnp.arange(int(np.prod(shape)), dtype=jnp.uint32).reshape((*shape, 1))
-    words = (key[0], key[1], jnp.zeros_like(count), count)
-    return _threefry(*(jnp.broadcast_to(word, (*shape, width.size)) for word in words))
+def _counted(keys: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """Threefry of 0, 1, 2, ... under each of the keys [2, ..., L], two words [..., shape, L]."""
+    *outer, lanes = keys.shape[1:]
+    whole = (*outer, *shape, lanes)
+    first, second = (jnp.broadcast_to(word.reshape((*outer, *(1 for _ in shape), lanes)), whole) for word in keys)
+    count = jnp.arange(int(np.prod(shape)), dtype=jnp.uint32).reshape((*(1 for _ in outer), *shape, 1))
+    return _threefry(first, second, jnp.zeros(whole, jnp.uint32), jnp.broadcast_to(count, whole))
 
 
 def _threefry_words(equation: Any, inputs: list[Any], width: _Width) -> list[Any]:
@@ -404,8 +406,8 @@ def _threefry_words(equation: Any, inputs: list[Any], width: _Width) -> list[Any
 
 
 def _unwrap(equation: Any, inputs: list[Any], width: _Width) -> list[Any] | None:
-    """The two words of a key."""
-    return [_Lanes(inputs[0].array)] if inputs[0].array.ndim == 2 else None
+    """The two words of each key."""
+    return [_Lanes(jnp.moveaxis(inputs[0].array, 0, -2))]
 
 
 def _stack(equation: Any, inputs: list[Any], width: _Width) -> list[Any]:
@@ -414,13 +416,13 @@ def _stack(equation: Any, inputs: list[Any], width: _Width) -> list[Any]:
 
 
 def _bits(equation: Any, inputs: list[Any], width: _Width) -> list[Any] | None:
-    """Random 32-bit words [shape, L], as ``jax.random.bits`` with partitionable Threefry."""
+    """Random 32-bit words [..., shape, L], as ``jax.random.bits`` with partitionable Threefry."""
     key, shape = inputs[0], equation.params["shape"]
-    if equation.params["bit_width"] != 32 or key.array.ndim != 2 or not jax.config.jax_threefry_partitionable:  # type: ignore[attr-defined]
+    if equation.params["bit_width"] != 32 or not jax.config.jax_threefry_partitionable:  # type: ignore[attr-defined]
         return None
 
     def drawn() -> jax.Array:
-        high, low = _counted(key.array, shape, width)
+        high, low = _counted(key.array, shape)
         return high ^ low
 
     return [_Lanes(width.stored(drawn))]
@@ -438,6 +440,14 @@ def _threefry(key_1: jax.Array, key_2: jax.Array, word_1: jax.Array, word_2: jax
     return x, y
 
 
+def _linear_program(equation: Any, inputs: list[Any], width: _Width) -> list[Any]:
+    """Lanes are where the solver wants them: the axis before them, of its own lanes, joins them."""
+    arrays = _arrays(inputs, width)
+    own = arrays[-1].shape[0]
+    results = equation.primitive.bind(*(array.reshape((*array.shape[:-2], own * width.size)) for array in arrays))
+    return [_Lanes(result.reshape((*result.shape[:-1], own, width.size))) for result in results]
+
+
 def _while(equation: Any, inputs: list[Any], width: _Width) -> list[Any]:
     """A loop; where its end differs between lanes it goes on until all are done, and who is done keeps what it has."""
     given = equation.params
@@ -453,7 +463,7 @@ def _while(equation: Any, inputs: list[Any], width: _Width) -> list[Any]:
         if grown == spread:
             break
         spread = grown
-    apart = _marked(cond, [*cond_consts, *_masked(carry, spread)])[0]
+    apart = _marked(cond, [*cond_consts, *_masked(carry, spread)])[0] or bool(cond.out_avals[0].shape)
     if apart:
         spread = [True] * len(carry)
     keys = [isinstance(value, _Lanes) and value.key for value in carry]
@@ -468,16 +478,20 @@ def _while(equation: Any, inputs: list[Any], width: _Width) -> list[Any]:
         return _evaluate(cond.jaxpr, cond.consts, [*cond_consts, *unpack(values)], width)[0]
 
     def go_on(values: Sequence[Any]) -> jax.Array:
-        return jnp.any(going(values).array) if apart else going(values)
+        return jnp.any(_spread(going(values), width).array) if apart else going(values)
 
     def step(values: Sequence[Any]) -> list[Any]:
         stepped = pack(_evaluate(body.jaxpr, body.consts, [*body_consts, *unpack(values)], width))
         if not apart:
             return stepped
-        active = going(values).array
-        return [
-            jnp.where(jnp.broadcast_to(active, new.shape), new, old) for new, old in zip(stepped, values, strict=True)
-        ]
+        active = _spread(going(values), width).array
+
+        def moved(new: jax.Array, old: jax.Array, key: bool) -> jax.Array:
+            own, outer = new.ndim - active.ndim - key, active.shape[:-1]
+            mask = active.reshape((*(1,) * key, *outer, *(1,) * own, width.size))
+            return jnp.where(jnp.broadcast_to(mask, new.shape), new, old)
+
+        return list(map(moved, stepped, values, keys))
 
     return unpack(lax.while_loop(go_on, step, pack(carry)))
 
@@ -536,6 +550,7 @@ _READINGS: dict[str, _Reading] = {
     "random_bits": _bits,
     "random_split": _split,
     "random_unwrap": _unwrap,
+    "linear_program": _linear_program,
     "stack": _stack,
     "threefry2x32": _threefry_words,
     **dict.fromkeys(_FOLDS, _fold),

@@ -16,7 +16,7 @@ from experiments import rollout
 from experiments.lanes import lanes_last
 from tests import worlds
 
-LANES, MODELS = 7, 5
+LANES, MODELS, CELLS = 7, 5, 3
 RUNS, HORIZON = 16, 120
 
 
@@ -82,6 +82,15 @@ def test_operations_are_those_of_vmap(name: str) -> None:
     assert_same(lanes(number >= 0, x.T, number), jax.jit(jax.vmap(operation, (0, None)))(x, number))
 
 
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operations_of_several_cells_are_those_of_vmap(name: str) -> None:
+    """Cells first, mapped by ``jax.vmap`` within the program that is read: [cells, ..., lanes]."""
+    x = jax.random.normal(jax.random.key(4), (LANES, CELLS, MODELS))
+    operation, number = jax.vmap(OPERATIONS[name], (0, None)), jnp.int32(3)
+    lanes = jax.jit(lanes_last(operation, (True, False)))
+    assert_same(lanes(number >= 0, jnp.moveaxis(x, 0, -1), number), jax.jit(jax.vmap(operation, (0, None)))(x, number))
+
+
 def draws(key: jax.Array, t: jax.Array) -> Any:
     """Words, numbers and keys from one key, each key used once."""
     round_key = jax.random.fold_in(key, t)
@@ -107,6 +116,27 @@ def test_random_bits_are_those_of_jax() -> None:
     keys = jax.random.split(jax.random.key(5), LANES)
     ours = jax.jit(lanes_last(draws, (True, False)))(jnp.array(True), keys, jnp.int32(12))
     assert_same(ours, jax.jit(jax.vmap(draws, (0, None)))(keys, jnp.int32(12)))
+
+
+@pytest.mark.usefixtures("keys_used_twice")
+def test_random_bits_of_several_cells_are_those_of_jax() -> None:
+    keys = jax.random.split(jax.random.key(8), (CELLS, LANES))
+    several = jax.vmap(draws, (0, None))
+    ours = jax.jit(lanes_last(several, (True, False)))(jnp.array(True), keys, jnp.int32(12))
+    assert_same(ours, jax.jit(jax.vmap(several, (1, None)))(keys, jnp.int32(12)))
+
+
+def test_keys_of_several_cells_can_be_carried_as_long_as_each_wants() -> None:
+    def carried(key: jax.Array, rounds: jax.Array) -> jax.Array:
+        return jax.lax.while_loop(
+            lambda c: c[0] < rounds, lambda c: (c[0] + 1, jax.random.fold_in(c[1], c[0])), (0, key)
+        )[1]
+
+    keys, rounds = jax.random.split(jax.random.key(9), (CELLS, LANES)), jnp.arange(CELLS)
+    several = jax.vmap(carried)
+    ours = jax.jit(lanes_last(several, (True, False)))(jnp.array(True), keys, rounds)
+    theirs = jax.vmap(several, (1, None), 1)(keys, rounds)
+    np.testing.assert_array_equal(jax.random.key_data(ours), jax.random.key_data(theirs))
 
 
 def test_keys_can_be_carried_and_come_back_as_keys() -> None:
