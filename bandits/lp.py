@@ -414,16 +414,17 @@ def _answer(program: _Program, limit: jax.Array, stored: Stored) -> _Answer:
     blank = _Answer(
         x=jnp.zeros_like(program.upper),
         price=jnp.zeros_like(program.bound),
-        status=jnp.zeros(lanes, jnp.int32),
-        residual=nothing,
-        gap=nothing,
+        status=jnp.full(lanes, Status.INACCURATE, jnp.int32),
+        residual=nothing + jnp.inf,
+        gap=nothing + jnp.inf,
         steps=jnp.zeros(lanes, jnp.int32),
     )
 
     def attempt(carry: tuple[_State, _Answer]) -> tuple[_State, _Answer]:
         state = _simplex(program, carry[0], limit, stored)
         x, price = _vertex(program, state, stored)
-        return _judged(program, state, limit, x, price, stored)
+        state, answer = _judged(program, state, limit, x, price, stored)
+        return state, _better(answer, carry[1])
 
     def unjudged(carry: tuple[_State, _Answer]) -> jax.Array:
         return jnp.any(carry[0].ending == _RUNNING)
@@ -501,12 +502,13 @@ def _point(program: _Program, state: _State, stored: Stored) -> _Point:
         resting = jnp.where(at_upper & ~state.basic[:n], _upper(program, state), 0)
         slack = jnp.where(state.basic[n:], 0, _choose(place, *ends))
         right = program.bound - _times(program.matrix, resting) - slack
-        return resting, right, jnp.abs(program.bound) + _times(jnp.abs(program.matrix), resting) + jnp.abs(slack)
+        return resting, slack, right, jnp.abs(program.bound) + _times(jnp.abs(program.matrix), resting) + jnp.abs(slack)
 
-    resting, right, size = stored(rests)
+    resting, slack, right, size = stored(rests)
     value = stored(lambda: _times(state.inverse, right))
     load = stored(lambda: size + _times(jnp.abs(state.basis), jnp.abs(value)))
     slop = stored(lambda: tolerance[None] * (_times(jnp.abs(state.inverse), load) + _SPECK))
+    value, slop = _refined(program, state, resting, slack, value, slop)
     return _Point(
         price=price,
         reduced=reduced,
@@ -522,6 +524,26 @@ def _point(program: _Program, state: _State, stored: Stored) -> _Point:
         load=load,
         slop=slop,
     )
+
+
+def _refined(program, state, resting, slack, value, slop):
+    def missing(value: jax.Array) -> jax.Array:
+        one = jnp.ones_like(slack)
+        return _remainder([(one, program.bound), (-one, slack)], [(program.matrix, resting), (state.basis, value)])
+
+    def refine():
+        first = value + _times(state.inverse, missing(value))
+        second = first + _times(state.inverse, missing(first))
+        last = _times(state.inverse, missing(second))
+        exact = second + last
+        bound = jnp.finfo(value.dtype).eps * (REFTOL * jnp.abs(exact) + _SPECK) + jnp.abs(last)
+        careful = (state.care > 0)[None]
+        return jnp.where(careful, exact, value), jnp.where(careful, bound, slop)
+
+    return jax.lax.cond(jnp.any(state.care > 0), refine, lambda: (value, slop))
+
+
+REFTOL = 4
 
 
 def _upper(program: _Program, state: _State) -> jax.Array:
@@ -753,10 +775,11 @@ def _corrected(inverse: jax.Array, basis: jax.Array, stored: Stored) -> jax.Arra
 def _vertex(program: _Program, state: _State, stored: Stored) -> tuple[jax.Array, jax.Array]:
     """The point [n, L], refined twice, and the row prices [m, L] of the final basis."""
     point = _point(program, state, stored)
+    rough = state.care == 0
     missing = stored(lambda: point.right - _times(state.basis, point.value))
     nearer = stored(lambda: point.value + _times(state.inverse, missing))
     still_missing = stored(lambda: point.right - _times(state.basis, nearer))
-    value = stored(lambda: nearer + _times(state.inverse, still_missing))
+    value = stored(lambda: jnp.where(rough[None], nearer + _times(state.inverse, still_missing), point.value))
     snapped = jnp.where(jnp.abs(value - point.lower) <= point.slop, point.lower, value)
     snapped = jnp.where(jnp.abs(snapped - point.upper) <= point.slop, point.upper, snapped)
 
@@ -812,6 +835,17 @@ def _judged(
     slight = mending & (residual <= forgiven)
     violation = jnp.maximum(jnp.maximum(excess, -excess - program.room), 0) + _rounding(x.dtype) * size
     return _following(state, ~optimal & ~impossible & ~over, slight, violation), answer
+
+
+def _better(new: _Answer, old: _Answer) -> _Answer:
+    """The answer with a verdict or, of two without, the one that is closer to feasible and optimal."""
+    verdict = (new.status == Status.OPTIMAL) | (new.status == Status.INFEASIBLE)
+    closer = jnp.maximum(new.residual, new.gap) <= jnp.maximum(old.residual, old.gap)
+    undecided = (old.status != Status.OPTIMAL) & (old.status != Status.INFEASIBLE)
+    chosen = undecided & (verdict | closer)
+    kept = jax.tree.map(lambda one, other: jnp.where(chosen if one.ndim == 1 else chosen[None], one, other), new, old)
+    status = jnp.where(undecided, new.status, kept.status)
+    return replace(kept, status=status, steps=jnp.maximum(new.steps, old.steps))
 
 
 def _following(state: _State, open_: jax.Array, slight: jax.Array, violation: jax.Array) -> _State:
@@ -970,6 +1004,29 @@ def _times(matrix: jax.Array, vector: jax.Array) -> jax.Array:
     """Matrix [a, b, L] times vector [b, L]."""
     pairs = zip(_slices(matrix, 1), _slices(vector, keep=True), strict=True)
     return reduce(jax.lax.add, [column * factor for column, factor in pairs])
+
+
+def _remainder(terms, products) -> jax.Array:
+    whole, rest = jnp.zeros_like(terms[0][1]), jnp.zeros_like(terms[0][1])
+    def add(whole, rest, term):
+        total = whole + term
+        virtual = total - whole
+        return total, rest + ((whole - (total - virtual)) + (term - virtual))
+    for sign, term in terms:
+        whole, rest = add(whole, rest, sign * term)
+    for matrix, vector in products:
+        for column, factor in zip(_slices(matrix, 1), _slices(vector, keep=True), strict=True):
+            (ch, cl), (fh, fl) = _halves(column), _halves(-factor)
+            for part in (ch * fh, ch * fl, cl * fh, cl * fl):
+                whole, rest = add(whole, rest, part)
+    return whole + rest
+
+
+def _halves(array: jax.Array) -> tuple[jax.Array, jax.Array]:
+    limits, integer = jnp.finfo(array.dtype), jnp.dtype(f"int{8 * array.dtype.itemsize}")
+    mask = jnp.array(-1 << (limits.nmant // 2 + 1), integer)
+    high = jax.lax.bitcast_convert_type(jax.lax.bitcast_convert_type(array, integer) & mask, array.dtype)
+    return high, array - high
 
 
 def _matmul(left: jax.Array, right: jax.Array) -> jax.Array:
