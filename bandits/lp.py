@@ -48,7 +48,7 @@ _SOLVING, _MENDING, _FORGIVING = 0, 1, 2
 # How it goes: a basis to be improved, one that is optimal, a row without a column to mend it.
 _RUNNING, _SETTLED, _STUCK = 0, 1, 2
 # What is taken for rounding, in units in the last place of the terms; with less where the verdict was none.
-_CARE = (16.0, 1.0, 0.0)
+_CARE = (16.0, 1.0)
 
 
 class Status(IntEnum):
@@ -598,7 +598,9 @@ def _exchange(program: _Program, state: _State, limit: jax.Array, patience: int,
         return jnp.where(pivoting.reshape((1,) * (new.ndim - 1) + (-1,)), new, old)
 
     ending = jnp.where(running & ~pivoting, jnp.where(wrong, _STUCK, _SETTLED), state.ending)
-    return replace(jax.tree.map(choose, moved, state), ending=ending.astype(jnp.int32))
+    after = jax.tree.map(choose, moved, state)
+    care = jnp.where(after.steps >= patience, jnp.maximum(after.care, 1), after.care)
+    return replace(after, ending=ending.astype(jnp.int32), care=care)
 
 
 def _by_row(program: _Program, state: _State, values: jax.Array) -> jax.Array:
