@@ -14,7 +14,9 @@ Only the basis and its small inverse are carried from step to step. Prices, redu
 from the data in each step and each carries a running bound on its own rounding error, which is what it is compared
 with; the inverse is corrected by one Newton-Schulz step after each exchange. So nothing accumulates, and no tolerance
 is absolute. How a solve ended is not believed: OPTIMAL and INFEASIBLE are verdicts on the final point and prices, from
-the data as they were given. A lane without a verdict goes on, and takes less for rounding.
+the data as they were given. A lane without a verdict goes on with more care: it refines the point with residuals
+in twice the digits, and takes less for rounding. So does one that has gone on for long, which rounding may be sending
+in circles. Of two points without a verdict the better one is the answer.
 
 Units are chosen by what a variable can do to a row, given the box and what the rows leave of it: an entry however small
 decides nothing beside a larger one of its row. They are powers of two, so that scaling is exact.
@@ -38,6 +40,7 @@ import jax.numpy as jnp
 from bandits.storage import Stored, storage, surely
 
 _GENEROUS = 16  # rounding errors of a sum, in units in the last place of its largest terms
+_REFINEMENTS = 3  # each gains the digits that a basis leaves of working precision
 _BISECTIONS = 5  # not a function of the size: padding must not change the choice
 _NOTHING = -(1 << 20)  # the binary exponent of 0
 
@@ -47,7 +50,7 @@ _BEYOND = 8.0  # no feasible point has a scaled variable this large
 _SOLVING, _MENDING, _FORGIVING = 0, 1, 2
 # How it goes: a basis to be improved, one that is optimal, a row without a column to mend it.
 _RUNNING, _SETTLED, _STUCK = 0, 1, 2
-# What is taken for rounding, in units in the last place of the terms; with less where the verdict was none.
+# What is taken for rounding, in units in the last place of the terms: at first, and by careful lanes.
 _CARE = (16.0, 1.0)
 
 
@@ -121,7 +124,7 @@ class _State:
     steps: jax.Array  # [L] int32
     ending: jax.Array  # [L] int32, how it goes
     phase: jax.Array  # [L] int32, what it is doing
-    care: jax.Array  # [L] int32, how little it takes for rounding
+    care: jax.Array  # [L] int32, 0 or 1: careful
     forgiven: jax.Array  # [m, L] by how much each row may be violated
 
 
@@ -143,7 +146,6 @@ class _Point:
     lower: jax.Array  # [m, L] of the basic variables
     upper: jax.Array  # [m, L] of the basic variables
     value: jax.Array  # [m, L] of the basic variables
-    load: jax.Array  # [m, L] size of each row's terms
     slop: jax.Array  # [m, L] rounding error that value may carry
 
 
@@ -424,7 +426,7 @@ def _answer(program: _Program, limit: jax.Array, stored: Stored) -> _Answer:
         state = _simplex(program, carry[0], limit, stored)
         x, price = _vertex(program, state, stored)
         state, answer = _judged(program, state, limit, x, price, stored)
-        return state, _better(answer, carry[1])
+        return state, _better(carry[0].ending == _RUNNING, answer, carry[1])
 
     def unjudged(carry: tuple[_State, _Answer]) -> jax.Array:
         return jnp.any(carry[0].ending == _RUNNING)
@@ -468,7 +470,10 @@ def _slack_basis(program: _Program) -> _State:
 
 
 def _point(program: _Program, state: _State, stored: Stored) -> _Point:
-    """The basic solution, from the data: only the inverse comes from earlier steps. Prices are refined once."""
+    """The basic solution, from the data: only the inverse comes from earlier steps. Prices are refined once.
+
+    So are values in careful lanes, see ``_refined``.
+    """
     n, tolerance = len(program.upper), _tolerance(state, program.bound.dtype)
     mending = state.phase == _MENDING
     cap = jnp.where(mending[None], program.weight, jnp.inf)
@@ -508,7 +513,7 @@ def _point(program: _Program, state: _State, stored: Stored) -> _Point:
     value = stored(lambda: _times(state.inverse, right))
     load = stored(lambda: size + _times(jnp.abs(state.basis), jnp.abs(value)))
     slop = stored(lambda: tolerance[None] * (_times(jnp.abs(state.inverse), load) + _SPECK))
-    value, slop = _refined(program, state, resting, slack, value, slop)
+    value, slop = _refined(program, state, (resting, slack), value, slop)
     return _Point(
         price=price,
         reduced=reduced,
@@ -521,29 +526,57 @@ def _point(program: _Program, state: _State, stored: Stored) -> _Point:
         lower=lower,
         upper=upper,
         value=value,
-        load=load,
         slop=slop,
     )
 
 
-def _refined(program, state, resting, slack, value, slop):
-    def missing(value: jax.Array) -> jax.Array:
-        one = jnp.ones_like(slack)
-        return _remainder([(one, program.bound), (-one, slack)], [(program.matrix, resting), (state.basis, value)])
+def _refined(
+    program: _Program, state: _State, fixed: tuple[jax.Array, jax.Array], value: jax.Array, slop: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The values of the basic variables [m, L] and their rounding errors, for careful lanes as good as the data allow.
 
-    def refine():
-        first = value + _times(state.inverse, missing(value))
-        second = first + _times(state.inverse, missing(first))
-        last = _times(state.inverse, missing(second))
-        exact = second + last
-        bound = jnp.finfo(value.dtype).eps * (REFTOL * jnp.abs(exact) + _SPECK) + jnp.abs(last)
-        careful = (state.care > 0)[None]
-        return jnp.where(careful, exact, value), jnp.where(careful, bound, slop)
+    An inverse in working precision loses as many digits as the basis is close to singular. Newton steps get them back
+    where what is missing is computed in twice the digits (iterative refinement; N. Higham, *Accuracy and Stability of
+    Numerical Algorithms*, 2002, chapter 12). What is left is the rounding of the values, and at most the last step.
+    ``fixed`` are the other variables: structural [n, L] and slacks [m, L].
+    """
+    careful = state.care > 0
 
-    return jax.lax.cond(jnp.any(state.care > 0), refine, lambda: (value, slop))
+    def newton(_: int, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        step = _times(state.inverse, _missing(program, state, *fixed, carry[0]))
+        return carry[0] + step, step
+
+    def refined() -> tuple[jax.Array, jax.Array]:
+        exact, last = jax.lax.fori_loop(0, _REFINEMENTS, newton, (value, jnp.zeros_like(value)))
+        error = jnp.finfo(value.dtype).eps * (4 * jnp.abs(exact) + _SPECK) + jnp.abs(last)
+        return jnp.where(careful[None], exact, value), jnp.where(careful[None], error, slop)
+
+    return jax.lax.cond(jnp.any(careful), refined, lambda: (value, slop))
 
 
-REFTOL = 4
+def _missing(program: _Program, state: _State, resting: jax.Array, slack: jax.Array, value: jax.Array) -> jax.Array:
+    """bound - slack - matrix resting - basis value [m, L], computed in twice the digits.
+
+    Products and sums keep their rounding errors (T. Ogita, S. Rump, S. Oishi, *Accurate sum and dot product*, SIAM J.
+    Sci. Comput. 2005). Each product is one of halves of the digits and so is exact, whether or not the compiler fuses
+    it into a sum.
+    """
+    matrix = _halves(jnp.concatenate([program.matrix, state.basis], axis=1))
+    vector = _halves(-jnp.concatenate([resting, value]))
+
+    def add(sums: tuple[jax.Array, jax.Array], term: jax.Array) -> tuple[jax.Array, jax.Array]:
+        total = sums[0] + term
+        part = total - sums[0]
+        return total, sums[1] + ((sums[0] - (total - part)) + (term - part))
+
+    def add_column(k: jax.Array, sums: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        columns = [jax.lax.dynamic_index_in_dim(half, k, 1, keepdims=False) for half in matrix]
+        factors = [jax.lax.dynamic_index_in_dim(half, k, 0) for half in vector]
+        return reduce(add, [column * factor for column in columns for factor in factors], sums)
+
+    start = add((program.bound, jnp.zeros_like(slack)), -slack)
+    total, error = jax.lax.fori_loop(0, matrix[0].shape[1], add_column, start)
+    return total + error
 
 
 def _upper(program: _Program, state: _State) -> jax.Array:
@@ -581,7 +614,7 @@ def _reduced(
 
 
 def _exchange(program: _Program, state: _State, limit: jax.Array, patience: int, stored: Stored) -> _State:
-    """One step: recompute the point, choose a row that leaves and a column that enters."""
+    """One step: recompute the point, choose a row that leaves and a column that enters; with care after many."""
     point = _point(program, state, stored)
     cautious = state.steps >= patience
     row, shortfall, rising = _leaving_row(state, point, cautious, stored)
@@ -777,11 +810,11 @@ def _corrected(inverse: jax.Array, basis: jax.Array, stored: Stored) -> jax.Arra
 def _vertex(program: _Program, state: _State, stored: Stored) -> tuple[jax.Array, jax.Array]:
     """The point [n, L], refined twice, and the row prices [m, L] of the final basis."""
     point = _point(program, state, stored)
-    rough = state.care == 0
     missing = stored(lambda: point.right - _times(state.basis, point.value))
     nearer = stored(lambda: point.value + _times(state.inverse, missing))
     still_missing = stored(lambda: point.right - _times(state.basis, nearer))
-    value = stored(lambda: jnp.where(rough[None], nearer + _times(state.inverse, still_missing), point.value))
+    careful = (state.care > 0)[None]
+    value = stored(lambda: jnp.where(careful, point.value, nearer + _times(state.inverse, still_missing)))
     snapped = jnp.where(jnp.abs(value - point.lower) <= point.slop, point.lower, value)
     snapped = jnp.where(jnp.abs(snapped - point.upper) <= point.slop, point.upper, snapped)
 
@@ -839,21 +872,20 @@ def _judged(
     return _following(state, ~optimal & ~impossible & ~over, slight, violation), answer
 
 
-def _better(new: _Answer, old: _Answer) -> _Answer:
-    """The answer with a verdict or, of two without, the one that is closer to feasible and optimal."""
-    verdict = (new.status == Status.OPTIMAL) | (new.status == Status.INFEASIBLE)
-    closer = jnp.maximum(new.residual, new.gap) <= jnp.maximum(old.residual, old.gap)
-    undecided = (old.status != Status.OPTIMAL) & (old.status != Status.INFEASIBLE)
-    chosen = undecided & (verdict | closer)
-    kept = jax.tree.map(lambda one, other: jnp.where(chosen if one.ndim == 1 else chosen[None], one, other), new, old)
-    status = jnp.where(undecided, new.status, kept.status)
-    return replace(kept, status=status, steps=jnp.maximum(new.steps, old.steps))
+def _better(tried: jax.Array, new: _Answer, old: _Answer) -> _Answer:
+    """The new answer where one was ``tried`` [L], unless it is undecided and the old one closer to a verdict."""
+    undecided = (new.status != Status.OPTIMAL) & (new.status != Status.INFEASIBLE)
+    closer = jnp.maximum(old.residual, old.gap) < jnp.maximum(new.residual, new.gap)
+    answer = jax.tree.map(lambda one, other: jnp.where(tried & ~(undecided & closer), one, other), new, old)
+    return replace(
+        answer, status=jnp.where(tried, new.status, old.status), steps=jnp.where(tried, new.steps, old.steps)
+    )
 
 
 def _following(state: _State, open_: jax.Array, slight: jax.Array, violation: jax.Array) -> _State:
     """What lanes without a verdict do next.
 
-    Stuck: look for the least violation. That is slight: forgive it. Else: take less for rounding.
+    Stuck: look for the least violation. That is slight: forgive it. Else: take more care.
     """
     stuck = (state.phase == _SOLVING) & (state.ending == _STUCK)
     phase = jnp.where(stuck, _MENDING, jnp.where(slight, _FORGIVING, _SOLVING))
@@ -954,6 +986,15 @@ def _power(exponent: jax.Array, dtype: jnp.dtype) -> jax.Array:
     return jax.lax.bitcast_convert_type(jax.lax.shift_left(bits, jnp.array(limits.nmant, integer)), dtype)
 
 
+def _halves(array: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The upper half of each number's digits, and what is left of it."""
+    integer = jnp.dtype(f"int{8 * array.dtype.itemsize}")
+    lower_digits = jnp.array((1 << (jnp.finfo(array.dtype).nmant // 2 + 1)) - 1, integer)
+    bits = jax.lax.bitcast_convert_type(array, integer)
+    upper = jax.lax.bitcast_convert_type(bits & ~lower_digits, array.dtype)
+    return upper, array - upper
+
+
 def _times_power(array: jax.Array, exponent: jax.Array) -> jax.Array:
     """``array`` 2^exponent, exact unless the result is out of range; in two steps, for the sake of large exponents."""
     most = jnp.finfo(array.dtype).maxexp - 2
@@ -1006,29 +1047,6 @@ def _times(matrix: jax.Array, vector: jax.Array) -> jax.Array:
     """Matrix [a, b, L] times vector [b, L]."""
     pairs = zip(_slices(matrix, 1), _slices(vector, keep=True), strict=True)
     return reduce(jax.lax.add, [column * factor for column, factor in pairs])
-
-
-def _remainder(terms, products) -> jax.Array:
-    whole, rest = jnp.zeros_like(terms[0][1]), jnp.zeros_like(terms[0][1])
-    def add(whole, rest, term):
-        total = whole + term
-        virtual = total - whole
-        return total, rest + ((whole - (total - virtual)) + (term - virtual))
-    for sign, term in terms:
-        whole, rest = add(whole, rest, sign * term)
-    for matrix, vector in products:
-        for column, factor in zip(_slices(matrix, 1), _slices(vector, keep=True), strict=True):
-            (ch, cl), (fh, fl) = _halves(column), _halves(-factor)
-            for part in (ch * fh, ch * fl, cl * fh, cl * fl):
-                whole, rest = add(whole, rest, part)
-    return whole + rest
-
-
-def _halves(array: jax.Array) -> tuple[jax.Array, jax.Array]:
-    limits, integer = jnp.finfo(array.dtype), jnp.dtype(f"int{8 * array.dtype.itemsize}")
-    mask = jnp.array(-1 << (limits.nmant // 2 + 1), integer)
-    high = jax.lax.bitcast_convert_type(jax.lax.bitcast_convert_type(array, integer) & mask, array.dtype)
-    return high, array - high
 
 
 def _matmul(left: jax.Array, right: jax.Array) -> jax.Array:
