@@ -851,7 +851,7 @@ def _judged(
     excess, size = stored(lambda: _activity(program, x))
     reduced = stored(lambda: _certain(program, program.objective, price))
     residual = stored(lambda: _residual(program, excess, size))
-    gap = stored(lambda: _gap(program, x, price, reduced, excess, size))
+    gap = stored(lambda: _gap(program, x, price, reduced, _unforgiven(program, state, price, excess), size))
     optimal = (residual <= forgiven) & (gap <= forgiven)
     mending = state.phase == _MENDING
     contradiction = stored(lambda: _contradicts(program, price))
@@ -908,8 +908,20 @@ def _certain(program: _Program, objective: jax.Array, price: jax.Array) -> jax.A
     return jnp.where(jnp.abs(reduced) <= _rounding(price.dtype) * noise, 0, reduced)
 
 
+def _unforgiven(program: _Program, state: _State, price: jax.Array, excess: jax.Array) -> jax.Array:
+    """How far each row [m, L] is from the end that its price is paid for; nowhere within what is forgiven beyond it.
+
+    Where no point meets all rows, the best of those that miss them by that little is what is looked for. Nearly
+    parallel rows have large prices, at which even that little would count as a gain that no point can have.
+    """
+    at_bound = excess - jnp.clip(excess, 0, state.forgiven)
+    below = excess + program.room
+    at_lower = below - jnp.clip(below, -state.forgiven, 0)
+    return jnp.abs(jnp.where(price > 0, at_bound, at_lower))
+
+
 def _gap(
-    program: _Program, x: jax.Array, price: jax.Array, reduced: jax.Array, excess: jax.Array, size: jax.Array
+    program: _Program, x: jax.Array, price: jax.Array, reduced: jax.Array, apart: jax.Array, size: jax.Array
 ) -> jax.Array:
     """What a point [n, L] may be away from the optimum [L], as a share of that and of the sizes of its value's terms.
 
@@ -917,7 +929,6 @@ def _gap(
     what was gained by rows that are violated. What rounding may have made counts as 0.
     """
     loss = _total(jnp.where(reduced > 0, reduced * jnp.maximum(_reach(program) - x, 0), -reduced * x))
-    apart = jnp.abs(jnp.where(price > 0, excess, excess + program.room))
     loss = loss + _total(jnp.abs(price) * jnp.where(apart > _rounding(x.dtype) * size, apart, 0))
     return loss / jnp.where(loss > 0, loss + _total(jnp.abs(program.objective) * x), 1)
 
