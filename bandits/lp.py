@@ -474,7 +474,7 @@ def _point(program: _Program, state: _State, stored: Stored) -> _Point:
 
     So are values in careful lanes, see ``_refined``.
     """
-    n, tolerance = len(program.upper), _tolerance(state, program.bound.dtype)
+    n = len(program.upper)
     mending = state.phase == _MENDING
     cap = jnp.where(mending[None], program.weight, jnp.inf)
     slopes = cap, jnp.zeros_like(cap), -cap
@@ -512,8 +512,7 @@ def _point(program: _Program, state: _State, stored: Stored) -> _Point:
     resting, slack, right, size = stored(rests)
     value = stored(lambda: _times(state.inverse, right))
     load = stored(lambda: size + _times(jnp.abs(state.basis), jnp.abs(value)))
-    slop = stored(lambda: tolerance[None] * (_times(jnp.abs(state.inverse), load) + _SPECK))
-    value, slop = _refined(program, state, (resting, slack), value, slop)
+    value, slop = _refined(program, state, (resting, slack), value, load)
     return _Point(
         price=price,
         reduced=reduced,
@@ -531,16 +530,19 @@ def _point(program: _Program, state: _State, stored: Stored) -> _Point:
 
 
 def _refined(
-    program: _Program, state: _State, fixed: tuple[jax.Array, jax.Array], value: jax.Array, slop: jax.Array
+    program: _Program, state: _State, fixed: tuple[jax.Array, jax.Array], value: jax.Array, load: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """The values of the basic variables [m, L] and their rounding errors, for careful lanes as good as the data allow.
 
     An inverse in working precision loses as many digits as the basis is close to singular. Newton steps get them back
     where what is missing is computed in twice the digits (iterative refinement; N. Higham, *Accuracy and Stability of
     Numerical Algorithms*, 2002, chapter 12). What is left is the rounding of the values, and at most the last step.
-    ``fixed`` are the other variables: structural [n, L] and slacks [m, L].
+    ``fixed`` are the other variables, structural [n, L] and slacks [m, L]; ``load`` [m, L] is the size of each row.
     """
-    careful = state.care > 0
+    careful = (state.care > 0)[None]
+
+    def plain() -> tuple[jax.Array, jax.Array]:
+        return value, _tolerance(state, value.dtype)[None] * (_times(jnp.abs(state.inverse), load) + _SPECK)
 
     def newton(_: int, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         step = _times(state.inverse, _missing(program, state, *fixed, carry[0]))
@@ -549,9 +551,9 @@ def _refined(
     def refined() -> tuple[jax.Array, jax.Array]:
         exact, last = jax.lax.fori_loop(0, _REFINEMENTS, newton, (value, jnp.zeros_like(value)))
         error = jnp.finfo(value.dtype).eps * (4 * jnp.abs(exact) + _SPECK) + jnp.abs(last)
-        return jnp.where(careful[None], exact, value), jnp.where(careful[None], error, slop)
+        return jnp.where(careful, exact, value), jnp.where(careful, error, plain()[1])
 
-    return jax.lax.cond(jnp.any(careful), refined, lambda: (value, slop))
+    return jax.lax.cond(jnp.any(careful), refined, plain)
 
 
 def _missing(program: _Program, state: _State, resting: jax.Array, slack: jax.Array, value: jax.Array) -> jax.Array:
