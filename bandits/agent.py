@@ -149,6 +149,12 @@ def decide(
     return shares, replace(state, routing=rule_state, forecast_total=kept), view
 
 
+def undecided(learner: Learner, state: LearnerState) -> jax.Array:
+    """[] bool, whether the last decision comes from a program that the solver left undecided."""
+    rule = learner.routing
+    return contract.array(rule, "undecided", rule.undecided(state.routing), "one flag", (), jnp.bool_)
+
+
 def learn(learner: Learner, state: LearnerState, view: View, feedback: Feedback) -> LearnerState:
     """The state after a round."""
     seen, one = statistics.update(state.statistics, feedback)

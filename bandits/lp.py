@@ -14,7 +14,9 @@ Only the basis and its small inverse are carried from step to step. Prices, redu
 from the data in each step and each carries a running bound on its own rounding error, which is what it is compared
 with; the inverse is corrected by one Newton-Schulz step after each exchange. So nothing accumulates, and no tolerance
 is absolute. How a solve ended is not believed: OPTIMAL and INFEASIBLE are verdicts on the final point and prices, from
-the data as they were given. A lane without a verdict goes on, and takes less for rounding.
+the data as they were given. A lane without a verdict goes on with more care: it refines the point with residuals
+in twice the digits, and takes less for rounding. So does one that has gone on for long, which rounding may be sending
+in circles. Of two points without a verdict the better one is the answer.
 
 Units are chosen by what a variable can do to a row, given the box and what the rows leave of it: an entry however small
 decides nothing beside a larger one of its row. They are powers of two, so that scaling is exact.
@@ -42,6 +44,7 @@ from jax.interpreters import ad, batching, mlir
 from bandits.storage import Stored, storage, surely
 
 _GENEROUS = 16  # rounding errors of a sum, in units in the last place of its largest terms
+_REFINEMENTS = 3  # each gains the digits that a basis leaves of working precision
 _BISECTIONS = 5  # not a function of the size: padding must not change the choice
 _NOTHING = -(1 << 20)  # the binary exponent of 0
 
@@ -51,8 +54,8 @@ _BEYOND = 8.0  # no feasible point has a scaled variable this large
 _SOLVING, _MENDING, _FORGIVING = 0, 1, 2
 # How it goes: a basis to be improved, one that is optimal, a row without a column to mend it.
 _RUNNING, _SETTLED, _STUCK = 0, 1, 2
-# What is taken for rounding, in units in the last place of the terms; with less where the verdict was none.
-_CARE = (16.0, 1.0, 0.0)
+# What is taken for rounding, in units in the last place of the terms: at first, and by careful lanes.
+_CARE = (16.0, 1.0)
 
 
 class Status(IntEnum):
@@ -125,7 +128,7 @@ class _State:
     steps: jax.Array  # [L] int32
     ending: jax.Array  # [L] int32, how it goes
     phase: jax.Array  # [L] int32, what it is doing
-    care: jax.Array  # [L] int32, how little it takes for rounding
+    care: jax.Array  # [L] int32, 0 or 1: careful
     forgiven: jax.Array  # [m, L] by how much each row may be violated
 
 
@@ -147,7 +150,6 @@ class _Point:
     lower: jax.Array  # [m, L] of the basic variables
     upper: jax.Array  # [m, L] of the basic variables
     value: jax.Array  # [m, L] of the basic variables
-    load: jax.Array  # [m, L] size of each row's terms
     slop: jax.Array  # [m, L] rounding error that value may carry
 
 
@@ -442,16 +444,17 @@ def _answer(program: _Program, limit: jax.Array, stored: Stored) -> _Answer:
     blank = _Answer(
         x=jnp.zeros_like(program.upper),
         price=jnp.zeros_like(program.bound),
-        status=jnp.zeros(lanes, jnp.int32),
-        residual=nothing,
-        gap=nothing,
+        status=jnp.full(lanes, Status.INACCURATE, jnp.int32),
+        residual=nothing + jnp.inf,
+        gap=nothing + jnp.inf,
         steps=jnp.zeros(lanes, jnp.int32),
     )
 
     def attempt(carry: tuple[_State, _Answer]) -> tuple[_State, _Answer]:
         state = _simplex(program, carry[0], limit, stored)
         x, price = _vertex(program, state, stored)
-        return _judged(program, state, limit, x, price, stored)
+        state, answer = _judged(program, state, limit, x, price, stored)
+        return state, _better(carry[0].ending == _RUNNING, answer, carry[1])
 
     def unjudged(carry: tuple[_State, _Answer]) -> jax.Array:
         return jnp.any(carry[0].ending == _RUNNING)
@@ -495,8 +498,11 @@ def _slack_basis(program: _Program) -> _State:
 
 
 def _point(program: _Program, state: _State, stored: Stored) -> _Point:
-    """The basic solution, from the data: only the inverse comes from earlier steps. Prices are refined once."""
-    n, tolerance = len(program.upper), _tolerance(state, program.bound.dtype)
+    """The basic solution, from the data: only the inverse comes from earlier steps. Prices are refined once.
+
+    So are values in careful lanes, see ``_refined``.
+    """
+    n = len(program.upper)
     mending = state.phase == _MENDING
     cap = jnp.where(mending[None], program.weight, jnp.inf)
     slopes = cap, jnp.zeros_like(cap), -cap
@@ -529,12 +535,12 @@ def _point(program: _Program, state: _State, stored: Stored) -> _Point:
         resting = jnp.where(at_upper & ~state.basic[:n], _upper(program, state), 0)
         slack = jnp.where(state.basic[n:], 0, _choose(place, *ends))
         right = program.bound - _times(program.matrix, resting) - slack
-        return resting, right, jnp.abs(program.bound) + _times(jnp.abs(program.matrix), resting) + jnp.abs(slack)
+        return resting, slack, right, jnp.abs(program.bound) + _times(jnp.abs(program.matrix), resting) + jnp.abs(slack)
 
-    resting, right, size = stored(rests)
+    resting, slack, right, size = stored(rests)
     value = stored(lambda: _times(state.inverse, right))
     load = stored(lambda: size + _times(jnp.abs(state.basis), jnp.abs(value)))
-    slop = stored(lambda: tolerance[None] * (_times(jnp.abs(state.inverse), load) + _SPECK))
+    value, slop = _refined(program, state, (resting, slack), value, load)
     return _Point(
         price=price,
         reduced=reduced,
@@ -547,9 +553,60 @@ def _point(program: _Program, state: _State, stored: Stored) -> _Point:
         lower=lower,
         upper=upper,
         value=value,
-        load=load,
         slop=slop,
     )
+
+
+def _refined(
+    program: _Program, state: _State, fixed: tuple[jax.Array, jax.Array], value: jax.Array, load: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The values of the basic variables [m, L] and their rounding errors, for careful lanes as good as the data allow.
+
+    An inverse in working precision loses as many digits as the basis is close to singular. Newton steps get them back
+    where what is missing is computed in twice the digits (iterative refinement; N. Higham, *Accuracy and Stability of
+    Numerical Algorithms*, 2002, chapter 12). What is left is the rounding of the values, and at most the last step.
+    ``fixed`` are the other variables, structural [n, L] and slacks [m, L]; ``load`` [m, L] is the size of each row.
+    """
+    careful = (state.care > 0)[None]
+
+    def plain() -> tuple[jax.Array, jax.Array]:
+        return value, _tolerance(state, value.dtype)[None] * (_times(jnp.abs(state.inverse), load) + _SPECK)
+
+    def newton(_: int, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        step = _times(state.inverse, _missing(program, state, *fixed, carry[0]))
+        return carry[0] + step, step
+
+    def refined() -> tuple[jax.Array, jax.Array]:
+        exact, last = jax.lax.fori_loop(0, _REFINEMENTS, newton, (value, jnp.zeros_like(value)))
+        error = jnp.finfo(value.dtype).eps * (4 * jnp.abs(exact) + _SPECK) + jnp.abs(last)
+        return jnp.where(careful, exact, value), jnp.where(careful, error, plain()[1])
+
+    return jax.lax.cond(jnp.any(careful), refined, plain)
+
+
+def _missing(program: _Program, state: _State, resting: jax.Array, slack: jax.Array, value: jax.Array) -> jax.Array:
+    """bound - slack - matrix resting - basis value [m, L], computed in twice the digits.
+
+    Products and sums keep their rounding errors (T. Ogita, S. Rump, S. Oishi, *Accurate sum and dot product*, SIAM J.
+    Sci. Comput. 2005). Each product is one of halves of the digits and so is exact, whether or not the compiler fuses
+    it into a sum.
+    """
+    matrix = _halves(jnp.concatenate([program.matrix, state.basis], axis=1))
+    vector = _halves(-jnp.concatenate([resting, value]))
+
+    def add(sums: tuple[jax.Array, jax.Array], term: jax.Array) -> tuple[jax.Array, jax.Array]:
+        total = sums[0] + term
+        part = total - sums[0]
+        return total, sums[1] + ((sums[0] - (total - part)) + (term - part))
+
+    def add_column(k: jax.Array, sums: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        columns = [jax.lax.dynamic_index_in_dim(half, k, 1, keepdims=False) for half in matrix]
+        factors = [jax.lax.dynamic_index_in_dim(half, k, 0) for half in vector]
+        return reduce(add, [column * factor for column in columns for factor in factors], sums)
+
+    start = add((program.bound, jnp.zeros_like(slack)), -slack)
+    total, error = jax.lax.fori_loop(0, matrix[0].shape[1], add_column, start)
+    return total + error
 
 
 def _upper(program: _Program, state: _State) -> jax.Array:
@@ -587,7 +644,7 @@ def _reduced(
 
 
 def _exchange(program: _Program, state: _State, limit: jax.Array, patience: int, stored: Stored) -> _State:
-    """One step: recompute the point, choose a row that leaves and a column that enters."""
+    """One step: recompute the point, choose a row that leaves and a column that enters; with care after many."""
     point = _point(program, state, stored)
     cautious = state.steps >= patience
     row, shortfall, rising = _leaving_row(state, point, cautious, stored)
@@ -604,7 +661,9 @@ def _exchange(program: _Program, state: _State, limit: jax.Array, patience: int,
         return jnp.where(pivoting.reshape((1,) * (new.ndim - 1) + (-1,)), new, old)
 
     ending = jnp.where(running & ~pivoting, jnp.where(wrong, _STUCK, _SETTLED), state.ending)
-    return replace(jax.tree.map(choose, moved, state), ending=ending.astype(jnp.int32))
+    after = jax.tree.map(choose, moved, state)
+    care = jnp.where(after.steps >= patience, jnp.maximum(after.care, 1), after.care)
+    return replace(after, ending=ending.astype(jnp.int32), care=care)
 
 
 def _by_row(program: _Program, state: _State, values: jax.Array) -> jax.Array:
@@ -784,7 +843,8 @@ def _vertex(program: _Program, state: _State, stored: Stored) -> tuple[jax.Array
     missing = stored(lambda: point.right - _times(state.basis, point.value))
     nearer = stored(lambda: point.value + _times(state.inverse, missing))
     still_missing = stored(lambda: point.right - _times(state.basis, nearer))
-    value = stored(lambda: nearer + _times(state.inverse, still_missing))
+    careful = (state.care > 0)[None]
+    value = stored(lambda: jnp.where(careful, point.value, nearer + _times(state.inverse, still_missing)))
     snapped = jnp.where(jnp.abs(value - point.lower) <= point.slop, point.lower, value)
     snapped = jnp.where(jnp.abs(snapped - point.upper) <= point.slop, point.upper, snapped)
 
@@ -821,7 +881,7 @@ def _judged(
     excess, size = stored(lambda: _activity(program, x))
     reduced = stored(lambda: _certain(program, program.objective, price))
     residual = stored(lambda: _residual(program, excess, size))
-    gap = stored(lambda: _gap(program, x, price, reduced, excess, size))
+    gap = stored(lambda: _gap(program, x, price, reduced, _unforgiven(program, state, price, excess), size))
     optimal = (residual <= forgiven) & (gap <= forgiven)
     mending = state.phase == _MENDING
     contradiction = stored(lambda: _contradicts(program, price))
@@ -842,10 +902,20 @@ def _judged(
     return _following(state, ~optimal & ~impossible & ~over, slight, violation), answer
 
 
+def _better(tried: jax.Array, new: _Answer, old: _Answer) -> _Answer:
+    """The new answer where one was ``tried`` [L], unless it is undecided and the old one closer to a verdict."""
+    undecided = (new.status != Status.OPTIMAL) & (new.status != Status.INFEASIBLE)
+    closer = jnp.maximum(old.residual, old.gap) < jnp.maximum(new.residual, new.gap)
+    answer = jax.tree.map(lambda one, other: jnp.where(tried & ~(undecided & closer), one, other), new, old)
+    return replace(
+        answer, status=jnp.where(tried, new.status, old.status), steps=jnp.where(tried, new.steps, old.steps)
+    )
+
+
 def _following(state: _State, open_: jax.Array, slight: jax.Array, violation: jax.Array) -> _State:
     """What lanes without a verdict do next.
 
-    Stuck: look for the least violation. That is slight: forgive it. Else: take less for rounding.
+    Stuck: look for the least violation. That is slight: forgive it. Else: take more care.
     """
     stuck = (state.phase == _SOLVING) & (state.ending == _STUCK)
     phase = jnp.where(stuck, _MENDING, jnp.where(slight, _FORGIVING, _SOLVING))
@@ -868,8 +938,20 @@ def _certain(program: _Program, objective: jax.Array, price: jax.Array) -> jax.A
     return jnp.where(jnp.abs(reduced) <= _rounding(price.dtype) * noise, 0, reduced)
 
 
+def _unforgiven(program: _Program, state: _State, price: jax.Array, excess: jax.Array) -> jax.Array:
+    """How far each row [m, L] is from the end that its price is paid for; nowhere within what is forgiven beyond it.
+
+    Where no point meets all rows, the best of those that miss them by that little is what is looked for. Nearly
+    parallel rows have large prices, at which even that little would count as a gain that no point can have.
+    """
+    at_bound = excess - jnp.clip(excess, 0, state.forgiven)
+    below = excess + program.room
+    at_lower = below - jnp.clip(below, -state.forgiven, 0)
+    return jnp.abs(jnp.where(price > 0, at_bound, at_lower))
+
+
 def _gap(
-    program: _Program, x: jax.Array, price: jax.Array, reduced: jax.Array, excess: jax.Array, size: jax.Array
+    program: _Program, x: jax.Array, price: jax.Array, reduced: jax.Array, apart: jax.Array, size: jax.Array
 ) -> jax.Array:
     """What a point [n, L] may be away from the optimum [L], as a share of that and of the sizes of its value's terms.
 
@@ -877,7 +959,6 @@ def _gap(
     what was gained by rows that are violated. What rounding may have made counts as 0.
     """
     loss = _total(jnp.where(reduced > 0, reduced * jnp.maximum(_reach(program) - x, 0), -reduced * x))
-    apart = jnp.abs(jnp.where(price > 0, excess, excess + program.room))
     loss = loss + _total(jnp.abs(price) * jnp.where(apart > _rounding(x.dtype) * size, apart, 0))
     return loss / jnp.where(loss > 0, loss + _total(jnp.abs(program.objective) * x), 1)
 
@@ -944,6 +1025,15 @@ def _power(exponent: jax.Array, dtype: jnp.dtype) -> jax.Array:
     limits, integer = jnp.finfo(dtype), jnp.dtype(f"int{8 * jnp.dtype(dtype).itemsize}")
     bits = (exponent + (limits.maxexp - 1)).astype(integer)
     return jax.lax.bitcast_convert_type(jax.lax.shift_left(bits, jnp.array(limits.nmant, integer)), dtype)
+
+
+def _halves(array: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The upper half of each number's digits, and what is left of it."""
+    integer = jnp.dtype(f"int{8 * array.dtype.itemsize}")
+    lower_digits = jnp.array((1 << (jnp.finfo(array.dtype).nmant // 2 + 1)) - 1, integer)
+    bits = jax.lax.bitcast_convert_type(array, integer)
+    upper = jax.lax.bitcast_convert_type(bits & ~lower_digits, array.dtype)
+    return upper, array - upper
 
 
 def _times_power(array: jax.Array, exponent: jax.Array) -> jax.Array:

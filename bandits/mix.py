@@ -1,11 +1,31 @@
 """The best mix of models for one task, as a linear program: what most rules solve."""
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 
 from bandits import lp
+from envs.types import Problem
 
 _NEGLIGIBLE = 1e-3  # relative violation of a row, and relative gap
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Mix:
+    """What a rule takes from its linear program, and can hold until the next one."""
+
+    shares: jax.Array  # [M]
+    prices: jax.Array  # [P + C] shadow prices of budgets and targets; 0 where there are none
+    undecided: jax.Array  # [] bool, whether the solver could not tell how good the shares are
+
+
+def nothing(problem: Problem) -> Mix:
+    """The mix before the first program."""
+    none = jnp.zeros_like(problem.throughput)
+    rows = problem.budget.shape[0] + problem.target.shape[0]
+    return Mix(shares=none, prices=jnp.zeros(rows, none.dtype), undecided=jnp.zeros((), bool))
 
 
 def soft_mix(
@@ -71,11 +91,26 @@ def elastic_mix(
     wanted: jax.Array,
     caps: jax.Array,
     penalty: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """(shares [M], shadow prices [P + C]) of ``soft_mix`` with what is ``wanted`` cut to what can be reached.
-
-    The shares are NaN where the solver failed: the round is declined and counted as invalid, for this run alone.
-    """
+) -> Mix:
+    """The mix of ``soft_mix`` with what is ``wanted`` cut to what can be reached."""
     solution = soft_mix(reward, consumption, service, spending, reachable(wanted, service, caps), caps, penalty)
-    rows = spending.shape[0] + wanted.shape[0]
-    return jnp.where(usable(solution), solution.x[: caps.shape[0]], jnp.nan), prices(solution)[:rows]
+    return chosen(solution, consumption, spending)
+
+
+def chosen(solution: lp.Solution, consumption: jax.Array, spending: jax.Array) -> Mix:
+    """The mix of a solution of ``soft_mix``.
+
+    Where the solver could not decide, it is the point that it got to, cut to what the budgets allow: feasible, as the
+    targets are soft, if perhaps not the best. To decline instead would teach nothing, so that the same program came
+    back in the next round. Such a round is counted as ``invalid``.
+    """
+    shares = solution.x[: consumption.shape[0]]
+    used = jnp.append(jnp.sum(consumption * shares[:, None], axis=0), jnp.sum(shares))
+    most = jnp.append(spending, jnp.ones((), shares.dtype))
+    fitting = jnp.min(jnp.where(used > most, most / jnp.where(used > most, used, 1.0), 1.0))
+    undecided = ~usable(solution)
+    return Mix(
+        shares=jnp.where(undecided, fitting * shares, shares),
+        prices=prices(solution)[:-1],
+        undecided=undecided,
+    )

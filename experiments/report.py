@@ -422,7 +422,10 @@ def _warnings(cells: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield f"{_plural(failed, 'run')} failed and left the averages."
     invalid = sum(1 for cell in cells if (cell.get("invalid") or {}).get("mean"))
     if invalid:
-        yield f"In {_plural(invalid, 'cell')} some decisions were not finite and were declined."
+        yield (
+            f"In {_plural(invalid, 'cell')} some decisions were not finite and were declined, or came from linear "
+            "programs that the solver left undecided."
+        )
     clipped = sum(1 for cell in cells if (cell.get("clipped") or {}).get("mean"))
     if clipped:
         yield (

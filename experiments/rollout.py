@@ -39,8 +39,8 @@ class RunState:
     forecast_total: jax.Array  # [] the learner's latest prediction of the total
     invalid: (
         jax.Array
-    )  # [] int32, rounds whose decision was not finite and so was declined, and stages whose deployment
-    # was larger than it may be and so was cut
+    )  # [] int32, rounds whose decision was not finite and so was declined, or comes from a program that was
+    # left undecided, and stages whose deployment was larger than it may be and so was cut
 
 
 @jax.tree_util.register_dataclass
@@ -190,7 +190,7 @@ def _round(
         world=world_state,
         learner=agent.learn(learner, learner_state, view, feedback),
         forecast_total=view.total_demand,
-        invalid=state.invalid + (~usable).astype(jnp.int32),
+        invalid=state.invalid + (~usable | agent.undecided(learner, learner_state)).astype(jnp.int32),
     )
 
 

@@ -57,13 +57,14 @@ class CellResult:
     ``metrics`` names the last axis of ``curves``: reward, reward_expected, benchmark, regret (expected),
     regret_realised, violation (largest over metrics), violation_worst, overspend (largest share of a budget spent
     beyond it, counted in whole quanta: 0.0 means exactly none), declined (all tasks not served), refused (those of
-    them that a hard budget refused), invalid (rounds whose decision was not finite), clipped (rounds whose shares were
-    negative, above the caps or more than 1 in sum, and so were cut), served, demand, forecast_total, forecast_error
-    (|forecast total - realised total| / realised total), pace (largest over resources of spent / (budget per task x
-    demand so far)), spent_<resource>, violation_<metric>, service_<metric> (tasks that met the target),
-    dual_<resource or metric>. Money is in USD. Where the inventory is fixed, also benchmark_serving_all (no task may be
-    declined; NaN where the budget does not allow that) and benchmark_unconstrained (the best models by quality). All
-    sums are cumulative up to the checkpoint's round.
+    them that a hard budget refused), invalid (rounds whose decision was not finite or comes from a linear program
+    that was left undecided), clipped (rounds whose shares were negative, above the caps or more than 1 in sum, and
+    so were cut), served, demand, forecast_total, forecast_error (|forecast total - realised total| / realised
+    total), pace (largest over resources of spent / (budget per task x demand so far)), spent_<resource>,
+    violation_<metric>, service_<metric> (tasks that met the target), dual_<resource or metric>. Money is in USD.
+    Where the inventory is fixed, also benchmark_serving_all (no task may be declined; NaN where the budget does not
+    allow that) and benchmark_unconstrained (the best models by quality). All sums are cumulative up to the
+    checkpoint's round.
 
     Where what is live can change, also regret_waiting, regret_deployment and regret_routing (see
     ``experiments.deployment_books``; they sum to regret), benchmark_fluid (the best plan for the whole run, blind to

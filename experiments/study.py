@@ -459,7 +459,10 @@ class _Runner:
         self.progress.cell_done()
         invalid = result.final("invalid")
         if invalid.any():
-            text = f"{name}: decisions that were not finite, declined, in {int((invalid > 0).sum())} of its runs"
+            runs = int((invalid > 0).sum())
+            text = (
+                f"{name}: decisions not finite and declined, or from undecided linear programs, in {runs} of its runs"
+            )
             self.log.write("warning", text=text, cells=[cell.id])
             self.progress.note(text)
         if result.final("clipped").any():

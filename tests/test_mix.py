@@ -121,14 +121,25 @@ def test_usable_is_what_was_measured_and_not_a_flag() -> None:
     np.testing.assert_array_equal(mix.prices(solution(gap=0.5)), 0.0)
 
 
-def test_without_an_answer_a_decision_is_not_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then the round is declined and counted as invalid (``test_staged``, ``test_routing``)."""
-    one = jnp.array([0.5]), jnp.array([[0.1]]), jnp.array([[0.9]]), jnp.array([0.2]), jnp.array([0.3]), jnp.ones(1)
-    assert np.isfinite(jax.jit(mix.elastic_mix)(*one, jnp.asarray(5.0))[0]).all()
-    monkeypatch.setattr(lp, "maximize", lambda *_, **__: solution(status=lp.Status.INACCURATE, gap=0.5))
-    shares, prices = mix.elastic_mix(*one, jnp.asarray(5.0))
-    assert np.isnan(shares).all()
-    np.testing.assert_array_equal(prices, 0.0)
+ONE = jnp.array([0.5]), jnp.array([[0.1]]), jnp.array([[0.9]]), jnp.array([0.2]), jnp.array([0.3]), jnp.ones(1)
+
+
+def test_an_undecided_program_is_served_as_far_as_budgets_allow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Declining would teach nothing, and the same program would come back; its round is counted all the same."""
+    best = jax.jit(mix.elastic_mix)(*ONE, jnp.asarray(5.0))
+    assert best.shares == 1 and not best.undecided
+    for spending, wanted in ((0.2, 0.5), (0.025, 0.25), (0.0, 0.0)):  # a model that costs 0.1 at a share of 0.5
+        monkeypatch.setattr(lp, "maximize", lambda *_, **__: solution(status=lp.Status.INACCURATE, gap=0.5))
+        some = mix.elastic_mix(*ONE[:3], jnp.array([spending]), *ONE[4:], jnp.asarray(5.0))
+        assert some.undecided
+        np.testing.assert_allclose(some.shares, [wanted], rtol=1e-6)
+        np.testing.assert_array_equal(some.prices, 0.0)
+
+
+def test_an_undecided_point_has_no_more_shares_than_tasks() -> None:
+    wide = replace(solution(status=lp.Status.STEP_LIMIT, residual=0.5), x=jnp.array([1.0, 0.6, 0.9, 0.0]))
+    some = mix.chosen(wide, jnp.zeros((3, 1)), jnp.ones(1))
+    np.testing.assert_allclose(some.shares, np.array([1.0, 0.6, 0.9]) / 2.5, rtol=1e-6)
 
 
 def test_without_an_answer_the_worth_of_a_deployment_is_not_a_number(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bandits import confidence
+from bandits import confidence, lp
 from bandits.confidence import Bounds
 from bandits.forecast import Forecast
 from bandits.routing import ROUTING, View, fill
@@ -165,6 +165,25 @@ def test_demand_is_forecast_where_it_is_not_seen(recordings: list[Recording]) ->
         next_demand = mean if hidden else now.demand
         np.testing.assert_allclose(recording.views.demand, next_demand, rtol=1e-5)
         np.testing.assert_allclose(recording.views.remaining_demand, next_demand + mean * (ROUNDS - t - 1), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["ad_ucb", "lp_oracle", "lp_resolving", "stageroute", "sw_ucb"])
+def test_rules_with_a_program_say_whether_it_was_decided(
+    name: str, recordings: list[Recording], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An undecided one is served all the same, as far as the budget and the number of tasks allow."""
+    views = replace(recordings[0].shown(), resolve=np.ones(ROUNDS, bool))
+    view = jax.tree.map(lambda leaf: jnp.asarray(leaf[-1]), views)
+    for status, gap in ((lp.Status.OPTIMAL, 0.0), (lp.Status.INACCURATE, 0.5), (lp.Status.STEP_LIMIT, 0.5)):
+        numbers = {"value": 1.0, "residual": 0.0, "gap": gap, "status": status, "steps": 1}
+        point = {"x": jnp.full(PADDED + 2, 0.25), "dual": jnp.ones(5)}
+        found = lp.Solution(**point, **{key: jnp.asarray(number) for key, number in numbers.items()})
+        monkeypatch.setattr(lp, "maximize", lambda *_, found=found, **__: found)
+        rule = ROUTING[name]()
+        shares, state = rule.decide(rule.init(view.problem, view.truth), view)
+        assert bool(rule.undecided(state)) == (status != lp.Status.OPTIMAL)
+        assert np.isfinite(shares).all()
+        assert status == lp.Status.OPTIMAL or shares.sum() <= 1 + 1e-6
 
 
 def test_uniform_is_its_twin(recordings: list[Recording]) -> None:

@@ -190,3 +190,17 @@ def test_a_decision_that_is_no_number_is_declined_and_counted(call: CommandLine)
         assert row["invalid"] == (20 if broken else 0)
         assert (row["served"] == 0) == broken
         assert row["overspend"] == 0
+
+
+def test_a_decision_from_an_undecided_program_is_served_and_counted(call: CommandLine) -> None:
+    unsure = (
+        RULE
+        + """
+    def undecided(self, state):
+        return jnp.ones((), bool)
+"""
+    )
+    call.done(own(call, unsure), "policies=[uniform,mine]", "out=out")
+    for row in studies.rows(call.folder / "out"):
+        assert row["invalid"] == (20 if row["policy"] == "mine" else 0)
+        assert row["served"] > 0

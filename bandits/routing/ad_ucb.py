@@ -3,8 +3,6 @@
 Source: Agrawal, Devanur, *Bandits with Concave Rewards and Convex Knapsacks* (EC 2014; Operations Research 2019).
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -12,7 +10,7 @@ from bandits import mix
 from bandits.parameters import choice, number
 from bandits.routing.base import RoutingRule, View, routing_rule
 from bandits.targets import round_targets
-from envs.types import Problem
+from envs.types import Problem, Truth
 
 
 @routing_rule("ad_ucb")
@@ -35,13 +33,17 @@ class AdUCB(RoutingRule):
     penalty: float | jax.Array = number(5.0, low=0.0)  # reward given up per unit of missed target
     targets: str = choice("static_epsilon", ("static_epsilon", "static", "resolving"))
 
-    def decide(self, state: Any, view: View) -> tuple[jax.Array, Any]:
+    def init(self, problem: Problem, truth: Truth | None) -> mix.Mix:
+        """The last mix."""
+        return mix.nothing(problem)
+
+    def decide(self, state: mix.Mix, view: View) -> tuple[jax.Array, mix.Mix]:
         """The mix [M] of this round's LP."""
         view = view.blind
         spending, wanted = round_targets(view, "resolving" if self.targets == "resolving" else "static")
         if self.targets == "static_epsilon":
             spending = (1.0 - self._epsilon(view.problem)) * spending
-        shares, _ = mix.elastic_mix(
+        best = mix.elastic_mix(
             view.reward_upper,
             view.consumption_lower,
             view.service_upper,
@@ -50,7 +52,11 @@ class AdUCB(RoutingRule):
             view.affordable_caps,
             jnp.asarray(self.penalty, wanted.dtype),
         )
-        return shares, state
+        return best.shares, best
+
+    def undecided(self, state: mix.Mix) -> jax.Array:
+        """[] bool, whether the last LP was left undecided."""
+        return state.undecided
 
     def _epsilon(self, problem: Problem) -> jax.Array:
         """[] ε, at most 1."""

@@ -99,6 +99,13 @@ class RoutingRule:
         """[P + C] current dual variables (prices of the constraints), zero for rules that have none."""
         return jnp.zeros(problem.budget.shape[0] + problem.target.shape[0], problem.throughput.dtype)
 
+    def undecided(self, state: Any) -> jax.Array:
+        """[] bool, whether the last decision comes from a program that the solver left undecided.
+
+        Such a round is served, and counted as ``invalid``.
+        """
+        return jnp.zeros((), bool)
+
 
 ROUTING: Registry = Registry(
     "routing rule",

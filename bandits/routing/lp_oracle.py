@@ -1,7 +1,5 @@
 """The static LP oracle: the best mix for known means and known total demand, played every round."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -26,19 +24,23 @@ class LPOracle(RoutingRule):
 
     penalty: float | jax.Array = number(5.0, low=0.0)  # reward given up per unit of a target that cannot be met
 
-    def init(self, problem: Problem, truth: Truth | None) -> jax.Array:
-        """[M] the mix, before it is known what is live."""
-        return jnp.zeros_like(problem.throughput)
+    def init(self, problem: Problem, truth: Truth | None) -> mix.Mix:
+        """The mix, before it is known what is live."""
+        return mix.nothing(problem)
 
-    def decide(self, state: jax.Array, view: View) -> tuple[jax.Array, Any]:
+    def decide(self, state: mix.Mix, view: View) -> tuple[jax.Array, mix.Mix]:
         """The optimal mix."""
-        shares = jax.lax.cond(view.resolve, lambda: self._mix(view), lambda: state)
-        return jnp.minimum(shares, view.caps), shares
+        best = jax.lax.cond(view.resolve, lambda: self._mix(view), lambda: state)
+        return jnp.minimum(best.shares, view.caps), best
 
-    def _mix(self, view: View) -> jax.Array:
+    def undecided(self, state: mix.Mix) -> jax.Array:
+        """[] bool, whether the last LP was left undecided."""
+        return state.undecided
+
+    def _mix(self, view: View) -> mix.Mix:
         truth = view.truth
         assert truth is not None
         spending = jnp.clip(view.problem.budget / jnp.maximum(truth.total_demand, 1.0), 0.0, 1.0)
         penalty = jnp.asarray(self.penalty, view.caps.dtype)
         means = truth.reward, truth.consumption, truth.service
-        return mix.elastic_mix(*means, spending, view.problem.target, view.caps, penalty)[0]
+        return mix.elastic_mix(*means, spending, view.problem.target, view.caps, penalty)

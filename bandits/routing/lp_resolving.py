@@ -30,16 +30,16 @@ class LPResolving(RoutingRule):
     targets: str = choice("resolving", ("resolving", "static"))
     covering: str = choice("optimistic", ("optimistic", "pessimistic"))
 
-    def init(self, problem: Problem, truth: Truth | None) -> jax.Array:
-        """[P + C] shadow prices of the last LP."""
-        return jnp.zeros(problem.budget.shape[0] + problem.target.shape[0], problem.throughput.dtype)
+    def init(self, problem: Problem, truth: Truth | None) -> mix.Mix:
+        """The last mix."""
+        return mix.nothing(problem)
 
-    def decide(self, state: jax.Array, view: View) -> tuple[jax.Array, jax.Array]:
-        """The mix [M] of this round's LP, and its shadow prices."""
+    def decide(self, state: mix.Mix, view: View) -> tuple[jax.Array, mix.Mix]:
+        """The mix [M] of this round's LP."""
         caps = view.affordable_caps
         spending, wanted = round_targets(view, self.targets)
         service = view.service_upper if self.covering == "optimistic" else view.service_lower
-        shares, prices = mix.elastic_mix(
+        best = mix.elastic_mix(
             view.reward_upper,
             view.consumption_lower,
             service,
@@ -48,8 +48,12 @@ class LPResolving(RoutingRule):
             caps,
             jnp.asarray(self.penalty, wanted.dtype),
         )
-        return try_each_once(view, shares, caps), prices
+        return try_each_once(view, best.shares, caps), best
 
-    def duals(self, state: jax.Array, problem: Problem) -> jax.Array:
+    def duals(self, state: mix.Mix, problem: Problem) -> jax.Array:
         """[P + C] shadow prices of the last LP."""
-        return state
+        return state.prices
+
+    def undecided(self, state: mix.Mix) -> jax.Array:
+        """[] bool, whether the last LP was left undecided."""
+        return state.undecided

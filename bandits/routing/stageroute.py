@@ -4,7 +4,7 @@ Source: RouteOPT, eq. 7 of Li, Li, *Near-Optimal Online Deployment and Routing f
 ICLR 2026).
 """
 
-from typing import Any
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -35,22 +35,24 @@ class StageRoute(RoutingRule):
         1, low=1, whole=True
     )  # rounds between two solves, on the clock that all runs share
 
-    def init(self, problem: Problem, truth: Truth | None) -> tuple[jax.Array, jax.Array]:
-        """(mix [M], shadow prices [P + C]) of the last LP."""
-        dtype = problem.throughput.dtype
-        num_rows = problem.budget.shape[0] + problem.target.shape[0]
-        return jnp.zeros_like(problem.throughput), jnp.zeros(num_rows, dtype)
+    def init(self, problem: Problem, truth: Truth | None) -> mix.Mix:
+        """The last mix."""
+        return mix.nothing(problem)
 
-    def decide(self, state: tuple[jax.Array, jax.Array], view: View) -> tuple[jax.Array, Any]:
+    def decide(self, state: mix.Mix, view: View) -> tuple[jax.Array, mix.Mix]:
         """The mix, solved anew where the clock says so."""
-        shares, prices = jax.lax.cond(view.resolve, lambda: self._solve(view), lambda: state)
-        return jnp.minimum(shares, view.affordable_caps), (shares, prices)
+        best = jax.lax.cond(view.resolve, lambda: self._solve(view), lambda: state)
+        return jnp.minimum(best.shares, view.affordable_caps), best
 
-    def duals(self, state: tuple[jax.Array, jax.Array], problem: Problem) -> jax.Array:
+    def duals(self, state: mix.Mix, problem: Problem) -> jax.Array:
         """[P + C] shadow prices of the last LP."""
-        return state[1]
+        return state.prices
 
-    def _solve(self, view: View) -> tuple[jax.Array, jax.Array]:
+    def undecided(self, state: mix.Mix) -> jax.Array:
+        """[] bool, whether the last LP was left undecided."""
+        return state.undecided
+
+    def _solve(self, view: View) -> mix.Mix:
         caps, budget = view.affordable_caps, view.budget_per_task
         solution = mix.soft_mix(
             view.reward_upper,
@@ -65,7 +67,6 @@ class StageRoute(RoutingRule):
         share_of_budget = view.consumption_lower / jnp.maximum(budget, jnp.finfo(caps.dtype).tiny)[None]
         cost = jnp.max(share_of_budget, axis=1, initial=0.0)
         cheapest = fill(1.0 / (1.0 + cost), caps)
-        # NaN says that the decision is unusable: the round is declined and counted, for this run alone.
-        shares = jnp.where(mix.usable(solution), solution.x[: caps.shape[0]], jnp.nan)
-        infeasible = solution.status == lp.Status.INFEASIBLE
-        return jnp.where(infeasible, cheapest, shares), mix.prices(solution)[:-1]
+        best, infeasible = mix.chosen(solution, view.consumption_lower, budget), solution.status == lp.Status.INFEASIBLE
+        shares = jnp.where(infeasible, cheapest, best.shares)
+        return replace(best, shares=shares, undecided=best.undecided & ~infeasible)

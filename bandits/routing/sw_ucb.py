@@ -4,7 +4,7 @@ Source: Liu, Jiang, Li, *Non-stationary Bandits with Knapsacks* (NeurIPS 2022, a
 constants as recalled from the published paper.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ class State:
     other_count: jax.Array  # [M]
     consumption_sum: jax.Array  # [M, P]
     service_sum: jax.Array  # [M, C]
+    undecided: jax.Array  # [] bool, whether the last LP was left undecided
 
 
 @routing_rule("sw_ucb")
@@ -60,6 +61,7 @@ class SwUCB(RoutingRule):
             other_count=none,
             consumption_sum=jnp.zeros((none.shape[0], resources), none.dtype),
             service_sum=jnp.zeros((none.shape[0], metrics), none.dtype),
+            undecided=jnp.zeros((), bool),
         )
 
     def decide(self, state: State, view: View) -> tuple[jax.Array, State]:
@@ -74,7 +76,7 @@ class SwUCB(RoutingRule):
         lower = jnp.maximum(_mean(state.consumption_sum, other) - wide, 0.0)
         upper = jnp.minimum(_mean(state.service_sum, other) + wide, 1.0)
         spending, wanted = round_targets(view, "static")
-        shares, _ = mix.elastic_mix(
+        best = mix.elastic_mix(
             jnp.where(own > 0, jnp.minimum(reward, 1.0), 1.0)[:, 0],
             jnp.where(other > 0, lower, 0.0),
             jnp.where(other > 0, upper, 1.0),
@@ -83,7 +85,11 @@ class SwUCB(RoutingRule):
             view.affordable_caps,
             jnp.asarray(self.penalty, wanted.dtype),
         )
-        return shares, state
+        return best.shares, replace(state, undecided=best.undecided)
+
+    def undecided(self, state: State) -> jax.Array:
+        """[] bool, whether the last LP was left undecided."""
+        return state.undecided
 
     def update(self, state: State, view: View, feedback: Feedback) -> State:
         """Forget a little of everything, then add the round."""
@@ -95,6 +101,7 @@ class SwUCB(RoutingRule):
             other_count=others_keep * state.other_count + served,
             consumption_sum=others_keep * state.consumption_sum + served[:, None] * feedback.consumption[None],
             service_sum=others_keep * state.service_sum + served[:, None] * feedback.service[None],
+            undecided=state.undecided,
         )
 
     def _radius(self, level: jax.Array, count: jax.Array) -> jax.Array:
