@@ -26,8 +26,9 @@ from envs.instance import EdgeCloud
 from envs.inventory import Schedule
 from envs.registry import Registry
 from experiments import blame, hints, schema
+from experiments.axes import SHORT_AXES, SWEPT_GROUPS
 from experiments.blame import USER_MODULE
-from experiments.schema import SHORT_AXES, SWEPT_GROUPS, shown
+from experiments.schema import shown
 from experiments.texts import readable
 from experiments.texts import text as _text
 

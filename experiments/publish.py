@@ -195,6 +195,6 @@ def _say_speed(outcome: Outcome, console: Console) -> None:
         return
     display.say(
         console,
-        f"{outcome.decisions:,} decisions in {outcome.run_seconds:.1f} s including "
-        f"{outcome.compilations} compilations ({outcome.compile_seconds:.1f} s, partly beside the simulation)",
+        f"{outcome.decisions:,} decisions in {outcome.run_seconds:.1f} s including {outcome.compilations} compilations "
+        f"({outcome.compile_seconds:.1f} s, partly beside the simulation; {outcome.cached} read from the cache)",
     )

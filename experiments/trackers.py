@@ -22,7 +22,8 @@ import numpy as np
 
 from envs.errors import InputError, nearest
 from experiments import interrupt
-from experiments.store import CellResult, described, study_digest
+from experiments.store import CellResult, described
+from experiments.study_folder import study_digest
 from experiments.summary import METRICS, metric_band, metric_curve
 
 MODES = ("offline", "online", "disabled", "shared")

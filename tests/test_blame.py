@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from bandits.forecast import FORECASTERS
-from experiments import study
 from tests import studies
 from tests.studies import CommandLine
 
@@ -190,13 +189,3 @@ def test_a_deployment_rule_and_a_forecaster_fail_as_a_routing_rule_does(call: Co
     assert (ran.code, ran.err.count("\n")) == (1, 1)
     assert "line 17, in Mine.outlook" in ran.err and "def outlook(self, state, now)" in ran.err
     assert "mine" in FORECASTERS
-
-
-def test_a_slow_compilation_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study, "_SLOW_SECONDS", 0.01)
-    told: list[float] = []
-    with study._announced(told.append):
-        study.interrupt.threading.Event().wait(0.2)
-    with study._announced(told.append):
-        pass
-    assert told == [0.01]
