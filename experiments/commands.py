@@ -129,9 +129,7 @@ def _sync(arguments: Sequence[str]) -> int:
     parser.add_argument("--mode", help="offline, online, disabled or shared; the environment variable WANDB_MODE wins")
     parser.add_argument("--project", help="the W&B project")
     parser.add_argument("--entity", help="W&B user or team")
-    parser.add_argument(
-        "--dir", metavar="FOLDER", help="where W&B's files go: elsewhere than the results, if read-only"
-    )
+    parser.add_argument("--dir", metavar="FOLDER", help="where the files of W&B go, if the results are read-only")
     given = parser.parse_args(arguments)
     elsewhere = None if given.dir is None else files.reachable(given.dir, "--dir")
     _import_jax()

@@ -180,7 +180,7 @@ def load_rules(path: str) -> None:
     file = files.reachable(path, "rules")
     if not file.is_file() or file.suffix != ".py":
         raise InputError(f"rules: {path!r} is no Python file; give the path of a .py file that registers a rule")
-    name = f"{USER_MODULE}{hashlib.sha256(files.content(file, 'rules')).hexdigest()}"
+    name = f"{USER_MODULE}{hashlib.sha256(files.content(file, 'the rules', 'a Python file')).hexdigest()}"
     known = _registered()
     if any(cls.__module__ == name for cls in known):
         return
