@@ -488,7 +488,7 @@ class _Runner:
             self.clipping.add(rule)
         text = f"{rule}: some of its shares were negative, above the caps or more than 1 in sum; they were cut"
         self.log.write("warning", text=text, cells=[cell.id])
-        self.progress.note(text)
+        self.progress.warn(text)
 
     def _marks(self, chunk: _Chunk) -> np.ndarray:
         return batch.checkpoints(chunk.cells[0].config.horizon, self.study.checkpoints, self.study.checkpoint_spacing)

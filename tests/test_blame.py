@@ -87,7 +87,7 @@ CONTRACT: dict[str, tuple[str, list[str]]] = {
     "a note that is not taken out": (
         DECIDE
         + "return view.caps, (view.demand,)\n\n    def update(self, state, view, feedback): return (*state, 1.0)\n",
-        ["line 18, in Mine.update", "the state (float32[], int32[]) after ()", KEEP],
+        ["line 18, in Mine.update", "the state (float32[], float32[]) after ()", KEEP],
     ),
     "words": (
         "    def init(self, problem, truth): return 'warm'\n\n" + DECIDE + "return view.caps, state\n",

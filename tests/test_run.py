@@ -72,7 +72,7 @@ def test_the_default_study_has_all_policies_budgets_and_horizons() -> None:
     with hydra.initialize_config_module("conf", version_base="1.3"):
         plain = OmegaConf.to_container(hydra.compose("config"), resolve=True)
     settings = config.study_from(plain)
-    assert len(cells.build(settings)) == 8 * 3 * 4
+    assert len(cells.build(settings)) == 6 * 3 * 3
     assert settings.tracker["name"] == "wandb"
 
 
