@@ -33,7 +33,7 @@ def line(given: Mapping[str, Any]) -> str | None:
         ]
         rounds = max(map(_whole, axes.get("horizon") or [plain.get("horizon")]))
         runs = _counted(_whole(plain["seeds"]), "run", "runs")
-    except (InputError, KeyError, TypeError, ValueError):
+    except (AttributeError, InputError, KeyError, OverflowError, TypeError, ValueError):
         return None
     return f"{plain['name']}: {' x '.join(factors)}, {runs} each, up to {rounds:,} rounds; into {Path(folder)}"
 
@@ -59,7 +59,7 @@ def _size(value: Any) -> int:
 
 
 def _whole(value: Any) -> int:
-    if isinstance(value, int | float) and value >= 1 and value == int(value):
+    if isinstance(value, int | float) and value >= 1 and float(value).is_integer():
         return int(value)
     raise ValueError("not a number of rounds or runs")
 
