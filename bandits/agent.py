@@ -145,7 +145,6 @@ def decide(
     rule = learner.routing
     shares, rule_state = contract.decided(rule, rule.decide(state.routing, view), "shares")
     shares = contract.array(rule, "decide", shares, "shares", problem.exists.shape, jnp.floating)
-    rule_state = contract.kept(rule, "decide", state.routing, rule_state)
     return shares, replace(state, routing=rule_state, forecast_total=kept), view
 
 
@@ -155,17 +154,18 @@ def undecided(learner: Learner, state: LearnerState) -> jax.Array:
     return contract.array(rule, "undecided", rule.undecided(state.routing), "one flag", (), jnp.bool_)
 
 
-def learn(learner: Learner, state: LearnerState, view: View, feedback: Feedback) -> LearnerState:
-    """The state after a round."""
+def learn(learner: Learner, before: LearnerState, state: LearnerState, view: View, feedback: Feedback) -> LearnerState:
+    """The state after a round, from the ones ``before`` it and after its decision."""
     seen, one = statistics.update(state.statistics, feedback)
     model, problem, rule = feedback.model, view.problem, learner.routing
     known = ceiling(problem, pick(model, problem.consumption_bound))
     renewed = confidence.bounds(learner.confidence, one, known, _level(learner, problem))
+    updated = rule.update(state.routing, view, feedback)
     return replace(
         state,
         statistics=seen,
         bounds=jax.tree.map(lambda row, rows: put(model, row, rows), renewed, state.bounds),
-        routing=contract.kept(rule, "update", state.routing, rule.update(state.routing, view, feedback)),
+        routing=contract.kept_over_round(rule, before.routing, state.routing, updated),
         forecaster=learner.forecaster.update(state.forecaster, feedback.demand, view.observation.profile),
     )
 

@@ -49,6 +49,16 @@ def kept(part: Any, method: str, before: Any, after: Any) -> Any:
     return after
 
 
+def kept_over_round(part: Any, before: Any, decided: Any, updated: Any) -> Any:
+    """The state ``updated`` at the end of a round, if it is as the one ``before``.
+
+    In between, ``decided`` may hold more: what ``decide`` notes for the ``update`` of the same round. Where ``update``
+    hands on what it was given, ``decide`` is named.
+    """
+    handed_on = _kind(decided) == _kind(updated)
+    return kept(part, "decide" if handed_on else "update", before, updated)
+
+
 def same_structure(before: Any, after: Any) -> bool:
     """Whether two pytrees differ in their leaves alone."""
     return bool(jax.tree.structure(before) == jax.tree.structure(after))  # type: ignore[operator]

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
-from envs import csv_table
+from envs import csv_table, files
 from envs.csv_table import Table, finite
 from envs.errors import InputError, nearest
 
@@ -140,7 +140,7 @@ def read(path: str | Path) -> Catalogue:
     if not os.path.lexists(os.path.expanduser(path)):
         hint = nearest(str(path), shipped())
         raise InputError(f"env.catalogue: no catalogue {str(path)!r}: neither a file nor shipped; {hint}")
-    content = csv_table.read_bytes(path, "the catalogue")
+    content = files.content(path, "the catalogue", "a CSV file")
     return _parse(content, str(path))
 
 

@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from pathlib import Path
 
 import numpy as np
 
@@ -85,21 +84,6 @@ def finite(cell: str) -> float | None:
     number = float(cell)
     vanished = number == 0 and any(digit in "123456789" for digit in cell.lower().partition("e")[0])
     return None if vanished or not isfinite(number) else number
-
-
-def read_bytes(path: str | Path, what: str) -> bytes:
-    """The content of a regular file; InputError says that ``what`` cannot be read, and why."""
-    file = Path(path).expanduser()
-    try:
-        if file.exists() and not file.is_file():
-            kind = "it is a folder" if file.is_dir() else "it is no regular file"
-            raise InputError(f"cannot read {what} {str(path)!r}: {kind}; give the path of a CSV file")
-        return file.read_bytes()
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot read {what} {str(path)!r}: {reason}; give the path of a CSV file") from None
 
 
 def parse(

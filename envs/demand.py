@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from envs import csv_table, parameters
+from envs import csv_table, files, parameters
 from envs.errors import InputError, nearest
 from envs.parameters import span
 from envs.registry import Registry
@@ -886,7 +886,7 @@ def read_trace(path: str | Path, column: str) -> np.ndarray:
         InputError: a file that is no such table (see ``envs.csv_table``), a column that is not there, a cell that is no
             count, or nothing to replay.
     """
-    content = csv_table.read_bytes(path, "the trace of demand.path")
+    content = files.content(path, "the trace of demand.path", "a CSV file")
     table = csv_table.parse(content, str(path), [column], row="interval", where="demand.column: ", skip_empty=False)
     counts = table.numbers(column, lambda count: count >= 0, "a count of at least 0")
     if not counts.any():

@@ -7,7 +7,7 @@ from pathlib import Path
 from envs.errors import InputError
 
 _LONGEST_NAME = 255  # bytes, of usual file systems
-_SHOWN = 80  # characters of a path in a message
+_SHOWN = 200  # characters of a path in a message
 
 
 def reachable(text: str | Path, where: str) -> Path:
@@ -29,19 +29,24 @@ def reachable(text: str | Path, where: str) -> Path:
     return path
 
 
-def content(path: Path, where: str) -> bytes:
-    """The bytes of a regular file; InputError names ``where``."""
+def content(text: str | Path, what: str, wanted: str) -> bytes:
+    """The bytes of a regular file, ``~`` expanded; InputError says that ``what`` cannot be read, and what is wanted."""
     try:
-        if path.exists() and not path.is_file():
-            raise InputError(f"{where}: {_shown(path)} is no regular file; give the path of one")
-        return path.read_bytes()
-    except OSError as error:
-        raise _refused(path, where, error) from error
+        path = Path(text).expanduser()
+        if not path.exists() or path.is_file():  # of a pipe there might never be an end
+            return path.read_bytes()
+        reason = "it is a folder" if path.is_dir() else "it is no regular file"
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = _reason(error)
+    raise InputError(f"cannot read {what} {_shown(text)}: {reason}; give the path of {wanted}")
 
 
 def _refused(path: str | Path, where: str, error: Exception) -> InputError:
-    reason = getattr(error, "strerror", None) or str(error)
-    return InputError(f"{where}: {_shown(path)} cannot be opened ({reason}); give another path")
+    return InputError(f"{where}: {_shown(path)} cannot be opened ({_reason(error)}); give another path")
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _shown(path: str | Path) -> str:

@@ -73,6 +73,41 @@ class _Constraints:
     limit: np.ndarray  # [K] budget per task, or target
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Layout:
+    """The form of a world's arrays: so many models, and numbers of one type."""
+
+    padded: int
+    dtype: type
+
+    def rows(self, values: np.ndarray, fill: float = 0.0) -> np.ndarray:
+        """[N, ...] -> [padded, ...]."""
+        return _pad(np.asarray(values), self.padded, fill).astype(self.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Drawn:
+    """What tasks may give and cost, on the N models of the catalogue."""
+
+    reward_mean: np.ndarray  # [N]
+    reward_table: np.ndarray | None  # [N, knots] where rewards are no Bernoulli variables
+    resources: _Constraints
+    services: _Constraints
+    unit: np.ndarray  # [P] in the resource's own unit
+    bound: np.ndarray  # [N, P] worst case of one task, in units
+    consumption_table: np.ndarray  # [N, P, knots] in units
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Accounts:
+    """How amounts of the P resources are counted in whole quanta (see ``envs.ledger``)."""
+
+    scale: float  # of tasks
+    consumption_scale: np.ndarray  # [P]
+    budget: np.ndarray  # [P] total, in the resource's own unit
+    fee: np.ndarray  # [P] of switching a model on, in the resource's own unit
+
+
 def build(
     catalogue: Catalogue, demand: Demand, horizon: int, settings: EdgeCloud, padded: int, dtype: type
 ) -> Instance:
@@ -81,16 +116,50 @@ def build(
     InputError: a resource or floor that the catalogue has no column for, an expected demand of zero, or stages, caps
     and arrivals that do not fit the horizon, the catalogue or each other.
     """
+    layout = _Layout(padded=padded, dtype=dtype)
     catalogue = _priced(catalogue, settings)
     stages = _stages(settings, horizon)
-    models_present = inventory.build(settings.schedule, catalogue, horizon, stages, padded)
+    present = inventory.build(settings.schedule, catalogue, horizon, stages, padded)
     throughput = _throughput(catalogue, settings)
     max_deployed = _max_deployed(settings, catalogue, throughput)
+    total = _expected_total(demand, horizon)
+    if settings.budget_usd is not None:
+        settings = replace(settings, budget_per_task=settings.budget_usd / total)
+    drawn = _drawn(catalogue, settings, dtype)
+    accounts = _accounts(drawn, settings, horizon * float(demand.maximum), total, catalogue.num_models * stages)
+    problem = Problem(
+        horizon=np.int32(horizon),
+        exists=_pad(np.ones(catalogue.num_models, bool), padded, False),
+        budget=(accounts.budget / drawn.unit).astype(dtype),
+        target=drawn.services.limit.astype(dtype),
+        consumption_bound=layout.rows(drawn.bound, 1.0),
+        throughput=layout.rows(throughput, 1.0),
+        budget_hard=np.bool_(settings.budget_rule in ("skip", "stop")),
+        max_deployed=np.int32(max_deployed),
+        expected_demand=dtype(total),
+        demand_bound=dtype(float(demand.maximum)),
+    )
+    staged = _staged(settings, present, horizon, max_deployed, catalogue.num_models)
+    return Instance(
+        world=_world(problem, demand, present, staged, settings, drawn, accounts, layout),
+        models=catalogue.names,
+        resources=drawn.resources.names,
+        services=drawn.services.names,
+        unit=drawn.unit,
+        budget=accounts.budget,
+        expected_demand=total,
+        stages=stages,
+    )
+
+
+def _expected_total(demand: Demand, horizon: int) -> float:
     total = expected_total(demand, horizon)
     if total <= 0:
         raise InputError(f"demand: the expected demand over {horizon} rounds is 0; raise demand.mean")
-    if settings.budget_usd is not None:
-        settings = replace(settings, budget_per_task=settings.budget_usd / total)
+    return total
+
+
+def _drawn(catalogue: Catalogue, settings: EdgeCloud, dtype: type) -> _Drawn:
     reward_table: np.ndarray | None = None
     if settings.quality_noise == "beta":
         reward_table = outcomes.beta_table(catalogue.quality, settings.quality_concentration).astype(dtype)
@@ -99,58 +168,59 @@ def build(
     services = _services(catalogue, settings, reward_mean)
     unit, bound = _worst_cases(catalogue, settings, resources)
     # One token count drives every resource of a task, so all share the catalogue's spread of cost.
-    table: np.ndarray = outcomes.bounded_gamma_table(resources.mean / unit, catalogue.cost_cv[:, None], bound).astype(
-        dtype
+    table = outcomes.bounded_gamma_table(resources.mean / unit, catalogue.cost_cv[:, None], bound)
+    return _Drawn(
+        reward_mean=reward_mean,
+        reward_table=reward_table,
+        resources=resources,
+        services=services,
+        unit=unit,
+        bound=bound,
+        consumption_table=table.astype(dtype),
     )
-    most = horizon * float(demand.maximum)
-    fee = _deployment_cost(settings, resources)
-    fees = catalogue.num_models * stages * fee / unit
-    scale = np.array([ledger.scale(most + float(paid)) for paid in fees])
-    budget = resources.limit * total
 
-    def rows(values: np.ndarray, fill: float = 0.0) -> np.ndarray:
-        return _pad(np.asarray(values), padded, fill).astype(dtype)
 
-    problem = Problem(
-        horizon=np.int32(horizon),
-        exists=_pad(np.ones(catalogue.num_models, bool), padded, False),
-        budget=(budget / unit).astype(dtype),
-        target=services.limit.astype(dtype),
-        consumption_bound=rows(bound, 1.0),
-        throughput=rows(throughput, 1.0),
-        budget_hard=np.bool_(settings.budget_rule in ("skip", "stop")),
-        max_deployed=np.int32(max_deployed),
-        expected_demand=dtype(total),
-        demand_bound=dtype(float(demand.maximum)),
+def _accounts(drawn: _Drawn, settings: EdgeCloud, most: float, expected: float, switches: int) -> _Accounts:
+    """``most`` tasks at the worst, ``expected`` ones, and at most so many ``switches`` of a model."""
+    fee = _deployment_cost(settings, drawn.resources)
+    paid = switches * fee / drawn.unit
+    return _Accounts(
+        scale=ledger.scale(most),
+        consumption_scale=np.array([ledger.scale(most + float(amount)) for amount in paid]),
+        budget=drawn.resources.limit * expected,
+        fee=fee,
     )
-    world = World(
+
+
+def _world(
+    problem: Problem,
+    demand: Demand,
+    present: Inventory,
+    staged: bool,
+    settings: EdgeCloud,
+    drawn: _Drawn,
+    accounts: _Accounts,
+    layout: _Layout,
+) -> World:
+    rows, scale = layout.rows, accounts.consumption_scale
+    return World(
         problem=problem,
         demand=demand,
-        inventory=models_present,
-        staged=_staged(settings, models_present, horizon, max_deployed, catalogue.num_models),
+        inventory=present,
+        staged=staged,
         demand_seen=np.bool_(settings.demand_seen == "before"),
         stop_when_refused=np.bool_(settings.budget_rule == "stop"),
         stop_when_crossed=np.bool_(settings.budget_rule == "cross"),
-        scale=dtype(ledger.scale(most)),
-        consumption_scale=scale.astype(dtype),
-        budget=ledger.limit(_exactly(budget, unit), scale),
-        deployment_cost=ledger.fee(_exactly(fee, unit), scale),
-        reward_mean=rows(reward_mean),
-        consumption_mean=rows(outcomes.table_mean(table)),
-        service_mean=rows(services.mean),
-        consumption_table=rows(table),
-        reward_table=None if reward_table is None else rows(reward_table),
-        service_is_reward=np.array([name == "quality" for name in services.names], bool),
-    )
-    return Instance(
-        world=world,
-        models=catalogue.names,
-        resources=resources.names,
-        services=services.names,
-        unit=unit,
-        budget=budget,
-        expected_demand=total,
-        stages=stages,
+        scale=layout.dtype(accounts.scale),
+        consumption_scale=scale.astype(layout.dtype),
+        budget=ledger.limit(_exactly(accounts.budget, drawn.unit), scale),
+        deployment_cost=ledger.fee(_exactly(accounts.fee, drawn.unit), scale),
+        reward_mean=rows(drawn.reward_mean),
+        consumption_mean=rows(outcomes.table_mean(drawn.consumption_table)),
+        service_mean=rows(drawn.services.mean),
+        consumption_table=rows(drawn.consumption_table),
+        reward_table=None if drawn.reward_table is None else rows(drawn.reward_table),
+        service_is_reward=np.array([name == "quality" for name in drawn.services.names], bool),
     )
 
 

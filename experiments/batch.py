@@ -14,6 +14,7 @@ they are the same for any number of devices.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from threading import Lock
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -25,7 +26,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from bandits.agent import Learner
 from envs.clock import Clock
 from envs.edge_cloud import World
-from experiments import rollout
+from experiments import program_cache, rollout
 from experiments.carry import Carry
 from experiments.lanes import lanes_last
 
@@ -37,6 +38,7 @@ _DEVICES = "runs"  # the mesh axis that seeds are spread over
 _LANES = 64  # runs side by side on a CPU core: four vectors of the widest registers, and a state that stays near
 
 _traces = 0
+_tracing = Lock()
 
 
 def traces() -> int:
@@ -163,30 +165,42 @@ class Program:
     state: rollout.RunState  # shapes and dtypes
     seen: rollout.Snapshot  # shapes and dtypes
     compile_seconds: float
+    cached: bool  # read from the cache on disk, not compiled
 
     def placed(self, *arguments: Any) -> Any:
         """The first of the arguments of ``advance`` on the devices where it wants them."""
         return jax.device_put(arguments, self.advance.input_shardings[0][: len(arguments)])
 
 
-def compile_program(worlds: World, learners: Learner, keys: jax.Array) -> Program:
+def compile_program(
+    worlds: World, learners: Learner, keys: jax.Array, begun: Callable[[], None] = lambda: None
+) -> Program:
     """Compile once for a batch shape; horizons, budgets and every other number are arguments.
 
-    Seeds are spread over all local devices, whose number must divide theirs.
+    Seeds are spread over all local devices, whose number must divide theirs. ``begun`` is called when the work begins:
+    of several threads one traces at a time, while others compile or simulate. Tracing is Python, which no two threads
+    run at once, so that traces side by side would all be ready as late as the last one.
     """
-    began = perf_counter()
-    rounds = jnp.zeros((), jnp.int32)
-    state = jax.eval_shape(_start, worlds, learners, keys, rounds)
-    start, advance = (_start, _advance) if jax.local_device_count() == 1 else _over_devices(state)
-    changes = jnp.zeros(2 * worlds.reward_mean.shape[1], jnp.int32)
-    clock = Clock(horizon=rounds, stages=rounds, changes=changes, resolve_every=rounds)
-    lowered = advance.lower(worlds, learners, keys, state, clock, rounds, rounds)
+    with _tracing:
+        began = perf_counter()
+        begun()
+        rounds = jnp.zeros((), jnp.int32)
+        state = jax.eval_shape(_start, worlds, learners, keys, rounds)
+        start, advance = (_start, _advance) if jax.local_device_count() == 1 else _over_devices(state)
+        changes = jnp.zeros(2 * worlds.reward_mean.shape[1], jnp.int32)
+        clock = Clock(horizon=rounds, stages=rounds, changes=changes, resolve_every=rounds)
+        starting = start.lower(worlds, learners, keys, rounds)
+        advancing = advance.lower(worlds, learners, keys, state, clock, rounds, rounds)
+    started = starting.compile()
+    with program_cache.hits() as hits:
+        advanced = advancing.compile()
     return Program(
-        start=start.lower(worlds, learners, keys, rounds).compile(),
-        advance=lowered.compile(),
+        start=started,
+        advance=advanced,
         state=state,
-        seen=lowered.out_info[1],
+        seen=advancing.out_info[1],
         compile_seconds=perf_counter() - began,
+        cached=bool(hits),
     )
 
 

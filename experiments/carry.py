@@ -13,7 +13,6 @@ import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -23,13 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
-from experiments import interrupt, store
+from experiments import interrupt, sources, store
 
 FOLDER = "carries"
 DAMAGED = "damaged"  # within it: what could not be read
 FORMAT = 1
 _KEPT = 2
-_PACKAGES = ("bandits", "envs", "experiments")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +55,7 @@ def identity(cells: Sequence[str], seeds: np.ndarray) -> dict[str, Any]:
         "backend": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
-        "program": _program(),
+        "program": sources.everything(),  # a carry means nothing to another one
     }
 
 
@@ -260,11 +258,3 @@ def _chunk(identity: dict[str, Any]) -> str:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
-
-
-@cache
-def _program() -> str:
-    """A digest of this very program's sources: a carry means nothing to another one."""
-    root = Path(__file__).resolve().parent.parent
-    files = [file for package in _PACKAGES for file in sorted((root / package).rglob("*.py"))]
-    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()

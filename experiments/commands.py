@@ -105,11 +105,19 @@ def _report(arguments: Sequence[str]) -> int:
         "exit codes: 0 done, 2 bad input; running it twice gives the same files",
     )
     folder = parser.parse_args(arguments).folder
-    from experiments import publish, variables
+    _import_jax()
+    from experiments import publish
 
-    variables.check()
     with interrupt.signals(leave=_leave_at_once):
         return publish.rebuild(folder)
+
+
+def _import_jax() -> None:
+    """Before what imports it; InputError names an environment variable that is wrong."""
+    from experiments import variables
+
+    variables.check()
+    variables.import_jax()
 
 
 def _sync(arguments: Sequence[str]) -> int:
@@ -121,14 +129,16 @@ def _sync(arguments: Sequence[str]) -> int:
     parser.add_argument("--mode", help="offline, online, disabled or shared; the environment variable WANDB_MODE wins")
     parser.add_argument("--project", help="the W&B project")
     parser.add_argument("--entity", help="W&B user or team")
+    parser.add_argument("--dir", metavar="FOLDER", help="where the files of W&B go, if the results are read-only")
     given = parser.parse_args(arguments)
-    from experiments import publish, variables
+    elsewhere = None if given.dir is None else files.reachable(given.dir, "--dir")
+    _import_jax()
+    from experiments import publish
 
-    variables.check()
     wanted = {name: getattr(given, name) for name in ("mode", "project", "entity")}
     options = {name: value for name, value in wanted.items() if value is not None}
     with interrupt.signals(leave=_leave_at_once):
-        return publish.sync(given.folder, options)
+        return publish.sync(given.folder, options, elsewhere)
 
 
 def _replay(arguments: Sequence[str]) -> int:

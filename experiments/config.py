@@ -26,8 +26,9 @@ from envs.instance import EdgeCloud
 from envs.inventory import Schedule
 from envs.registry import Registry
 from experiments import blame, hints, schema
+from experiments.axes import SHORT_AXES, SWEPT_GROUPS
 from experiments.blame import USER_MODULE
-from experiments.schema import SHORT_AXES, SWEPT_GROUPS, shown
+from experiments.schema import shown
 from experiments.texts import readable
 from experiments.texts import text as _text
 
@@ -179,7 +180,7 @@ def load_rules(path: str) -> None:
     file = files.reachable(path, "rules")
     if not file.is_file() or file.suffix != ".py":
         raise InputError(f"rules: {path!r} is no Python file; give the path of a .py file that registers a rule")
-    name = f"{USER_MODULE}{hashlib.sha256(files.content(file, 'rules')).hexdigest()}"
+    name = f"{USER_MODULE}{hashlib.sha256(files.content(file, 'the rules', 'a Python file')).hexdigest()}"
     known = _registered()
     if any(cls.__module__ == name for cls in known):
         return

@@ -3,19 +3,21 @@
 Names are text: everything is printed by :func:`say`, or is a ``Text``, so that no name is read as markup.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from threading import Event, Lock, Thread
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from experiments.status import short
-from experiments.store import CellResult
-from experiments.trackers import EventLog
+
+if TYPE_CHECKING:  # the first line of a command is printed from here, before JAX is imported
+    from experiments.store import CellResult
+    from experiments.trackers import EventLog
 
 _PLAIN_SECONDS = 5.0  # between two lines when there is no terminal
 _BEAT_SECONDS = 10.0  # between two signs of life in the log, at most
@@ -28,13 +30,27 @@ class _Rate(ProgressColumn):
         return Text(f"{short(task.speed or 0.0)} decisions/s")
 
 
+class _Lines(Progress):
+    """Progress with lines below it, which are asked for at every refresh."""
+
+    def __init__(self, *columns: ProgressColumn, console: Console, below: Callable[[], list[str]]) -> None:
+        self.below = below
+        super().__init__(*columns, console=console, transient=True)
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """What is shown, from above."""
+        yield from super().get_renderables()
+        yield from map(Text, self.below())
+
+
 class Live:
     """A live display on a terminal; plain lines, a few a minute, elsewhere; signs of life in the log for others."""
 
-    def __init__(self, console: Console, log: EventLog) -> None:
+    def __init__(self, console: Console, log: "EventLog") -> None:
         self.console, self.log = console, log
         self.live: Progress | None = None
         self.what = "starting"
+        self.programs: dict[str, float] = {}  # that are being compiled -> since when
         self.lock = Lock()
         self.cells, self.total, self.decisions, self.played_so_far = 0, 0, 0, 0
         self.began = self.spoke = monotonic()
@@ -60,8 +76,8 @@ class Live:
         say(self.console, f"{cells_total} cells, {before}; {short(decisions)} decisions to simulate")
         if self.console.is_terminal:
             doing = TextColumn("{task.description}", markup=False)
-            columns = (doing, BarColumn(), TextColumn("{task.fields[cells]}", markup=False), _Rate())
-            self.live = Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True)
+            cells, left = TextColumn("{task.fields[cells]}", markup=False), TimeRemainingColumn()
+            self.live = _Lines(doing, BarColumn(), cells, _Rate(), left, console=self.console, below=self._compilations)
             self.task = self.live.add_task("starting", total=max(decisions, 1), cells="")
             self.live.start()
         self.heart.start()
@@ -75,6 +91,20 @@ class Live:
     def warn(self, text: str) -> None:
         """What is to stay on the screen."""
         say(self.console, f"warning: {text}")
+
+    def compiling(self, program: str) -> None:
+        """A compilation begins: a line with its seconds on a terminal, a line that stays elsewhere."""
+        with self.lock:
+            self.programs[program] = monotonic()
+        if self.live is None:
+            say(self.console, f"compiling {program}")
+
+    def compiled(self, program: str, how: str) -> None:
+        """A compilation is over."""
+        with self.lock:
+            self.programs.pop(program, None)
+        if self.live is None:
+            say(self.console, f"{program}: {how}")
 
     def played(self, decisions: int) -> None:
         """Progress of the simulation."""
@@ -99,9 +129,15 @@ class Live:
         self._log_progress()
 
     def _log_progress(self) -> None:
+        compilations = self._compilations()
         with self.lock:
-            played, doing = self.played_so_far, self.what
+            played, doing = self.played_so_far, "; ".join([*compilations, self.what])
         self.log.write("progress", decisions=played, of=self.decisions, doing=doing)
+
+    def _compilations(self) -> list[str]:
+        """What is being compiled, and for how long."""
+        with self.lock:
+            return [f"compiling {name}, {monotonic() - since:.0f} s" for name, since in self.programs.items()]
 
     def _show(self) -> None:
         if self.live is not None:
@@ -124,7 +160,7 @@ def say(console: Console, text: str) -> None:
     console.print(Text(text), soft_wrap=True)
 
 
-def findings(cells: Sequence[CellResult], summary: dict[str, Any]) -> Table:
+def findings(cells: "Sequence[CellResult]", summary: dict[str, Any]) -> Table:
     """What was found: a row for each policy and budget at the longest horizon."""
     longest = max(cell.description["horizon"] for cell in cells)
     names = ("reward / benchmark", "regret", "violation a task", "spent", "overspend", "declined")

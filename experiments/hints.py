@@ -11,6 +11,7 @@ from bandits.routing import ROUTING
 from envs.demand import OPTIONS, PROCESSES
 from envs.errors import InputError, nearest
 from experiments import schema
+from experiments.axes import SHORT_AXES
 
 _TRACKER = ("name", "project", "entity", "mode", "tags")
 _MOST = 3  # places that are named at most
@@ -65,9 +66,9 @@ def _paths(swept: bool) -> list[str]:
         "forecaster": ["name", *_fields(FORECASTERS.values())],
     }
     paths = [f"{group}.{key}" for group, keys in groups.items() for key in keys]
-    axes = [f"sweep.{axis}" for axis in schema.SHORT_AXES]
+    axes = [f"sweep.{axis}" for axis in SHORT_AXES]
     if swept:
-        return [*axes, *(f"sweep.{path}" for path in paths if path not in schema.SHORT_AXES.values())]
+        return [*axes, *(f"sweep.{path}" for path in paths if path not in SHORT_AXES.values())]
     return [*schema.TOP, *axes, *paths, "sweep.mode", *(f"tracker.{key}" for key in _TRACKER)]
 
 

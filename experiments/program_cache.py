@@ -11,20 +11,25 @@ import platform
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.monitoring
+
+from experiments import sources
 
 MOST_BYTES = 512 * 2**20  # of all folders together
 _NEEDED_BYTES = 64 * 2**20  # free space without which nothing is written: some twenty programs
 _SECONDS_TO_COMPILE = 0.2  # what compiles faster is not worth a file
 _RECENT = 3600.0  # a folder used within so many seconds may belong to a running process
 _USED = "used"  # its time of change is when a folder was last used
-_PACKAGES = ("bandits", "envs", "experiments")
+_HIT = "/jax/compilation_cache/cache_hits"  # an event of JAX
 _READING, _WRITING = "Error reading persistent compilation cache", "Error writing persistent compilation cache"
 
 
@@ -75,6 +80,23 @@ def explained(warning: str) -> str:
     return warning
 
 
+@contextmanager
+def hits() -> Iterator[list[str]]:
+    """What this thread reads from the cache, in place of compiling it, until the block ends."""
+    found: list[str] = []
+    thread = threading.get_ident()
+
+    def listen(event: str, **_: Any) -> None:
+        if event == _HIT and threading.get_ident() == thread:
+            found.append(event)
+
+    jax.monitoring.register_event_listener(listen)
+    try:
+        yield found
+    finally:
+        jax.monitoring.unregister_event_listener(listen)
+
+
 def user_folder() -> Path:
     """Where this user's compiled programs lie, by the custom of the platform."""
     chosen = os.environ.get("XDG_CACHE_HOME", "")
@@ -90,7 +112,7 @@ def user_folder() -> Path:
 def _key() -> str:
     """What compiled programs depend on besides their own text."""
     parts = [metadata.version("jax"), metadata.version("jaxlib"), platform.machine(), _processor()]
-    parts += [os.environ.get("XLA_FLAGS", ""), _sources()]
+    parts += [os.environ.get("XLA_FLAGS", ""), sources.everything()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
@@ -101,12 +123,6 @@ def _processor() -> str:
         wanted = ("model name", "flags", "Features", "CPU implementer", "CPU part")
         return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
     return platform.processor()
-
-
-def _sources() -> str:
-    root = Path(__file__).resolve().parent.parent
-    files = [file for package in _PACKAGES for file in sorted((root / package).rglob("*.py"))]
-    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _prune(root: Path, current: Path, most_bytes: int) -> None:

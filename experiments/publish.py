@@ -101,12 +101,13 @@ def rebuild(folder: Path) -> int:
     return 0
 
 
-def sync(folder: Path, options: Mapping[str, str]) -> int:
+def sync(folder: Path, options: Mapping[str, str], elsewhere: Path | None = None) -> int:
     """Write the W&B runs of a study again, from the folder alone; returns the exit code.
 
     Args:
         folder: holds the study.
         options: of the tracker, in place of the study's own.
+        elsewhere: where W&B's files go in place of ``folder``, which may be read-only.
 
     Raises:
         InputError: no study, nothing finished in it, or options that do not exist.
@@ -114,7 +115,7 @@ def sync(folder: Path, options: Mapping[str, str]) -> int:
     config = study_folder.read_record(folder)["config"]
     own = config.get("tracker")
     chosen = {**(own if isinstance(own, dict) and own.get("name") == "wandb" else {"name": "wandb"}), **options}
-    tracker = trackers.wandb_settings(chosen, str(config.get("name")), folder)
+    tracker = trackers.wandb_settings(chosen, str(config.get("name")), elsewhere or folder)
     made = _made_again(folder)  # so that what is sent belongs together
     sent = _send(made, folder, tracker, EventLog(folder / study_folder.EVENTS))
     _say_wandb(sent, display.console())
@@ -195,6 +196,6 @@ def _say_speed(outcome: Outcome, console: Console) -> None:
         return
     display.say(
         console,
-        f"{outcome.decisions:,} decisions in {outcome.run_seconds:.1f} s including "
-        f"{outcome.compilations} compilations ({outcome.compile_seconds:.1f} s, partly beside the simulation)",
+        f"{outcome.decisions:,} decisions in {outcome.run_seconds:.1f} s including {outcome.compilations} compilations "
+        f"({outcome.compile_seconds:.1f} s, partly beside the simulation; {outcome.cached} read from the cache)",
     )

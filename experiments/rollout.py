@@ -188,7 +188,7 @@ def _round(
     return replace(
         state,
         world=world_state,
-        learner=agent.learn(learner, learner_state, view, feedback),
+        learner=agent.learn(learner, state.learner, learner_state, view, feedback),
         forecast_total=view.total_demand,
         invalid=state.invalid + (~usable | agent.undecided(learner, learner_state)).astype(jnp.int32),
     )

@@ -18,7 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from envs import files
 from envs.errors import InputError, nearest
-from experiments import launch, variables
+from experiments import display, launch, opening, study_folder, variables
+from experiments.axes import SHORT_AXES, SWEPT_GROUPS
 
 if TYPE_CHECKING:
     from experiments.cells import Cell
@@ -92,8 +93,6 @@ def open_overrides(arguments: Sequence[str]) -> list[str]:
     Every key is let through to our own validation, which knows the nearest right one, also where Hydra has none of that
     name. A value given directly (``horizon=500``) takes the place of a study's sweep over it.
     """
-    from experiments.schema import SHORT_AXES, SWEPT_GROUPS
-
     short_axis = {path: axis for axis, path in SHORT_AXES.items()}
     opened, given = [], {argument.partition("=")[0] for argument in arguments}
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
@@ -132,8 +131,12 @@ def _check_flag(flag: str, value: str) -> None:
 
 
 def _refused(error: Exception) -> int:
+    try:
+        said = sentence(error)
+    except InputError as other:  # hints need JAX, whose variables may be wrong, too
+        said = str(other)
     # A path, say, may hold a line break or a terminal's control characters.
-    text = re.sub(r"[\x00-\x1f\x7f]", lambda found: repr(found[0])[1:-1], sentence(error))
+    text = re.sub(r"[\x00-\x1f\x7f]", lambda found: repr(found[0])[1:-1], said)
     print(f"error: {text}", file=sys.stderr)
     return 2
 
@@ -171,6 +174,7 @@ def sentence(error: Exception) -> str:
 
 def _hint_for(argument: str) -> str:
     """What may have been meant by a key that Hydra does not know, or what kind of value a key must have."""
+    variables.import_jax()
     from experiments import hints, schema
 
     key, equals, _ = argument.partition("=")
@@ -192,9 +196,12 @@ def _app(configuration: DictConfig) -> None:
     try:
         variables.check()  # a job's environment need not be that of the command
         with interrupt.signals(launch.notices(), _leave):
+            plain: dict[str, Any] = OmegaConf.to_container(configuration, resolve=True)  # type: ignore[assignment]
+            if not plain.get("distributed"):  # of several processes one speaks, and which one JAX knows
+                _say_opening(plain)
+            variables.import_jax()
             from experiments import hosts
 
-            plain: dict[str, Any] = OmegaConf.to_container(configuration, resolve=True)  # type: ignore[assignment]
             with hosts.joined(plain.get("distributed")):
                 code = execute(plain)
     except (InputError, OmegaConfBaseException) as error:
@@ -204,6 +211,13 @@ def _app(configuration: DictConfig) -> None:
         _leave()
     if code and HydraConfig.get().mode is not RunMode.MULTIRUN:  # a launcher takes a job that exits for lost
         raise SystemExit(code)
+
+
+def _say_opening(plain: Mapping[str, Any]) -> None:
+    """What is about to be done, before the imports that take seconds."""
+    # As a display prints it: a name may hold a terminal's control characters, or what a stream cannot encode.
+    if (line := opening.line(plain)) is not None:
+        display.say(display.console(), line)
 
 
 def _leave() -> NoReturn:
@@ -217,9 +231,9 @@ def _leave() -> NoReturn:
 
 def _launch() -> None:
     """Check everything, start a job for each shard, and wait for them. Exits with 1 where cells are missing then."""
-    from experiments import study_folder
-
     asked = launch.read(sys.argv[1:])
+    _say_opening(asked.plain)
+    variables.import_jax()
     task = _understood(asked.plain)
     folder = task.folder.absolute()
     sys.argv[1:] = launch.completed(asked, folder)
@@ -269,7 +283,7 @@ def _understood(plain: dict[str, Any]) -> _Task:
     if settings.out:
         folder = files.reachable(settings.out, "out")
     else:
-        folder = files.reachable(_default_folder(settings.name, settings.plain), "name")
+        folder = files.reachable(study_folder.default(plain), "name")
     # What this command does is not what its study is.
     recorded = settings.plain | {"force": False, "extend": False, "shard": None, "distributed": None}
     record = {"config": recorded, "versions": sources.versions(), **cells.record(planned)}
@@ -297,7 +311,7 @@ def _begin_redo(task: _Task, folder: Path) -> None:
 
 def execute(plain: dict[str, Any]) -> int:
     """Validate, simulate what is missing, and make everything that is made from results."""
-    from experiments import display, hosts, program_cache, publish, store, study, study_folder, trackers, warned
+    from experiments import hosts, program_cache, store, study, trackers, warned
 
     task = _understood(plain)
     settings, planned, folder = task.settings, task.planned, task.folder
@@ -326,6 +340,8 @@ def execute(plain: dict[str, Any]) -> int:
                 others = f"others are at work on {outcome.left} cells, and make tables and report after the last"
                 display.say(console, others)
             elif outcome.cells:
+                from experiments import publish  # with all that draws: not before there is something to draw
+
                 make = publish.publish if settings.shard is None else publish.publish_in_turn
                 make(outcome, settings, folder, task.tracker, log, console)
         except OSError as error:
@@ -349,12 +365,6 @@ def _failures(failed: Mapping[str, str], names: Mapping[str, str]) -> list[str]:
         shown = [f"cell {cell}" for cell in cells] if len(cells) <= _MOST_NAMED else [f"{len(cells)} cells"]
         lines += [f"failed: {name}, {which}: {text}" for which in shown]
     return lines
-
-
-def _default_folder(name: str, plain: dict[str, Any]) -> Path:
-    from experiments import store
-
-    return Path("results") / f"{name}-{store.study_digest(plain)}"
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special  # scipy.stats takes half a second to import
 
 _FEWEST = 3  # horizons of a fit: any two points lie on a line
 _BLOCK = 4_000_000  # indices drawn at once: bounds the memory of a bootstrap with many runs
@@ -190,7 +190,7 @@ def mean_band(
     count, mean = values.shape[0], values.mean(axis=0)
     if count == 1:
         return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
-    radius = stats.t.ppf((1 + level) / 2, count - 1) * values.std(axis=0, ddof=1) / math.sqrt(count)
+    radius = special.stdtrit(count - 1, (1 + level) / 2) * values.std(axis=0, ddof=1) / math.sqrt(count)
     if most is None:
         return mean, mean - radius, mean + radius
     mean = np.minimum(mean, most)  # a sum may round upwards
@@ -374,8 +374,8 @@ def _slope_interval(sample: _Sample, part: slice, level: float) -> tuple[float, 
     centred = x - x.mean()
     slopes = logs @ centred / (centred @ centred)
     fewest = min(counts)
-    quantile = stats.t.ppf((1 + level) / 2, sum(counts) - len(counts)) * math.sqrt(fewest / (fewest - 1))
-    low, high = np.quantile(slopes, [stats.norm.cdf(-quantile), stats.norm.cdf(quantile)])
+    quantile = special.stdtrit(sum(counts) - len(counts), (1 + level) / 2) * math.sqrt(fewest / (fewest - 1))
+    low, high = np.quantile(slopes, special.ndtr([-quantile, quantile]))
     return float(low), float(high)
 
 

@@ -15,13 +15,6 @@ from envs.instance import TOKENS_PER_PRICE
 from envs.inventory import ARRIVALS, ORDERS
 from experiments import texts
 
-SHORT_AXES = {
-    "horizon": "horizon",
-    "num_models": "env.num_models",
-    "target": "env.target",
-    "budget_per_task": "env.budget_per_task",
-}
-SWEPT_GROUPS = ("policy", "demand", "forecaster", "env")
 LARGEST = 3.4e38  # that float32 holds
 SMALLEST = 1.2e-38  # above 0; what is smaller is 0 to a device
 MOST_MODELS = 100_000

@@ -35,6 +35,13 @@ def engine() -> str:
     return digest({name: _sha256(path) for name, path in _engine_modules().items()})
 
 
+@cache
+def everything() -> str:
+    """A digest of all our sources, for what only this very program can read: compiled programs and carries."""
+    files = [file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))]
+    return digest({_name(file): _sha256(file) for file in files})
+
+
 def of(kind: str, name: str) -> dict[str, Any]:
     """The code of a registered class; ``kind`` is a key of ``REGISTRIES``.
 
@@ -111,7 +118,7 @@ def _imported(module: str) -> frozenset[str]:
 
 
 def _names(tree: ast.AST, package: str) -> Iterator[str]:
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -119,6 +126,17 @@ def _names(tree: ast.AST, package: str) -> Iterator[str]:
             start = ".".join([*base, *([node.module] if node.module else [])])
             yield start
             yield from (f"{start}.{alias.name}" for alias in node.names)
+
+
+def _statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """All statements of a module, those within others too; expressions, which are most of a tree, import nothing."""
+    left = [tree]
+    while left:
+        node = left.pop()
+        yield node
+        for block in ("body", "orelse", "finalbody", "handlers", "cases"):
+            inner = getattr(node, block, ())
+            left.extend(inner if isinstance(inner, list) else ())  # a lambda's body is an expression
 
 
 def _source(module: str) -> Path | None:

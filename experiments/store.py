@@ -18,29 +18,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute
-import pyarrow.csv
-import pyarrow.parquet
 
 from envs.errors import InputError
 from experiments import claims, interrupt, sources, study_folder
 from experiments.claims import CLAIMS, Claims
-from experiments.study_folder import DIGEST, JOBS, RECORD, REDO, STAMP, DamagedError
+from experiments.study_folder import DIGEST, JOBS, NOT_IDENTITY, RECORD, REDO, STAMP, DamagedError, study_digest
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 CELLS = "cells"
 DAMAGED = "damaged"  # below the cells: files that were found damaged
 _FOLDERS = (CELLS, f"{CELLS}/{DAMAGED}", CLAIMS, "carries", "figures", JOBS)  # that a study may make
 _FILES = ("results.parquet", "results.csv", "report.html", "tables.md", "tables.tex")  # that it cannot do without
 _PROBE = 4096  # bytes written to see whether a folder can be written
-# Where results go and how they are computed, not what they are.
-NOT_IDENTITY = (
-    *("out", "tracker", "chunk_rows", "force", "extend", "shard", "checkpoint_minutes", "distributed"),
-    "program_cache",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -437,12 +431,6 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{prefix}{key}.").items()}
 
 
-def study_digest(config: Mapping[str, Any]) -> str:
-    """Eight hex digits of what a study is: its resolved configuration without output folder and tracker."""
-    identity = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-
-
 def cell_path(folder: Path, cell: str) -> Path:
     """Where a cell's results lie."""
     return folder / CELLS / f"{cell}.npz"
@@ -593,6 +581,10 @@ def write_results(folder: Path, cells: Sequence[CellResult]) -> None:
     Columns whose values are of different kinds, such as numbers and words, hold text in both files. In the CSV file
     alone, text that a spreadsheet would run as a formula begins with an apostrophe (:data:`_FORMULA`).
     """
+    import pyarrow as pa  # not before there are results: it takes a while, and a study begins without it
+    import pyarrow.csv
+    import pyarrow.parquet
+
     about = [described(cell.description) for cell in cells]
     names = list(dict.fromkeys(name for entry in about for name in entry))
     words = [name for name in names if _is_mixed([entry.get(name) for entry in about])]
@@ -620,8 +612,11 @@ def _spelt(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _without_formulas(table: pa.Table) -> pa.Table:
+def _without_formulas(table: "pa.Table") -> "pa.Table":
     """A table whose texts begin with an apostrophe where they would begin like a formula; numbers stay as they are."""
+    import pyarrow as pa
+    import pyarrow.compute
+
     for place, column in enumerate(table.columns):
         if pa.types.is_string(column.type):
             safe = pa.compute.replace_substring_regex(column, _FORMULA, r"'\0")
@@ -629,7 +624,9 @@ def _without_formulas(table: pa.Table) -> pa.Table:
     return table
 
 
-def _table(cell: CellResult, about: Mapping[str, Any]) -> pa.Table:
+def _table(cell: CellResult, about: Mapping[str, Any]) -> "pa.Table":
+    import pyarrow as pa
+
     runs = len(cell.seeds)
     columns: dict[str, Any] = {name: [value] * runs for name, value in about.items()}
     return pa.table(columns | {"seed": cell.seeds} | finals(cell))

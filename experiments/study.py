@@ -5,12 +5,11 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from threading import Lock, Timer
+from threading import Lock
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -39,6 +38,10 @@ class Progress(Protocol):
 
     def warn(self, text: str) -> None: ...
 
+    def compiling(self, program: str) -> None: ...
+
+    def compiled(self, program: str, how: str) -> None: ...
+
     def played(self, decisions: int) -> None: ...
 
     def cell_done(self) -> None: ...
@@ -52,6 +55,7 @@ class Outcome:
     failed: dict[str, str]  # cell id -> error
     left: int  # cells that other processes are still at work on; a shard does not wait for them
     compilations: int
+    cached: int  # of these, read from the cache on disk
     compile_seconds: float
     run_seconds: float
     decisions: int  # simulated by this process
@@ -67,7 +71,6 @@ class _Chunk:
 
 
 _CPU_ROWS, _ACCELERATOR_ROWS = 2048, 65536  # runs of a chunk, for each device
-_SLOW_SECONDS = 10.0  # of compiling, after which a person is told
 _COPIES = 32  # of a run's state that a chunk may need at once; 5 (uniform) to 20 (stageroute) were measured
 
 
@@ -142,6 +145,7 @@ def _run(
         failed=lost | {cell: error for cell, error in runner.failed.items() if not shelf.has(cell)},
         left=len(left),
         compilations=runner.compilations,
+        cached=runner.cached,
         compile_seconds=runner.compile_seconds,
         run_seconds=perf_counter() - began,
         decisions=runner.decisions,
@@ -271,13 +275,14 @@ class _Runner:
         self.benchmarks: dict[Any, Any] = {}
         self.failed: dict[str, str] = {}  # cell id -> error
         self.clipping: set[str] = set()  # rules whose shares had to be cut, and which people know of
-        self.compilations, self.compile_seconds, self.decisions = 0, 0.0, 0
+        self.compilations, self.cached, self.compile_seconds, self.decisions = 0, 0, 0.0, 0
         self.lock, self.writing = Lock(), Lock()
         self.simulators = ThreadPoolExecutor(cores())
         # Shards that start together begin with different programs; from there on claims divide the blocks.
         first = (study.shard or 0) % len(self.groups)
         order = [*range(first, len(self.groups)), *range(first)]
         self.blocks = [block for number in order for block in self._blocks(number)]
+        self.begun, self.programs_needed = 0, self.groups_left()
         leaves = study.shard is not None
         self.work = Work(self.blocks, claims, self._missing, self._found, self._waiting, leaves=leaves)
 
@@ -370,7 +375,6 @@ class _Runner:
         """What this process sees of a block, chunk by chunk."""
         group, (wide, deep) = self.groups[block.group], self.shapes[block.group]
         if block.group not in self.programs:  # only the group's first worker comes here then
-            self.progress.note(f"{group[0].config.policy.name}: compiling")
             self.programs[block.group] = self._compile(group, wide, deep)
             self.work.compiled(block.group)
         self.progress.note(f"{group[0].config.policy.name}: {len(group)} cells")
@@ -414,12 +418,22 @@ class _Runner:
         worlds, learners = cells.stack(_padded(group, wide))
         keys = batch.run_keys(self.study.root_seed, np.zeros(wide, np.uint32), np.arange(deep))
         name = group[0].config.policy.name
-        with _announced(lambda seconds: self.progress.note(f"{name}: compiling, {seconds:.0f} s so far")):
-            program = batch.compile_program(worlds, learners, keys)
+        with self.lock:
+            self.begun += 1
+            number, needed = self.begun, max(self.begun, self.programs_needed)  # more where memory is short
+        announced, how = f"program {number} of {needed} ({name})", "not compiled"
+        try:
+            program = batch.compile_program(worlds, learners, keys, partial(self.progress.compiling, announced))
+            did = "read from the cache" if program.cached else "compiled"
+            how = f"{did} in {program.compile_seconds:.1f} s"
+        finally:
+            self.progress.compiled(announced, how)
         with self.lock:
             self.compilations += 1
+            self.cached += program.cached
             self.compile_seconds += program.compile_seconds
-        self.log.write("compiled", policy=name, seconds=round(program.compile_seconds, 3), cells=len(group))
+        seconds, about = round(program.compile_seconds, 3), {"program": number, "of": needed, "cached": program.cached}
+        self.log.write("compiled", policy=name, seconds=seconds, cells=len(group), **about)
         return program
 
     def _store_block(self, block: Block, parts: list[tuple[Snapshot, float]]) -> None:
@@ -477,7 +491,7 @@ class _Runner:
             self.clipping.add(rule)
         text = f"{rule}: some of its shares were negative, above the caps or more than 1 in sum; they were cut"
         self.log.write("warning", text=text, cells=[cell.id])
-        self.progress.note(text)
+        self.progress.warn(text)
 
     def _marks(self, chunk: _Chunk) -> np.ndarray:
         return batch.checkpoints(chunk.cells[0].config.horizon, self.study.checkpoints, self.study.checkpoint_spacing)
@@ -568,18 +582,6 @@ class _Programs:
             smaller = rows <= self.most_rows
             self.most_rows = min(self.most_rows, rows - 1)
             return smaller
-
-
-@contextmanager
-def _announced(tell: Callable[[float], None]) -> Iterator[None]:
-    """Something that may take long: it is told once how long it takes, after ``_SLOW_SECONDS``."""
-    timer = Timer(_SLOW_SECONDS, tell, [_SLOW_SECONDS])
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from envs.errors import InputError
+from experiments import texts
 
 if TYPE_CHECKING:
     from experiments.cells import Cell
@@ -25,6 +26,11 @@ PLAN = "plan.json"
 REDO = "redo.json"  # what a run with force=true has still to replace
 JOBS = "jobs"  # what launchers write about their jobs
 EVENTS = "events.jsonl"
+# Where results go and how they are computed, not what they are.
+NOT_IDENTITY = (
+    *("out", "tracker", "chunk_rows", "force", "extend", "shard", "checkpoint_minutes", "distributed"),
+    "program_cache",
+)
 STAMP, DIGEST = 16, 64  # hex digits of a cell's seal, its file's last ones (experiments.store)
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SEAL = "sha256"  # the name of a checksum of everything else in a file
@@ -35,6 +41,18 @@ _LONGEST = 1 << 20  # bytes of a line of events
 
 class DamagedError(Exception):
     """A file is not what was written; the text says how, and follows "it is damaged: "."""
+
+
+def study_digest(config: Mapping[str, Any]) -> str:
+    """Eight hex digits of what a study is: its resolved configuration without output folder and tracker."""
+    identity = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def default(config: Mapping[str, Any]) -> Path:
+    """The folder of a study that names none; ``config`` is as it was given, before it is validated."""
+    given = texts.readable(config)
+    return Path("results") / f"{texts.text(given['name'], 'name')}-{study_digest(given)}"
 
 
 def read_record(folder: Path) -> dict[str, Any]:

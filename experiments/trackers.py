@@ -22,7 +22,8 @@ import numpy as np
 
 from envs.errors import InputError, nearest
 from experiments import interrupt
-from experiments.store import CellResult, described, study_digest
+from experiments.store import CellResult, described
+from experiments.study_folder import study_digest
 from experiments.summary import METRICS, metric_band, metric_curve
 
 MODES = ("offline", "online", "disabled", "shared")
@@ -101,6 +102,10 @@ class EventLog:
             with suppress(OSError, ValueError):
                 print(f"warning: cannot log to {self.path}: {reason}; going on without", file=sys.stderr)
         self._warned = True
+
+
+class _NotWritableError(InputError):
+    """W&B's files have no place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,8 +232,12 @@ def sync_wandb(
         if mode != "disabled":
             _write_runs(study, cells, mode)
     except Exception as failure:  # whatever W&B does, the results are safe
-        later = f"; llm-bandits-sync {shlex.quote(str(results_folder))} writes the runs later"
-        error = _sentence(failure) + (f"{later}, with --mode offline also without a network" if mode else "")
+        again = f"llm-bandits-sync {shlex.quote(str(results_folder))}"
+        if isinstance(failure, _NotWritableError):
+            error = f"{_sentence(failure)}; {again} --dir FOLDER writes the runs elsewhere"
+        else:
+            later = f"; {again} writes the runs later, with --mode offline also without a network"
+            error = _sentence(failure) + (later if mode else "")
     outcome = WandbOutcome(
         mode=mode,
         runs=study.runs,
@@ -338,7 +347,7 @@ def _make_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise InputError(f"cannot write to {folder}: {error.strerror or error}") from error
+        raise _NotWritableError(f"cannot write to {folder}: {error.strerror or error}") from error
 
 
 @contextmanager

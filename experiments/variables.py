@@ -18,14 +18,13 @@ _good: str | None = None  # the flags that were tried
 
 
 def check() -> None:
-    """Before JAX is imported or uses a device, in every process. InputError names the variable that is wrong."""
+    """Before JAX is imported, in every process. InputError names the variable that is wrong."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us instead of Hydra's own printer
     os.environ["MPLBACKEND"] = "agg"  # figures are files
     if os.environ.get(_LOG_LEVEL) not in ("0", "1", "2", "3"):
         os.environ[_LOG_LEVEL] = "3"  # XLA's own alarms, as about slow compiling; what matters comes as an error
     _check_flags()
     compiler.prepare()
-    _import_jax()
 
 
 def use_devices() -> None:
@@ -66,8 +65,8 @@ def _check_flags() -> None:
     _good = given
 
 
-def _import_jax() -> None:
-    """JAX reads its variables when it is imported."""
+def import_jax() -> None:
+    """Import JAX, which reads its variables then. InputError names one that it does not accept."""
     try:
         import jax
     except ValueError as error:

@@ -1,5 +1,6 @@
 """Tiny studies for tests: the command line in this process, and what a configuration plans."""
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -73,6 +74,11 @@ def ids(*arguments: str) -> set[str]:
     found = [cell.id for cell in planned(*arguments)]
     assert len(set(found)) == len(found)
     return set(found)
+
+
+def at_most_opening(said: str) -> None:
+    """A refused command has said nothing on stdout but what it was asked for; that comes before the checks."""
+    assert re.fullmatch(r"(.*: .*, .* each, up to [\d,.]+ rounds.*\n)?", said), said
 
 
 def tree(folder: Path) -> dict[str, bytes | None]:

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from bandits.forecast import FORECASTERS
-from experiments import study
 from tests import studies
 from tests.studies import CommandLine
 
@@ -85,6 +84,11 @@ CONTRACT: dict[str, tuple[str, list[str]]] = {
         DECIDE + "return view.caps, state\n\n    def update(self, state, view, feedback): return None\n",
         ["line 18, in Mine.update", "the state None after ()", KEEP],
     ),
+    "a note that is not taken out": (
+        DECIDE
+        + "return view.caps, (view.demand,)\n\n    def update(self, state, view, feedback): return (*state, 1.0)\n",
+        ["line 18, in Mine.update", "the state (float32[], float32[]) after ()", KEEP],
+    ),
     "words": (
         "    def init(self, problem, truth): return 'warm'\n\n" + DECIDE + "return view.caps, state\n",
         ["in Mine.init: it returned state as a str"],
@@ -156,6 +160,21 @@ def test_a_broken_contract_is_told_with_its_place_and_what_is_right(call: Comman
     assert not [word for word in words if word not in said], said
 
 
+def test_decide_may_leave_a_note_for_update(call: CommandLine) -> None:
+    """Compared over the whole round: the state that init made is back after update, whatever decide adds for it."""
+    started = "    def init(self, problem, truth): return jnp.float32(0)\n\n"
+    noted = DECIDE + "return view.caps / 11, {'sum': state, 'demand': view.demand}\n\n"
+    summed = "    def update(self, state, view, feedback): return state['sum'] + state['demand']\n\n"
+    shown = (
+        "    def duals(self, state, problem):\n"
+        "        return jnp.full(problem.budget.shape[0] + problem.target.shape[0], state)\n"
+    )
+    studies.write(call.folder, {"mine.py": ROUTING + started + noted + summed + shown})
+    call.done("rules=[mine.py]", "policies=[mine]", "horizon=20", "demand.mean=5", "out=out")
+    for row in studies.rows(call.folder / "out"):
+        assert row["dual_money"] == pytest.approx(20 * 5)
+
+
 @pytest.mark.parametrize("name", LOADED)
 def test_a_file_that_cannot_be_used_is_refused(call: CommandLine, name: str) -> None:
     body, words = LOADED[name]
@@ -190,13 +209,3 @@ def test_a_deployment_rule_and_a_forecaster_fail_as_a_routing_rule_does(call: Co
     assert (ran.code, ran.err.count("\n")) == (1, 1)
     assert "line 17, in Mine.outlook" in ran.err and "def outlook(self, state, now)" in ran.err
     assert "mine" in FORECASTERS
-
-
-def test_a_slow_compilation_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study, "_SLOW_SECONDS", 0.01)
-    told: list[float] = []
-    with study._announced(told.append):
-        study.interrupt.threading.Event().wait(0.2)
-    with study._announced(told.append):
-        pass
-    assert told == [0.01]

@@ -16,7 +16,8 @@ import pytest
 import yaml
 
 from experiments import commands, status, store, study_folder, trackers
-from experiments.store import CellResult, study_digest
+from experiments.store import CellResult
+from experiments.study_folder import study_digest
 from experiments.trackers import run_id
 from tests import studies
 from tests.synthetic import make_study

@@ -58,15 +58,15 @@ def out(finished: Path, call: CommandLine) -> Path:
     return shutil.copytree(finished, call.folder / "out")
 
 
-def command(call: CommandLine, name: str) -> tuple[int, str, str]:
+def command(call: CommandLine, name: str, *more: str) -> tuple[int, str, str]:
     """One of the four commands on the folder ``out``: its code, and what it said."""
     if name == "run":
         ran = call(*STUDY)
         return ran.code, ran.out, ran.err
     call.capture.readouterr()
     options = ["--mode", "disabled"] if name == "sync" else []
-    call.monkeypatch.setenv("WANDB_MODE", "disabled")
-    call.monkeypatch.setattr(sys, "argv", [f"llm-bandits-{name}", "out", *options])
+    call.monkeypatch.setenv("WANDB_MODE", "offline" if "offline" in more else "disabled")
+    call.monkeypatch.setattr(sys, "argv", [f"llm-bandits-{name}", "out", *options, *more])
     with pytest.raises(SystemExit) as left:
         commands.COMMANDS[name]()
     said = call.capture.readouterr()
@@ -316,6 +316,8 @@ def test_a_finished_folder_may_be_read_only(call: CommandLine, finished: Path, m
         code, _, err = command(call, each)
         assert code == 0
         assert_calm(code, err, at_most=int(each == "run"))  # nothing is logged, which is said
+    assert_syncs_elsewhere(call)
+    assert studies.tree(mounted) == before
     mount(mounted, "remount,rw")
     (mounted / "out/report.html").unlink()
     (mounted / "out/results.parquet").unlink()
@@ -336,6 +338,18 @@ def test_a_finished_folder_may_be_read_only(call: CommandLine, finished: Path, m
     assert ran.code == 2
     studies.one_sentence(ran.err, "cannot be written", "Read-only")
     assert {name: held for name, held in studies.tree(mounted).items() if name in before} | {str(lost): None}
+
+
+def assert_syncs_elsewhere(call: CommandLine) -> None:
+    """W&B's files cannot lie in the results folder, which is said with a way out; that way works."""
+    code, out, err = command(call, "sync", "--mode", "offline")
+    assert code == 1 and err.startswith("warning: cannot log to ") and err.count("\n") == 1
+    assert "out/wandb: Read-only file system; llm-bandits-sync out --dir FOLDER writes the runs elsewhere" in out
+    code, out, err = command(call, "sync", "--mode", "offline", "--dir", "elsewhere")
+    assert code == 0 and err.startswith("warning: cannot log to ") and err.count("\n") == 1
+    runs = len(list((call.folder / "elsewhere/wandb").glob("offline-run-*")))
+    assert runs == 1 + len(study_folder.stored(call.folder / "out"))
+    assert f"{runs} runs; to upload: wandb sync elsewhere/wandb/offline-run-*" in out
 
 
 def test_a_disk_without_room_is_found_before_simulating(call: CommandLine, mounted: Path) -> None:

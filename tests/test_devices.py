@@ -39,6 +39,10 @@ class Silent:
     def note(self, text: str) -> None:
         self.notes.append(text)
 
+    def compiling(self, program: str) -> None: ...
+
+    def compiled(self, program: str, how: str) -> None: ...
+
     def played(self, decisions: int) -> None:
         self.patience -= 1
         if self.patience <= 0:

@@ -72,7 +72,7 @@ def test_the_default_study_has_all_policies_budgets_and_horizons() -> None:
     with hydra.initialize_config_module("conf", version_base="1.3"):
         plain = OmegaConf.to_container(hydra.compose("config"), resolve=True)
     settings = config.study_from(plain)
-    assert len(cells.build(settings)) == 8 * 3 * 4
+    assert len(cells.build(settings)) == 6 * 3 * 3
     assert settings.tracker["name"] == "wandb"
 
 
@@ -122,6 +122,10 @@ def assert_plain(text: str, out: Path) -> None:
     assert "\x1b" not in text and "\r" not in text
     assert "48 cells, 0 of them done before" in text
     assert "primal_dual_resolving" in text and "4 compilations" in text
+    assert re.match(r"\w+: 4 policies x 12 settings \(.*\), 2 runs each, up to 30 rounds; into ", text)
+    begun = re.findall(r"^compiling (program [1-4] of 4 \(\w+\))$", text, re.MULTILINE)
+    ended = re.findall(r"^(.*): (?:compiled|read from the cache) in [\d.]+ s$", text, re.MULTILINE)
+    assert len(set(begun)) == 4 and sorted(begun) == sorted(ended)
     assert f"{out}/report.html" in text
     assert "nan s left" not in text
 
@@ -151,6 +155,28 @@ def test_a_terminal_gets_a_live_display(call: CommandLine, monkeypatch: pytest.M
     shown = b"".join(read).decode()
     assert "\x1b[?25l" in shown and "\x1b[?25h" in shown  # the cursor is hidden, and is given back
     assert "decisions/s" in shown and "uniform" in shown
+    assert "compiling program 1 of 1 (uniform), 0 s" in shown
+
+
+def test_the_first_line_comes_before_jax_is_imported(tmp_path: Path) -> None:
+    script = (
+        "import sys; from experiments import run, variables\n"
+        "variables.import_jax = lambda: sys.exit(7 if 'jax' not in sys.modules else 'JAX was there')\n"
+        "run.main()"
+    )
+    command = [sys.executable, "-c", script, "sweep.horizon=[10,2000]", "seeds=3", "policies=[ucb1,uniform]"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    asked = "default: 2 policies x 6 settings (budget_per_task, horizon), 3 runs each, up to 2,000 rounds; into results"
+    assert (ran.returncode, ran.stderr) == (7, "")
+    assert ran.stdout.startswith(asked) and ran.stdout.count("\n") == 1
+
+
+def test_the_first_line_names_the_folder_that_is_used(call: CommandLine) -> None:
+    ran = call("name=[x]", "seeds=1", "expected_exponents=null")
+    assert (ran.code, ran.err) == (0, "")
+    folder = re.findall(r"into (\S+)$", ran.out, re.MULTILINE)[0]
+    assert folder.startswith("results/[x]-") and (call.folder / folder / "config.yaml").is_file()
 
 
 @pytest.mark.parametrize(

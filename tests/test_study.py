@@ -13,6 +13,7 @@ from tests import studies
 from tests.studies import RULE, CommandLine
 
 BOOKS = ("reward", "reward_expected", "served", "declined", "refused", "demand_total", "spent", "overspend", "invalid")
+NEGATIVE = RULE.replace("self.warmth *", "-self.warmth *")
 NAN_BELOW = RULE.replace("self.warmth *", "jnp.where(self.warmth < 0.5, jnp.nan, 1.0) *")
 RAISES = RULE.replace("return self.warmth", "raise RuntimeError('no\\nhope'); return self.warmth")
 WRONG_SHAPE = RULE.replace("return self.warmth * wanted(view)", "return self.warmth")
@@ -180,6 +181,21 @@ def test_shares_of_a_wrong_shape_are_an_error(call: CommandLine) -> None:
     ran = call(own(call, WRONG_SHAPE), "policies=[mine,uniform]")
     assert ran.code == 1
     assert "shape" in ran.err and "mine" in ran.err
+
+
+def test_a_rule_whose_shares_are_cut_is_named_once_and_counted_in_every_cell(call: CommandLine) -> None:
+    arguments = ("policies=[uniform,mine]", "sweep.policy.mine.warmth=[0.1,0.9]", "sweep.horizon=[10,20]", "out=out")
+    ran = call(own(call, NEGATIVE), *arguments)
+    assert (ran.code, ran.err) == (0, "")
+    told = [event for event in events(call.folder / "out") if event["event"] == "warning"]
+    assert len(told) == 1 and told[0]["text"].startswith("mine: some of its shares were negative")
+    assert ran.out.count(f"warning: {told[0]['text']}") == 1 == ran.out.count("they were cut")
+    rows = studies.rows(call.folder / "out")
+    (cell,) = told[0]["cells"]
+    assert {row["policy"] for row in rows if row["cell"] == cell} == {"mine"}
+    for row in rows:
+        assert row["clipped"] == (row["horizon"] if row["policy"] == "mine" else 0)
+        assert (row["served"] == 0) == (row["policy"] == "mine")
 
 
 def test_a_decision_that_is_no_number_is_declined_and_counted(call: CommandLine) -> None:

@@ -17,7 +17,7 @@ import yaml
 
 from envs.errors import InputError
 from experiments import config, trackers
-from experiments.store import study_digest
+from experiments.study_folder import study_digest
 from experiments.summary import summarise
 from experiments.trackers import (
     EventLog,

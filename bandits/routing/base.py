@@ -92,7 +92,10 @@ class RoutingRule:
         raise NotImplementedError
 
     def update(self, state: Any, view: View, feedback: Feedback) -> Any:
-        """The state after the round; ``state`` comes from ``decide`` and ``view`` is the one it decided on."""
+        """The state after the round; ``state`` comes from ``decide`` and ``view`` is the one it decided on.
+
+        Structure, shapes and types are those that ``init`` returned; ``decide`` may have added what only this needs.
+        """
         return state
 
     def duals(self, state: Any, problem: Problem) -> jax.Array:
