@@ -17,8 +17,6 @@ from bandits.deployment.support import Status, Support, best_support
 from envs import catalogue
 from experiments import benchmark
 
-pytestmark = pytest.mark.slow  # one pass of the suite is enough for these
-
 BATCH, MODELS = 300, 20
 KINDS = ("one", "0.4", "0.25", "just enough", "mixed")
 
