@@ -103,7 +103,7 @@ def killed_at_every(stride: int, nursery: Nursery, folder: Path) -> list[str]:
     raise AssertionError
 
 
-@pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [9, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_at_its_changes_of_the_disk_a_study_comes_out_as_one_that_was_not(
     nursery: Nursery, tmp_path: Path, stride: int
 ) -> None:
