@@ -168,7 +168,8 @@ _TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8}-\d+-\d+)\.[^.]+")
 
 def tidy(folder: Path) -> None:
     """Remove the unfinished files of processes that were killed, where that is possible."""
-    for path in (*folder.glob(".*"), *folder.glob(f"{CELLS}/.*"), *folder.glob("figures/.*")):
+    places = (folder, *(folder / name for name in _FOLDERS))  # wherever ``check_writable`` leaves a probe, too
+    for path in (path for place in places for path in place.glob(".*")):
         found = _TEMPORARY.fullmatch(path.name)
         if found and claims.is_gone(found[1]):
             with suppress(OSError):

@@ -132,6 +132,7 @@ def _run(
     runner.run()
     store.end_redo(folder)
     claims.tidy()
+    store.tidy(folder)  # again: others may have been killed since
     mine = [cell.id for cell in planned]
     recorded = store.recorded_cells(folder)  # a process with other code may have taken the folder over
     whole = mine if set(recorded) <= set(mine) else recorded  # a record made again from the cells has lost their order

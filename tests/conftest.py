@@ -1,4 +1,9 @@
-"""Every test runs with JAX's strictest checks, without a display and without the network."""
+"""Every test runs with JAX's strictest checks, without a display and without the network.
+
+Compiling is what tests wait for. Programs are compiled in a hurry, except for tests marked ``optimized`` and where
+``JAX_DISABLE_MOST_OPTIMIZATIONS=0``; all processes of a test run share one cache of them; and workers get the files
+that take longest first (``--dist=loadfile --no-loadscope-reorder``).
+"""
 
 import atexit
 import os
@@ -14,6 +19,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # one cache for all processes
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="llm-bandits-programs-")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
 import pytest
@@ -26,6 +32,9 @@ jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 ROOT = Path(__file__).resolve().parent.parent
+DURATIONS = ROOT / "test-durations.txt"
+IN_A_HURRY = jax.config.read("jax_disable_most_optimizations")
+LONGEST = ("test_staged",)  # files, by how long they take; a worker that began one of them last would be waited for
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +44,27 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the shared data are not beside this checkout")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first."""
+    rank = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Set how hard the compiler tries, before any fixture compiles something."""
+    hurry = IN_A_HURRY and item.get_closest_marker("optimized") is None
+    jax.config.update("jax_disable_most_optimizations", hurry)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Write the seconds of every file and of every test, the longest first, to ``test-durations.txt``."""
+    seconds: dict[str, float] = {}
+    for report in (report for reports in terminalreporter.stats.values() for report in reports):
+        if type(report) is pytest.TestReport:  # and not of a part of a test, whose time is in the test's
+            for name in (report.nodeid.partition("::")[0], report.nodeid):
+                seconds[name] = seconds.get(name, 0.0) + report.duration
+    lines = [f"{took:8.2f} {name}" for name, took in sorted(seconds.items(), key=lambda pair: -pair[1])]
+    DURATIONS.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,12 +1,13 @@
 """Processes that run studies, started quickly: forked from one that has imported everything and computed nothing."""
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,12 +82,11 @@ def usual_signals() -> Iterator[None]:
 
 @contextmanager
 def nursery(folder: Path) -> Iterator[Nursery]:
-    """The parent of all children, with a compilation cache that they share."""
+    """The parent of all children; they share the compilation cache of the whole test run."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "NO_COLOR": "1",
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
@@ -97,6 +97,34 @@ def nursery(folder: Path) -> Iterator[Nursery]:
         yield Nursery(parent=parent, folder=folder)
     finally:
         parent.communicate()
+
+
+_CHANGES = ("open", "write", "fsync", "replace", "unlink", "mkdir", "rmdir")  # of ``os``: what changes a disk
+
+
+def die_at(number: int, kind: str | None = None, suffix: str = "") -> None:
+    """Kill this process, as SIGKILL does, in place of its ``number``-th change of the disk, and say which that was.
+
+    Counted are changes of one kind, or of all, whose last path ends so. Of a write, half is done before.
+    """
+    changes = itertools.count(1)
+    write = os.write
+
+    def failing(name: str, change: Callable[..., Any]) -> Callable[..., Any]:
+        def changed(*given: Any, **named: Any) -> Any:
+            path = str(given[1] if name == "replace" else given[0])
+            counted = kind in (None, name) and path.endswith(suffix) and (name != "open" or given[1] & os.O_CREAT)
+            if counted and next(changes) == number:
+                if name == "write":
+                    change(given[0], given[1][: len(given[1]) // 2])
+                write(1, f"killed at {name}\n".encode())
+                os.kill(os.getpid(), signal.SIGKILL)
+            return change(*given, **named)
+
+        return changed
+
+    for name in _CHANGES:
+        setattr(os, name, failing(name, getattr(os, name)))
 
 
 def _serve() -> None:

@@ -300,7 +300,7 @@ def assert_alike(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> N
         assert abs(left[name].mean() - right[name].mean()) < SIGMAS * error + 1e-4, name
 
 
-@pytest.fixture(scope="module", params=[RULE, "lp_resolving"])
+@pytest.fixture(scope="module", params=[RULE, pytest.param("lp_resolving", marks=pytest.mark.slow)])
 def engine(request: pytest.FixtureRequest) -> tuple[str, dict[str, np.ndarray]]:
     world = routerbench()
     seen = worlds.play(world, worlds.learner(request.param), runs=MANY, marks=(LONG,))

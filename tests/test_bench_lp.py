@@ -11,7 +11,7 @@ from envs import ledger
 from experiments.bench import instance, lp_loops, solvers
 from tests import worlds
 
-pytestmark = pytest.mark.slow  # HiGHS for thousands of LPs
+pytestmark = pytest.mark.rival
 
 HORIZON = 200
 # With the usual 0.25 all models look perfect for most of so short a run, and a solver's choice among ties shows.

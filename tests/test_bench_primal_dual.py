@@ -15,6 +15,8 @@ from experiments.bench.instance import Plain
 from experiments.bench.primal_dual import Totals
 from tests import worlds
 
+pytestmark = pytest.mark.rival
+
 HORIZON, RUNS, PYTHON_RUNS = 2000, 512, 64
 SHORT, MANY_RUNS = 500, 4096  # where the prices' speed matters most, and runs enough to see it
 SIGMAS = 4.8  # 48 means and 36 variances are compared with the engine's: a false alarm in 7000 sets of seeds

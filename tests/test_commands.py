@@ -22,8 +22,6 @@ from experiments.trackers import run_id
 from tests import studies
 from tests.synthetic import make_study
 
-pytestmark = pytest.mark.slow  # one pass of the suite is enough for these
-
 ROOT = Path(__file__).resolve().parent.parent
 AWKWARD = "ein Ordner für 模型 [1]"
 CONFIG = {"name": "pilot", "seeds": 3, "expected_exponents": {"ucb": {"regret": 0.5}}, "tracker": {"name": "jsonl"}}

@@ -109,7 +109,6 @@ def known(views: DeploymentView, number: int) -> dict[str, Any]:
     }
 
 
-@pytest.mark.slow
 # The table: what every rule must do.
 @pytest.mark.parametrize("name", SHIPPED)
 def test_only_available_models_and_no_more_than_may_be(name: str) -> None:
@@ -173,8 +172,14 @@ def with_more_padding(views: DeploymentView, more: int) -> DeploymentView:
     return replace(made, problem=problem, bounds=replace(made.bounds, upper=upper))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in SHIPPED if name != "clairvoyant"])  # the same search as stageroute's
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name == "stageroute" else [])  # its programs are large
+        for name in SHIPPED
+        if name != "clairvoyant"  # the same search as stageroute's
+    ],
+)
 @pytest.mark.parametrize("ties", [True, False])
 def test_padding_changes_nothing(name: str, ties: bool) -> None:
     bare = random_views(MODELS, MODELS, ties=ties)
@@ -462,7 +467,6 @@ def routed(views: View, number: int) -> dict[str, np.ndarray]:
     }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("ties", [True, False])
 def test_stageroute_routes_as_well_as_the_linear_program(ties: bool) -> None:
     """Everyone is served within the budget, or else as cheaply as can be."""
@@ -514,7 +518,6 @@ def test_the_cheapest_mix_looks_at_the_scarcest_resource() -> None:
     np.testing.assert_allclose(test_routing.decide("stageroute", ample)[0], [1, 0, 0, 0, 0, 0], atol=1e-6)
 
 
-@pytest.mark.slow
 def test_between_two_solves_the_old_mix_is_kept() -> None:
     views = test_routing.random_views(MODELS, PADDED, 2, 2)
     held = replace(views, truth=None, resolve=np.bool_(False))

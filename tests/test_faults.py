@@ -1,8 +1,8 @@
 """Studies that are killed, starved of disk, damaged, shared and forced, and come out as if nothing had happened."""
 
+import itertools
 import json
 import os
-import random
 import re
 import signal
 import subprocess
@@ -18,13 +18,13 @@ import pytest
 
 from experiments import batch, store, trackers
 from tests import processes, studies
-from tests.processes import Nursery
+from tests.processes import Child, Nursery
 from tests.studies import CommandLine
 
 # Two programs, eight blocks of a cell each.
 STUDY = studies.merged("policies=[uniform,ucb1]", "sweep.horizon=[20,40]", "sweep.target=[0.5,0.9]", "chunk_rows=2")
 CELLS = 8
-KILLS = 20
+FOUR = studies.merged("policies=[uniform]", "sweep.horizon=[20,40]", "sweep.target=[0.5,0.9]", "chunk_rows=2")
 
 
 @pytest.fixture
@@ -84,42 +84,37 @@ def assert_tidy(folder: Path) -> None:
     assert not (folder / "claims").exists() and not (folder / "redo.json").exists()
 
 
-@pytest.mark.slow
-def test_killed_at_twenty_instants_the_results_are_those_of_one_that_was_not(
-    nursery: Nursery, whole: bytes, tmp_path: Path
+def killed_at_every(stride: int, nursery: Nursery, folder: Path) -> list[str]:
+    """Kill one process after another at later and later changes of the disk, until one ends; the kinds of change.
+
+    What is on the disk is the same whether a process dies just before a change or long before it, so these are all
+    instants that differ.
+    """
+    kinds: list[str] = []
+    for number in itertools.count(1, stride):
+        child = nursery.start(folder, *FOUR, "out=out", prepare=f"die_at({number})")
+        code, said = child.ended(), child.said.read_text()
+        if (folder / "out").exists():
+            assert_sound(folder / "out")
+        if code is not None:
+            assert code == 0, said
+            return kinds
+        kinds.append(said.splitlines()[-1].removeprefix("killed at "))
+    raise AssertionError
+
+
+@pytest.mark.parametrize("stride", [9, pytest.param(1, marks=pytest.mark.slow)])
+def test_killed_at_its_changes_of_the_disk_a_study_comes_out_as_one_that_was_not(
+    nursery: Nursery, tmp_path: Path, stride: int
 ) -> None:
-    """Half of them anywhere in a process's life, half of them shortly after a cell was announced."""
-    generator, folder, kills, finished = random.Random(7), tmp_path / "round 0", 0, 0
-    began = time.monotonic()
-    assert nursery.start(tmp_path, *STUDY, "out=measured").ended() == 0
-    lifetime = time.monotonic() - began
-    while kills < KILLS:
-        before = len(announced(folder))
-        child = nursery.start(tmp_path, *STUDY, f"out={folder.name}")
-        if kills % 2:
-            more = generator.randrange(1, 4)
-            while child.is_there() and len(announced(folder)) < min(before + more, CELLS):
-                time.sleep(0.001)
-            time.sleep(generator.uniform(0, 0.03))
-        else:
-            time.sleep(generator.uniform(0, lifetime))
-        was_there = child.is_there()
-        child.kill()
-        kills += was_there
-        if folder.exists():
-            assert_sound(folder)
-        if len(announced(folder)) == CELLS or not was_there:  # so that there is something to kill again
-            assert nursery.start(tmp_path, *STUDY, f"out={folder.name}").ended() == 0
-            assert results(folder) == whole
-            assert_tidy(folder)
-            finished += 1
-            folder = tmp_path / f"round {finished}"
-    assert nursery.start(tmp_path, *STUDY, f"out={folder.name}").ended() == 0
-    assert results(folder) == whole
-    assert_tidy(folder)
+    kinds = killed_at_every(stride, nursery, tmp_path)
+    assert len(kinds) >= 40 // stride
+    assert {"write", "replace"} <= set(kinds) and (stride > 1 or {"open", "fsync", "unlink"} <= set(kinds))
+    assert nursery.start(tmp_path, *FOUR, "out=undisturbed").ended() == 0
+    assert results(tmp_path / "out") == results(tmp_path / "undisturbed")
+    assert_tidy(tmp_path / "out")
 
 
-@pytest.mark.slow
 def test_two_processes_share_a_folder(nursery: Nursery, whole: bytes, tmp_path: Path) -> None:
     children = [nursery.start(tmp_path, *STUDY, "out=out") for _ in range(2)]
     assert [child.ended() for child in children] == [0, 0]
@@ -131,36 +126,40 @@ def test_two_processes_share_a_folder(nursery: Nursery, whole: bytes, tmp_path: 
     assert_tidy(tmp_path / "out")
 
 
-@pytest.mark.slow
-def test_of_two_processes_one_is_killed(nursery: Nursery, whole: bytes, tmp_path: Path) -> None:
-    for out, cells in (("a", 0), ("b", 2)):
-        folder = tmp_path / out
-        children = [nursery.start(tmp_path, *STUDY, f"out={out}") for _ in range(2)]
-        while not list((folder / "claims").glob("*.0")) or len(announced(folder)) < cells:
-            assert all(child.is_there() for child in children)
-            time.sleep(0.001)
-        children[0].kill()
-        assert children[1].ended() == 0
-        assert len(set(announced(folder)) | {path.stem for path in (folder / "cells").glob("*.npz")}) == CELLS
-        assert results(folder) == whole
-        assert_sound(folder)
-        assert_tidy(folder)
+def joined(nursery: Nursery, first: Child, folder: Path, cells: int, *arguments: str) -> Child:
+    """A second process, started once so many cells are announced in a folder on which the first one works."""
+    while len(announced(folder)) < cells:
+        assert first.is_there(), first.said.read_text()
+        time.sleep(0.001)
+    return nursery.start(folder.parent, *STUDY, f"out={folder.name}", *arguments)
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("cell", [1, 3])
+def test_of_two_processes_one_is_killed_as_it_stores_a_cell(
+    nursery: Nursery, whole: bytes, tmp_path: Path, cell: int
+) -> None:
+    folder = tmp_path / "out"
+    first = nursery.start(tmp_path, *STUDY, "out=out", prepare=f"die_at({cell}, 'replace', '.npz')")
+    second = joined(nursery, first, folder, cell - 1)
+    assert first.ended() is None
+    assert second.ended() == 0
+    assert len(set(announced(folder)) | {path.stem for path in (folder / "cells").glob("*.npz")}) == CELLS
+    assert results(folder) == whole
+    assert_sound(folder)
+    assert_tidy(folder)
+
+
 def test_two_forced_processes_redo_each_cell_once_also_where_one_is_killed(
     nursery: Nursery, whole: bytes, tmp_path: Path
 ) -> None:
     folder = tmp_path / "out"
     assert nursery.start(tmp_path, *STUDY, "out=out").ended() == 0
     before = stamps(folder)
-    children = [nursery.start(tmp_path, *STUDY, "out=out", "force=true") for _ in range(2)]
-    while len(announced(folder)) < CELLS + 2:
-        assert all(child.is_there() for child in children)
-        time.sleep(0.001)
+    first = nursery.start(tmp_path, *STUDY, "out=out", "force=true", prepare="die_at(3, 'replace', '.npz')")
+    second = joined(nursery, first, folder, CELLS + 1, "force=true")
+    assert first.ended() is None
     assert results(folder) == whole  # of before, until the new ones are published
-    children[0].kill()
-    assert children[1].ended() == 0
+    assert second.ended() == 0
     assert max(Counter(announced(folder)[CELLS:]).values()) == 1
     assert not stamps(folder).items() & before.items()
     assert results(folder) == whole
@@ -189,7 +188,6 @@ def mount(folder: Path, options: str) -> None:
         pytest.skip(f"nothing can be mounted here: {done.stderr}")
 
 
-@pytest.mark.slow
 def test_a_full_disk_costs_what_does_not_fit(nursery: Nursery, whole: bytes, small_disk: Path) -> None:
     folder = small_disk / "out"
     child = nursery.start(small_disk.parent, *STUDY, f"out={folder}")

@@ -24,8 +24,6 @@ from experiments.summary import label_cells, stage_starts
 from experiments.views import interval_share
 from tests.synthetic import PARTS, make_cell, make_staged_cell, make_study, without_stages
 
-pytestmark = pytest.mark.slow  # one pass of the suite is enough for these
-
 NAMES = {"regret_by_round", "regret_by_horizon", "reward_by_budget", "spend", "traffic", "demand_forecast", "beliefs"}
 ARRIVES, RETIRES = "#d55e00", "#111111"
 AWKWARD = ("_hidden", "$a_b$ % <&> {x}^2", "模型 café", "back\\slash $", "new\nline", "x" * 80)

@@ -153,11 +153,13 @@ SAME_OPERATIONS = {"ad_ucb": "lp_resolving", "oa_ucb": "copac_ucb"}  # rules tha
 OWN_OPERATIONS = [
     name for name, rule in ROUTING.items() if rule.__module__.startswith("bandits.") and name not in SAME_OPERATIONS
 ]
+QUICK = ("primal_dual_resolving", "lp_resolving")  # the operations of every rule's parts are compared one by one above
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("keys_used_twice")
-@pytest.mark.parametrize("name", OWN_OPERATIONS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in OWN_OPERATIONS]
+)
 def test_whole_runs_are_those_of_vmap(name: str) -> None:
     """Noisy demand, a latency target, a budget that binds: every book, and every belief."""
     demand = {"process": "mmpp", "mean": 5.0, "counts": "poisson", "ratio": 5.0, "rise": 0.02, "fall": 0.1}

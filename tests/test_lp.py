@@ -797,9 +797,30 @@ def _assert_priced(
     assert abs(dual @ end + rent - solution.value[k]) <= tolerance * size, k
 
 
+def _solve_ranged_one(
+    objective: list[float],
+    matrix: list[list[float]],
+    bound: list[float],
+    upper: list[float],
+    slack: list[float],
+    dtype: str,
+) -> lp.Solution:
+    """One instance with slacks, padded to the common sizes, through the common program."""
+    more, idle = (0, NUM_VARIABLES - len(upper)), (0, NUM_ROWS - len(bound))
+    padded = (
+        np.pad(objective, more),
+        np.pad(matrix, (idle, more)),
+        np.pad(bound, idle),
+        np.pad(upper, more),
+        np.pad(slack, idle, constant_values=np.inf),
+    )
+    batch = (jnp.asarray(np.broadcast_to(array, (BATCH, *array.shape)), dtype) for array in padded)
+    solution = jax.tree.map(lambda array: np.asarray(array)[0], _ranged_solver(dtype)(*batch))
+    return lp.replace(solution, x=solution.x[: len(upper)], dual=solution.dual[: len(bound)])
+
+
 def test_the_price_of_an_equality_may_be_negative(dtype: str) -> None:
-    one = [np.asarray(array, dtype) for array in ([-1.0, -3.0], [[1.0, 1.0]], [1.0], [0.4, 1.0])]
-    solution = lp.maximize(*map(jnp.asarray, one), slack=jnp.zeros(1, dtype))
+    solution = _solve_ranged_one([-1.0, -3.0], [[1.0, 1.0]], [1.0], [0.4, 1.0], [0.0], dtype)
     assert solution.status == lp.Status.OPTIMAL
     np.testing.assert_allclose(solution.x, [0.4, 0.6], rtol=1e-6)
     np.testing.assert_allclose(solution.dual, [-3.0], rtol=1e-6)
@@ -807,21 +828,15 @@ def test_the_price_of_an_equality_may_be_negative(dtype: str) -> None:
 
 def test_an_impossible_equality_gives_the_nearest_point(dtype: str) -> None:
     """Too little to make up the sum: everything at its cap violates least."""
-    one = [np.asarray(array, dtype) for array in ([1.0, 1.0], [[1.0, 1.0]], [1.0], [0.25, 0.5])]
-    solution = lp.maximize(*map(jnp.asarray, one), slack=jnp.zeros(1, dtype))
+    solution = _solve_ranged_one([1.0, 1.0], [[1.0, 1.0]], [1.0], [0.25, 0.5], [0.0], dtype)
     assert solution.status == lp.Status.INFEASIBLE
     np.testing.assert_allclose(solution.x, [0.25, 0.5])
 
 
-def test_an_equality_out_of_reach_beside_an_elastic_row_is_proven_infeasible() -> None:
+def test_an_equality_out_of_reach_beside_an_elastic_row_is_proven_infeasible(dtype: str) -> None:
     """The shares cannot sum to 1; once the slack of such a row, which has no inside, was taken for stuck."""
-    objective = np.array([0.0, 0.0, -1.0])
-    matrix = np.array([[-0.16, -0.42, -1.0], [1.0, 1.0, 0.0]])
-    bound, upper, slack = np.array([-0.54, 1.0]), np.array([0.48, 0.42, 0.54]), np.array([np.inf, 0.0])
-    for dtype in (np.float32, np.float64):
-        with jax.enable_x64(dtype == np.float64):
-            operands = [jnp.asarray(array, dtype) for array in (objective, matrix, bound, upper)]
-            solution = jax.device_get(lp.maximize(*operands, slack=jnp.asarray(slack, dtype)))
-        assert solution.status == lp.Status.INFEASIBLE
-        assert solution.dual[1] < 0
-        np.testing.assert_allclose(solution.x[:2], upper[:2], rtol=1e-6)
+    matrix = [[-0.16, -0.42, -1.0], [1.0, 1.0, 0.0]]
+    solution = _solve_ranged_one([0.0, 0.0, -1.0], matrix, [-0.54, 1.0], [0.48, 0.42, 0.54], [np.inf, 0.0], dtype)
+    assert solution.status == lp.Status.INFEASIBLE
+    assert solution.dual[1] < 0
+    np.testing.assert_allclose(solution.x[:2], [0.48, 0.42], rtol=1e-6)

@@ -70,7 +70,7 @@ def by_highs(case: tuple[np.ndarray, ...], penalty: float) -> tuple[float, float
     return -found.fun, float(np.abs(objective) @ found.x)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
 def test_every_shipped_catalogue_agrees_with_highs(dtype: str) -> None:
     """Services from 1e-126 (1e-37) to 1, budgets from none to plenty, targets from none to out of reach."""
     cases = tuple(part.astype(dtype) for part in grid())

@@ -17,8 +17,6 @@ from experiments.store import CellResult
 from experiments.summary import DEPLOYMENT_METRICS, METRICS, horizon_groups, label_cells, metric_curve, summarise
 from tests.synthetic import PARTS, make_cell, make_staged_cell, make_study, without_stages
 
-pytestmark = pytest.mark.slow  # one pass of the suite is enough for these
-
 CONFIG = {"name": "a study", "seeds": 8, "env": {"catalogue": "x", "floors": {"latency": 0.8}}, "policies": ["ucb"]}
 RECORD = {"config": CONFIG, "versions": {"jax": "0.10.2", "git": "0123456789abcdef"}}
 EXPECTED = {"ucb": {"regret": 0.5}}

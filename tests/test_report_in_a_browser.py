@@ -12,7 +12,7 @@ from tests.browser import CHROMIUM, DRIVER, Browser, browser
 from tests.synthetic import make_cell, make_staged_cell, make_study
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None or DRIVER is None, reason="needs chromium and chromedriver"),
 ]
 

@@ -41,6 +41,7 @@ PAIRS = [
     ("normal", "running_mean"),
     ("autoregressive", "past_only"),
 ]
+QUICK = ("diurnal", "trace", "autoregressive")
 
 
 @pytest.fixture
@@ -217,21 +218,23 @@ def test_a_catalogue_of_one_s_own_with_two_budgets_and_two_targets(call: Command
         assert {"violation_quality", "violation_latency", "dual_energy_wh", "dual_quality"} <= row.keys()
 
 
-@pytest.mark.parametrize("argument", ["env.demand_seen=after", "env.budget_rule=stop", "env.quality_noise=beta"])
-def test_a_world_may_have_other_rules(call: CommandLine, argument: str) -> None:
+def test_a_world_may_have_other_rules(call: CommandLine, subtests: pytest.Subtests) -> None:
     studies.write(call.folder, {"mine.py": RULE})
     # A rule that proposes what the budget cannot pay, and is refused.
     tight = ("horizon=60", "env.budget_per_task=5e-5", "rules=[mine.py]", "policies=[mine]")
-    call.done("out=plain", *tight)
-    call.done("out=other", *tight, argument)
-    usual, other = (studies.rows(call.folder / name) for name in ("plain", "other"))
-    assert all(row["overspend"] == 0 and row["invalid"] == 0 for row in other)
-    assert [row["demand_total"] for row in usual] == [row["demand_total"] for row in other]
-    if argument == "env.budget_rule=stop":  # the first refusal is the last service
-        assert all(row["refused"] > 0 for row in usual)
-        assert all(row["served"] < before["served"] for row, before in zip(other, usual, strict=True))
-    if argument == "env.quality_noise=beta":
-        assert any(row["reward"] != round(row["reward"]) for row in other)
+    call.done("out=usual", *tight)
+    usual = studies.rows(call.folder / "usual")
+    assert all(row["refused"] > 0 for row in usual)
+    for argument in ("env.demand_seen=after", "env.budget_rule=stop", "env.quality_noise=beta"):
+        with subtests.test(argument):
+            call.done(f"out={argument.partition('=')[2]}", *tight, argument)
+            other = studies.rows(call.folder / argument.partition("=")[2])
+            assert all(row["overspend"] == 0 and row["invalid"] == 0 for row in other)
+            assert [row["demand_total"] for row in usual] == [row["demand_total"] for row in other]
+            if argument == "env.budget_rule=stop":  # the first refusal is the last service
+                assert all(row["served"] < before["served"] for row, before in zip(other, usual, strict=True))
+            if argument == "env.quality_noise=beta":
+                assert any(row["reward"] != round(row["reward"]) for row in other)
 
 
 def test_every_demand_and_every_forecaster_has_a_test() -> None:
@@ -241,7 +244,13 @@ def test_every_demand_and_every_forecaster_has_a_test() -> None:
         assert {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")} == set(names)
 
 
-@pytest.mark.parametrize(("demand", "forecaster"), PAIRS)
+@pytest.mark.parametrize(
+    ("demand", "forecaster"),
+    [
+        pytest.param(*pair, marks=[] if pair[0] in QUICK else pytest.mark.slow)  # each is a program of its own
+        for pair in PAIRS
+    ],
+)
 def test_every_demand_and_every_forecaster_runs(call: CommandLine, demand: str, forecaster: str) -> None:
     studies.write(call.folder, {"trace.csv": TRACE})
     replayed = ["demand.path=trace.csv"] if demand == "trace" else []

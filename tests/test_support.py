@@ -17,8 +17,6 @@ from bandits.deployment.support import Status, Support, best_support
 from envs import catalogue
 from experiments import benchmark
 
-pytestmark = pytest.mark.slow  # one pass of the suite is enough for these
-
 BATCH, MODELS = 300, 20
 KINDS = ("one", "0.4", "0.25", "just enough", "mixed")
 
@@ -200,7 +198,9 @@ def assert_consistent(given, found: Support, tolerance):
 
 
 # float32: an LP whose rows are nearly parallel is solved to a few 1e-5 only.
-@pytest.mark.parametrize(("precision", "tolerance"), [(np.float64, 1e-7), (np.float32, 3e-4)])
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [(np.float64, 1e-7), pytest.param(np.float32, 3e-4, marks=pytest.mark.slow)]
+)
 def test_agrees_with_highs(precision, tolerance):
     support = solved(precision)
     infeasible = 0
@@ -294,7 +294,7 @@ ROUTERBENCH = [  # budget in USD a query, max_deployed, cap, value, and a part o
 ]
 
 
-@pytest.mark.parametrize("precision", [np.float64, np.float32])
+@pytest.mark.parametrize("precision", [np.float64, pytest.param(np.float32, marks=pytest.mark.slow)])
 def test_routerbench_numbers(precision):
     """literature.md, c.5: values of the best deployments of the 11 RouterBench models."""
     cases = [routerbench(*case[:3]) for case in ROUTERBENCH]
@@ -348,6 +348,25 @@ def test_degenerate_programs_stay_finite():
     assert not any(found[name].deployed.any() for name in ("no caps", "no slots", "nobody"))
 
 
+def test_few_nodes_leave_a_valid_gap():
+    limit = 3
+    found = solve_padded([(*padded(given)[:-1], limit) for given in instances()])
+    for i in range(BATCH):
+        assert_valid_gap(row(found, i), optimum(i), limit)
+    assert np.any(found.gap > 0)
+
+
+def assert_valid_gap(found, expected, limit):
+    """The optimum, None where there is none, lies between the value and the value plus the gap."""
+    assert found.nodes <= 3 * (limit + 1)
+    if expected is None:
+        assert found.status != Status.OPTIMAL
+        return
+    assert found.status == (Status.OPTIMAL if found.gap == 0 else Status.NODE_LIMIT)
+    assert found.value - 1e-7 <= expected <= found.value + found.gap + 1e-7
+
+
+@pytest.mark.slow
 def test_large_programs_have_a_valid_gap():
     """60 models, 5 deployed; half of them may look at 5 nodes only."""
     rng = np.random.default_rng(11)
@@ -360,17 +379,13 @@ def test_large_programs_have_a_valid_gap():
         support = jax.tree.map(np.asarray, solve_batch(*map(jnp.asarray, stacked), limits))
     for i, given in enumerate(made):
         found, expected = row(support, i), highs(given)
-        assert found.nodes <= 3 * (int(limits[i]) + 1)
-        if expected is None:
-            assert found.status != Status.OPTIMAL
-            continue
-        assert found.status == (Status.OPTIMAL if found.gap == 0 else Status.NODE_LIMIT)
-        assert found.value - 1e-7 <= expected <= found.value + found.gap + 1e-7
-        if limits[i] == 1000:
+        assert_valid_gap(found, expected, int(limits[i]))
+        if expected is not None and limits[i] == 1000:
             assert found.gap <= 0.01 * found.value
     assert np.any(support.gap > 0)
 
 
+@pytest.mark.slow
 def test_one_program_serves_every_cap_and_single_padded_runs_equal_an_unpadded_batch():
     traces = []
 
@@ -401,6 +416,7 @@ def test_shapes_are_checked():
         best_support(ones, ones, jnp.ones(()), ones, ones > 0, jnp.int32(1), service=jnp.ones((3, 1)))
 
 
+@pytest.mark.slow
 def test_declining_is_allowed_where_it_pays():
     """Without serve_all the value is that of the `staged` benchmark, found in another way."""
     given = [one for one in instances() if len(one.target) == 0][:40]

@@ -36,8 +36,6 @@ from experiments.trackers import (
 from tests import studies
 from tests.synthetic import make_cell, make_study
 
-pytestmark = pytest.mark.slow  # one pass of the suite is enough for these
-
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = {
     "config": {"name": "pilot", "horizon": 1000, "out": None, "tracker": {"name": "wandb"}},
