@@ -11,7 +11,9 @@ Seeds are spread over all local devices. Nothing is communicated between them: m
 they are the same for any number of devices.
 """
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
@@ -176,18 +178,32 @@ def compile_program(worlds: World, learners: Learner, keys: jax.Array) -> Progra
     """
     began = perf_counter()
     rounds = jnp.zeros((), jnp.int32)
-    state = jax.eval_shape(_start, worlds, learners, keys, rounds)
-    start, advance = (_start, _advance) if jax.local_device_count() == 1 else _over_devices(state)
-    changes = jnp.zeros(2 * worlds.reward_mean.shape[1], jnp.int32)
-    clock = Clock(horizon=rounds, stages=rounds, changes=changes, resolve_every=rounds)
-    lowered = advance.lower(worlds, learners, keys, state, clock, rounds, rounds)
+    with _uncollected():
+        state = jax.eval_shape(_start, worlds, learners, keys, rounds)
+        start, advance = (_start, _advance) if jax.local_device_count() == 1 else _over_devices(state)
+        changes = jnp.zeros(2 * worlds.reward_mean.shape[1], jnp.int32)
+        clock = Clock(horizon=rounds, stages=rounds, changes=changes, resolve_every=rounds)
+        beginning = start.lower(worlds, learners, keys, rounds)
+        lowered = advance.lower(worlds, learners, keys, state, clock, rounds, rounds)
     return Program(
-        start=start.lower(worlds, learners, keys, rounds).compile(),
+        start=beginning.compile(),
         advance=lowered.compile(),
         state=state,
         seen=lowered.out_info[1],
         compile_seconds=perf_counter() - began,
     )
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No search for garbage in cycles: tracing makes a million objects, nearly all of which live to its end."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def bytes_a_run(worlds: World, learners: Learner) -> int:
