@@ -11,7 +11,9 @@ Seeds are spread over all local devices. Nothing is communicated between them: m
 they are the same for any number of devices.
 """
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Lock
@@ -181,7 +183,7 @@ def compile_program(
     of several threads one traces at a time, while others compile or simulate. Tracing is Python, which no two threads
     run at once, so that traces side by side would all be ready as late as the last one.
     """
-    with _tracing:
+    with _tracing, _uncollected():
         began = perf_counter()
         begun()
         rounds = jnp.zeros((), jnp.int32)
@@ -202,6 +204,18 @@ def compile_program(
         compile_seconds=perf_counter() - began,
         cached=bool(hits),
     )
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No search for garbage in cycles: tracing makes a million objects, nearly all of which live to its end."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def bytes_a_run(worlds: World, learners: Learner) -> int:

@@ -82,7 +82,7 @@ def test_operations_are_those_of_vmap(name: str) -> None:
     assert_same(lanes(number >= 0, x.T, number), jax.jit(jax.vmap(operation, (0, None)))(x, number))
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "program")) for n in OPERATIONS])
 def test_operations_of_several_cells_are_those_of_vmap(name: str) -> None:
     """Cells first, mapped by ``jax.vmap`` within the program that is read: [cells, ..., lanes]."""
     x = jax.random.normal(jax.random.key(4), (LANES, CELLS, MODELS))
@@ -126,6 +126,7 @@ def test_random_bits_of_several_cells_are_those_of_jax() -> None:
     assert_same(ours, jax.jit(jax.vmap(several, (1, None)))(keys, jnp.int32(12)))
 
 
+@pytest.mark.usefixtures("keys_used_twice")
 def test_keys_of_several_cells_can_be_carried_as_long_as_each_wants() -> None:
     def carried(key: jax.Array, rounds: jax.Array) -> jax.Array:
         return jax.lax.while_loop(

@@ -31,11 +31,11 @@ class Loop:
     lanes: int  # runs of a chunk
 
 
-def loop(rule: str, horizon: int, lanes: int) -> Loop:
-    """``rule`` with its defaults and the total demand known, over ``horizon`` rounds; float32."""
+def loop(rule: str, horizon: int, lanes: int, deployment: str = "everything") -> Loop:
+    """Two rules with their defaults and the total demand known, over ``horizon`` rounds; float32."""
     world = instance.world(horizon)
     learner = Learner(
-        deployment=DEPLOYMENT["everything"](),
+        deployment=DEPLOYMENT[deployment](),
         routing=ROUTING[rule](),
         forecaster=forecast.build("oracle", {}),
         confidence=Confidence(confidence=instance.CONFIDENCE),
