@@ -854,8 +854,10 @@ def _judged(
     reduced = stored(lambda: _certain(program, program.objective, price))
     residual = stored(lambda: _residual(program, excess, size))
     gap = stored(lambda: _gap(program, x, price, reduced, _unforgiven(program, state, price, excess), size))
-    optimal = (residual <= forgiven) & (gap <= forgiven)
-    mending = state.phase == _MENDING
+    mending, forgiving = state.phase == _MENDING, state.phase == _FORGIVING
+    # What is forgiven is the least violation and its rounding, see below, which may be all that may be forgiven.
+    feasible = residual <= jnp.where(forgiving, forgiven + _rounding(x.dtype), forgiven)
+    optimal = feasible & (gap <= forgiven)
     contradiction = stored(lambda: _contradicts(program, price))
     impossible = mending & (state.ending == _SETTLED) & (residual > forgiven) & contradiction
     over = state.steps >= limit
