@@ -45,7 +45,9 @@ from bandits.storage import Stored, storage, surely
 
 _GENEROUS = 16  # rounding errors of a sum, in units in the last place of its largest terms
 _REFINEMENTS = 3  # each gains the digits that a basis leaves of working precision
-_BISECTIONS = 5  # not a function of the size: padding must not change the choice
+# Not functions of the size: padding must not change the choice.
+_BISECTIONS = 5
+_LONG = 20  # exchanges after which a lane takes more care
 _NOTHING = -(1 << 20)  # the binary exponent of 0
 
 _SPECK = 1 / 256  # what is far below the units that matter, which are 1
@@ -662,7 +664,7 @@ def _exchange(program: _Program, state: _State, limit: jax.Array, patience: int,
 
     ending = jnp.where(running & ~pivoting, jnp.where(wrong, _STUCK, _SETTLED), state.ending)
     after = jax.tree.map(choose, moved, state)
-    care = jnp.where(after.steps >= patience, jnp.maximum(after.care, 1), after.care)
+    care = jnp.where(after.steps >= _LONG, jnp.maximum(after.care, 1), after.care)
     return replace(after, ending=ending.astype(jnp.int32), care=care)
 
 
@@ -882,8 +884,10 @@ def _judged(
     reduced = stored(lambda: _certain(program, program.objective, price))
     residual = stored(lambda: _residual(program, excess, size))
     gap = stored(lambda: _gap(program, x, price, reduced, _unforgiven(program, state, price, excess), size))
-    optimal = (residual <= forgiven) & (gap <= forgiven)
-    mending = state.phase == _MENDING
+    mending, forgiving = state.phase == _MENDING, state.phase == _FORGIVING
+    # What is forgiven is the least violation and its rounding, see below, which may be all that may be forgiven.
+    feasible = residual <= jnp.where(forgiving, forgiven + _rounding(x.dtype), forgiven)
+    optimal = feasible & (gap <= forgiven)
     contradiction = stored(lambda: _contradicts(program, price))
     impossible = mending & (state.ending == _SETTLED) & (residual > forgiven) & contradiction
     over = state.steps >= limit

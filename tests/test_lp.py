@@ -359,7 +359,7 @@ def _assert_decided(number: int, checked: int, dtype: str) -> None:
         solution = jax.device_get(solve(*map(jnp.asarray, instances)))
         _assert_sound(solution, instances[3])
         assert np.all(solution.status == lp.Status.OPTIMAL), name
-        assert solution.steps.mean() < 9, name
+        assert solution.steps.mean() < 25, name
         rows = zip(*(array[:checked].astype(float) for array in instances), strict=True)
         _, wanted, size = map(np.array, zip(*(_highs(*row) for row in rows), strict=True))
         assert np.all(np.abs(solution.value[:checked] - wanted) <= 10 * TOLERANCE[dtype] * size), name
@@ -372,6 +372,30 @@ def test_rows_that_are_nearly_parallel_leave_no_program_undecided(dtype: str) ->
 @pytest.mark.slow
 def test_rows_that_are_nearly_parallel_leave_none_of_many_programs_undecided(dtype: str) -> None:
     _assert_decided(20480, 500, dtype)
+
+
+def test_a_budget_that_is_just_missed_leaves_no_program_undecided(dtype: str) -> None:
+    """All are to be served by three models, at most 0.4 by each, and two of them cost almost the same.
+
+    The first is a program of StageRoute's, whose deployment costs what the budget allows to the last digits. The price
+    of such a row is large: what is forgiven of it would be a gain of up to a half.
+    """
+    number, rng = 4096, np.random.default_rng(12)
+    near = 1 + np.append(0, 10.0 ** rng.uniform(-5, -1, number - 1))[:, None] * rng.normal(size=(number, 3))
+    cost = np.array([0.012617189, 0.01690755, 0.016900921]) * near
+    reward = np.array([0.70961565, 0.65579236, 0.615587]) * near[::-1]
+    missing = 10.0 ** rng.uniform(-8, -2, number) * rng.choice([-1, 1], number)
+    budget = np.sort(cost, axis=1) @ [0.4, 0.4, 0.2] * (1 - missing)
+    budget[0] = 0.015188335
+    one = np.ones((number, 1))
+    instances = reward, np.stack([cost, 0 * cost + 1], axis=1), np.append(budget[:, None], one, axis=1), 0 * cost + 0.4
+    operands = (*instances, np.broadcast_to([np.inf, 0], (number, 2)))
+    solution = jax.device_get(_ranged_solver(dtype)(*(jnp.asarray(array, dtype) for array in operands)))
+    assert np.isin(solution.status, [lp.Status.OPTIMAL, lp.Status.INFEASIBLE]).all()
+    rounding = 100 * np.finfo(dtype).eps
+    assert np.all(solution.status[missing < -rounding] == lp.Status.OPTIMAL)
+    assert np.all(solution.status[missing > 10 * FORGIVEN[dtype] + rounding] == lp.Status.INFEASIBLE)
+    assert np.all(solution.residual[solution.status == lp.Status.OPTIMAL] <= FORGIVEN[dtype] + rounding)
 
 
 def test_an_attempt_makes_no_answer_worse() -> None:
