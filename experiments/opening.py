@@ -3,6 +3,7 @@
 The configuration has not been validated yet, so nothing here relies on the types that it should have.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any
@@ -11,29 +12,35 @@ from envs.errors import InputError
 from experiments import study_folder, texts
 
 
-def line(plain: Mapping[str, Any]) -> str:
+def line(given: Mapping[str, Any]) -> str | None:
     """What a resolved configuration asks for: its policies, settings, runs and rounds, and the results folder.
+
+    None where one of these is not what it must be; the command is refused as soon as that can be explained.
 
     >>> asked = {"name": "pilot", "policies": ["ucb1", "uniform"], "sweep": {"horizon": [10, 2000]}, "seeds": 4}
     >>> line({**asked, "out": "results/pilot"})
     'pilot: 2 policies x 2 settings (horizon), 4 runs each, up to 2,000 rounds; into results/pilot'
+    >>> line({**asked, "out": "results/pilot", "seeds": -1})
     """
-    axes = dict(_axes(plain.get("sweep")))
-    horizons = axes.get("horizon") or [plain.get("horizon")]
-    factors = [
-        _counted(1 if plain.get("routing") is not None else _size(plain.get("policies")), "policy", "policies"),
-        *(_counted(_size(plain[key]), key[:-1], key) for key in ("worlds", "demands") if plain.get(key)),
-        *([_settings(axes, _entry(plain.get("sweep"), "mode"))] if axes else []),
-    ]
-    rounds = max((value for value in horizons if isinstance(value, int | float)), default=0)
-    runs = _counted(plain.get("seeds"), "run", "runs")
-    folder = f"; into {_folder(plain)}" if _folder(plain) else ""
-    return f"{plain.get('name')}: {' x '.join(factors)}, {runs} each, up to {rounds:,.0f} rounds{folder}"
+    try:
+        plain = texts.readable(given)
+        folder = texts.text(plain["out"], "out") if plain["out"] is not None else study_folder.default(plain)
+        axes = dict(_axes(plain["sweep"]))
+        factors = [
+            _counted(1 if plain.get("routing") is not None else _size(plain["policies"]), "policy", "policies"),
+            *(_counted(_size(plain[key]), key[:-1], key) for key in ("worlds", "demands") if plain.get(key)),
+            *([_settings(axes, plain["sweep"].get("mode"))] if axes else []),
+        ]
+        rounds = max(map(_whole, axes.get("horizon") or [plain.get("horizon")]))
+        runs = _counted(_whole(plain["seeds"]), "run", "runs")
+    except (AttributeError, InputError, KeyError, OverflowError, TypeError, ValueError):
+        return None
+    return f"{plain['name']}: {' x '.join(factors)}, {runs} each, up to {rounds:,} rounds; into {Path(folder)}"
 
 
-def _axes(sweep: Any, prefix: str = "") -> Iterator[tuple[str, list[Any]]]:
+def _axes(sweep: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, list[Any]]]:
     """(path, values) of every axis that is swept."""
-    for key, value in sweep.items() if isinstance(sweep, Mapping) else ():
+    for key, value in sweep.items():
         if isinstance(value, Mapping):
             yield from _axes(value, f"{prefix}{key}.")
         elif isinstance(value, list):
@@ -41,27 +48,21 @@ def _axes(sweep: Any, prefix: str = "") -> Iterator[tuple[str, list[Any]]]:
 
 
 def _settings(axes: Mapping[str, list[Any]], mode: Any) -> str:
-    number = 1
-    for values in axes.values():
-        number = max(number, len(values)) if mode == "zip" else number * len(values)
-    return f"{_counted(number, 'setting', 'settings')} ({', '.join(axes)})"
-
-
-def _folder(plain: Mapping[str, Any]) -> Path | str | None:
-    """Where results will go; None where the configuration is one that will be refused."""
-    try:
-        return texts.spelt(plain["out"]) or study_folder.default(plain)
-    except (InputError, KeyError, TypeError, ValueError):
-        return None
-
-
-def _entry(value: Any, key: str) -> Any:
-    return value.get(key) if isinstance(value, Mapping) else None
+    sizes = [_size(values) for values in axes.values()]
+    return f"{_counted(max(sizes) if mode == 'zip' else math.prod(sizes), 'setting', 'settings')} ({', '.join(axes)})"
 
 
 def _size(value: Any) -> int:
-    return len(value) if isinstance(value, Sized) else 0
+    if isinstance(value, Sized) and len(value):
+        return len(value)
+    raise ValueError("nothing to simulate")
 
 
-def _counted(number: Any, one: str, several: str) -> str:
+def _whole(value: Any) -> int:
+    if isinstance(value, int | float) and value >= 1 and float(value).is_integer():
+        return int(value)
+    raise ValueError("not a number of rounds or runs")
+
+
+def _counted(number: int, one: str, several: str) -> str:
     return f"{number} {one if number == 1 else several}"

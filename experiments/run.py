@@ -216,7 +216,8 @@ def _app(configuration: DictConfig) -> None:
 def _say_opening(plain: Mapping[str, Any]) -> None:
     """What is about to be done, before the imports that take seconds."""
     # As a display prints it: a name may hold a terminal's control characters, or what a stream cannot encode.
-    display.say(display.console(), opening.line(plain))
+    if (line := opening.line(plain)) is not None:
+        display.say(display.console(), line)
 
 
 def _leave() -> NoReturn:
