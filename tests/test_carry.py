@@ -33,7 +33,7 @@ class Stopped(Exception):
 Simulate = Callable[..., Snapshot]
 
 
-@pytest.fixture(scope="module", params=list(SETUPS))
+@pytest.fixture(scope="module", params=["fixed", pytest.param("staged", marks=pytest.mark.slow)])
 def simulate(request: pytest.FixtureRequest) -> Simulate:
     """The same batch, played with any keeper."""
     routing, deployment, schedule, stages = SETUPS[request.param]

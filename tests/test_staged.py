@@ -37,7 +37,7 @@ PAIRS: dict[str, tuple[str, Any]] = {
     "uniform": ("uniform", Reckless()),
     "everything": ("everything", "primal_dual_resolving"),
 }
-QUICK = ("stageroute", "uniform", "everything")
+QUICK = ("uniform", "everything")  # the others search for the best deployment or solve a program in every round
 TOTALS = ("demand", "served", "refused", "reward", "spent", "service")
 COUNTS = ("deployed", "activations", "evictions", "first_live", "stopped", "violation_worst")
 DEMAND = {"process": "sinusoid", "mean": 3.0, "amplitude": 0.5, "period": 17.0, "phase": 0.1, "noise": 0.3}
@@ -497,6 +497,7 @@ CALM = {  # budgets that serve everyone, no cost, nobody retires within a stage
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CALM)
 def test_the_clairvoyant_deployment_leaves_waiting_and_routing_alone(name: str) -> None:
     scenario = Scenario(
@@ -515,7 +516,7 @@ def test_the_clairvoyant_deployment_leaves_waiting_and_routing_alone(name: str) 
         assert (result.final("regret_waiting") > 0.01 * result.final("benchmark")).all()
 
 
-@pytest.mark.parametrize("pair", ["clairvoyant", "everything", "stageroute"])
+@pairs
 def test_who_arrives_as_a_stage_starts_is_not_waited_for(pair: str) -> None:
     scenario = Scenario(
         horizon=120,
@@ -546,6 +547,7 @@ HARD = {  # (T, K): (rounds that newcomers are waited for, those newcomers' roun
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", HARD)
 def test_waiting_on_the_hard_stream_by_hand(shape: tuple[int, int]) -> None:
     """One task a round; each newcomer is better by 0.2 and arrives one round after a stage's start."""
@@ -576,6 +578,7 @@ def test_waiting_on_the_hard_stream_by_hand(shape: tuple[int, int]) -> None:
 
 
 # StageRoute's decisions within a run, from what it knew.
+@pytest.mark.slow
 def test_stageroute_deploys_the_best_support_for_its_own_bounds() -> None:
     scenario = Scenario(
         horizon=900,
@@ -611,6 +614,7 @@ def test_stageroute_deploys_the_best_support_for_its_own_bounds() -> None:
     assert len(set(chosen)) > 3 and idle < len(chosen) / 2  # there was something to weigh up
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["even", "retiring within stages", "one stage, and then nobody"])
 def test_stageroute_solves_at_boundaries_and_every_so_often_after(name: str) -> None:
     """Its shadow prices, which estimates move all the time, stand still between two solves."""
