@@ -12,8 +12,8 @@ import jax
 import numpy as np
 
 from envs.catalogue import Catalogue
-from envs.clock import Clock, stage_start
 from envs.errors import InputError
+from envs.timeline import Clock, stage_start
 
 NEVER = np.iinfo(np.int32).max
 ARRIVALS = ("start", "catalogue", "even", "poisson", "after_stage", "given")

@@ -24,7 +24,7 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 import jax
 import pytest
 
-from experiments import compiler
+from experiments.engine import compiler
 
 compiler.prepare()
 

@@ -129,9 +129,10 @@ def die_at(number: int, kind: str | None = None, suffix: str = "") -> None:
 
 def _serve() -> None:
     """Fork a child for every line of stdin, and say its number."""
-    from experiments import cells, display, publish, report, run, study  # noqa: F401
+    from experiments.cli import run
+    from experiments.report import html_report
 
-    report.write = lambda results, record, found, folder: folder / "report.html"
+    html_report.write = lambda results, record, found, folder: folder / "report.html"
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are buried by the kernel
     for line in sys.stdin:
         wanted = json.loads(line)

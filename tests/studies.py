@@ -14,9 +14,13 @@ import pyarrow.parquet
 import pytest
 from omegaconf import OmegaConf
 
-from experiments import cells, config, report, run, study
-from experiments.cells import Cell
-from experiments.study import Outcome
+from experiments.cli import run
+from experiments.config import cells
+from experiments.config import study as study_config
+from experiments.config.cells import Cell
+from experiments.jobs import runner
+from experiments.jobs.runner import Outcome
+from experiments.report import html_report
 
 TINY = (
     *("tracker=jsonl", "horizon=20", "seeds=2", "policies=[uniform]", "sweep.budget_per_task=null"),
@@ -32,7 +36,7 @@ RULE = '''
 
 import jax.numpy as jnp
 
-from bandits.parameters import number
+from envs.parameters import number
 from bandits.routing import RoutingRule, routing_rule
 
 
@@ -66,7 +70,7 @@ def plain(*arguments: str) -> dict[str, Any]:
 
 def planned(*arguments: str) -> list[Cell]:
     """The cells of a study."""
-    return cells.build(config.study_from(plain(*arguments)))
+    return cells.build(study_config.study_from(plain(*arguments)))
 
 
 def ids(*arguments: str) -> set[str]:
@@ -149,19 +153,19 @@ def command_line(
     Without ``drawn`` there are no figures and no report; without ``optimized`` the compiler hurries.
     """
     outcomes: list[Outcome] = []
-    simulate = study.run
+    simulate = runner.run
 
     def watched(*arguments: Any) -> Outcome:
         outcomes.append(simulate(*arguments))
         return outcomes[-1]
 
-    monkeypatch.setattr(study, "run", watched)
+    monkeypatch.setattr(runner, "run", watched)
     if not drawn:
-        monkeypatch.setattr(report, "write", lambda cells, record, found, folder: folder / "report.html")
+        monkeypatch.setattr(html_report, "write", lambda cells, record, found, folder: folder / "report.html")
     monkeypatch.chdir(folder)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with ExitStack() as settings:
-        for registry in config.REGISTRIES.values():
+        for registry in study_config.REGISTRIES.values():
             settings.enter_context(_restored(registry))
         settings.enter_context(_jax_settings(optimized))
         yield CommandLine(folder=folder, monkeypatch=monkeypatch, capture=capture, outcomes=outcomes)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.store import CellResult
+from experiments.results.cell_file import CellResult
 
 METRICS = (
     "reward",

@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 from envs.errors import InputError
-from experiments import cells, config, schema, sizes, trackers
+from experiments.config import cells, schema, sizes
+from experiments.config import study as study_config
+from experiments.report import dashboards
 from tests import studies
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -161,9 +163,9 @@ def changed(plain: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
 
 def understood(plain: dict[str, Any], folder: Path) -> None:
     """All that a command looks at before it simulates, but for its folder."""
-    settings = config.study_from(plain)
+    settings = study_config.study_from(plain)
     sizes.check(settings, cells.build(settings))
-    trackers.settings_from(settings.tracker, settings.name, folder)
+    dashboards.settings_from(settings.tracker, settings.name, folder)
 
 
 def refusal(plain: dict[str, Any], folder: Path) -> str:
@@ -317,6 +319,6 @@ def test_what_others_read_otherwise_does_not_matter(folder: Path) -> None:
 
 
 def in_environment(variables: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "experiments.run", *studies.merged("out=out", *arguments)]
+    command = [sys.executable, "-m", "experiments.cli.run", *studies.merged("out=out", *arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)

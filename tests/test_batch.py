@@ -14,11 +14,12 @@ import pytest
 from scipy import stats
 
 from envs import ledger
-from envs.edge_cloud import World
-from experiments import batch, cells
-from experiments.cells import Cell
-from experiments.config import CellConfig, PolicyConfig, StudyConfig
-from experiments.rollout import Snapshot
+from envs.world import World
+from experiments.config import cells
+from experiments.config.cells import Cell
+from experiments.config.study import CellConfig, PolicyConfig, StudyConfig
+from experiments.engine import batch
+from experiments.engine.rollout import Snapshot
 from tests import oracles, worlds
 
 RULE = "primal_dual_resolving"

@@ -9,8 +9,8 @@ import pytest
 from scipy.optimize import linprog
 
 from envs.catalogue import find
-from experiments import benchmark
-from experiments.benchmark import fluid, fluid_epochs, per_task_value, staged
+from experiments.results import benchmark
+from experiments.results.benchmark import fluid, fluid_epochs, per_task_value, staged
 
 NO_SERVICE = np.zeros((11, 0))
 

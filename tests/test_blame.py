@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bandits.forecast import FORECASTERS
+from bandits.forecasting.base import FORECASTERS
 from tests import studies
 from tests.studies import CommandLine
 
@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bandits.deployment import DeploymentRule, deployment_rule
-from bandits.forecast import Forecaster, forecaster, steady
-from bandits.parameters import choice, number
+from bandits.forecasting.base import Forecaster, forecaster, steady
+from envs.parameters import choice, number
 from bandits.routing import RoutingRule, routing_rule
 
 

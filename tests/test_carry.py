@@ -10,9 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import batch, carry, interrupt
-from experiments.carry import Carry, Keeper
-from experiments.rollout import Snapshot
+from experiments import interrupt
+from experiments.engine import batch
+from experiments.engine.carry import Carry
+from experiments.engine.rollout import Snapshot
+from experiments.jobs import checkpoint
+from experiments.jobs.checkpoint import Keeper
 from tests import worlds
 
 RUNS, HORIZON = 3, 90
@@ -129,7 +132,7 @@ def test_a_run_that_is_killed_time_and_again_gives_the_same(
 def test_a_carry_holds_the_checkpoints_so_far(simulate: Simulate, tmp_path: Path, tell: Any) -> None:
     with pytest.raises(Stopped):
         simulate(keeper(tmp_path, tell, 20))
-    found = carry.latest(tmp_path / "block", IDENTITY, *templates(simulate), tell)
+    found = checkpoint.latest(tmp_path / "block", IDENTITY, *templates(simulate), tell)
     assert found is not None and found.rounds == 20 and len(found.seen) == 2
 
 
@@ -189,12 +192,12 @@ def state(rounds: int) -> dict[str, jax.Array]:
 
 def save(folder: Path, rounds: int, identity: dict[str, Any] = IDENTITY) -> None:
     seen = [{"mean": np.array([mark, rounds])} for mark in range(2)]
-    carry.save(folder / "block", identity, Carry(rounds=rounds, state=state(rounds), seen=seen))
+    checkpoint.save(folder / "block", identity, Carry(rounds=rounds, state=state(rounds), seen=seen))
 
 
 def latest(folder: Path, tell: Any, identity: dict[str, Any] = IDENTITY, like: Any = None) -> Carry | None:
     shapes = jax.eval_shape(lambda: state(0)) if like is None else like
-    return carry.latest(folder / "block", identity, shapes, SEEN | {"mean": np.zeros(2, int)}, tell)
+    return checkpoint.latest(folder / "block", identity, shapes, SEEN | {"mean": np.zeros(2, int)}, tell)
 
 
 def files(folder: Path, suffix: str) -> list[Path]:
@@ -246,7 +249,7 @@ def test_a_damaged_carry_is_set_aside_for_the_one_before(
     ((event, fields),) = told
     assert event == "carry_damaged" and fields["carry"] == str(newest) and fields["error"]
     assert len(files(tmp_path, ".json")) == len(files(tmp_path, ".npz")) == 1
-    aside = {path.suffix for path in (tmp_path / carry.DAMAGED).iterdir()}
+    aside = {path.suffix for path in (tmp_path / checkpoint.DAMAGED).iterdir()}
     assert aside == ({".json"} if damage == "lost arrays" else {".json", ".npz"})
     DAMAGES[damage](files(tmp_path, ".json")[-1])
     assert latest(tmp_path, tell) is None or damage == "other rounds"
@@ -286,18 +289,18 @@ def test_another_program_s_carry_is_ignored_and_kept(tmp_path: Path, tell: Any, 
 
 def test_carries_go_when_their_cells_are_stored(tmp_path: Path) -> None:
     for cells in (["a"], ["b"]):
-        folder = carry.block_folder(tmp_path, cells)
-        carry.save(folder, IDENTITY, Carry(rounds=1, state=state(1), seen=[]))
-    carry.discard(tmp_path, ["a"])
-    assert list((tmp_path / carry.FOLDER).iterdir()) == [carry.block_folder(tmp_path, ["b"])]
-    carry.discard(tmp_path, ["b"])
+        folder = checkpoint.block_folder(tmp_path, cells)
+        checkpoint.save(folder, IDENTITY, Carry(rounds=1, state=state(1), seen=[]))
+    checkpoint.discard(tmp_path, ["a"])
+    assert list((tmp_path / checkpoint.FOLDER).iterdir()) == [checkpoint.block_folder(tmp_path, ["b"])]
+    checkpoint.discard(tmp_path, ["b"])
     assert not list(tmp_path.iterdir())
-    carry.discard(tmp_path, ["c"])
+    checkpoint.discard(tmp_path, ["c"])
 
 
 def test_a_carry_belongs_to_its_cells_its_runs_and_the_sources() -> None:
-    usual = carry.identity(["a", "b"], np.arange(4))
-    assert usual == json.loads(json.dumps(usual)) == carry.identity(["a", "b"], np.arange(4))
-    assert usual != carry.identity(["b", "a"], np.arange(4))
-    assert usual != carry.identity(["a", "b"], np.arange(1, 5))
+    usual = checkpoint.identity(["a", "b"], np.arange(4))
+    assert usual == json.loads(json.dumps(usual)) == checkpoint.identity(["a", "b"], np.arange(4))
+    assert usual != checkpoint.identity(["b", "a"], np.arange(4))
+    assert usual != checkpoint.identity(["a", "b"], np.arange(1, 5))
     assert len(usual["program"]) == 64

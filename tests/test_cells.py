@@ -9,13 +9,14 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import cells, config, sources
+from experiments.config import cells, sources
+from experiments.config import study as study_config
 from tests import studies
 from tests.studies import CATALOGUE, RULE, TRACE, ids, planned
 
 BASE = ("policies=[primal_dual_resolving]", "env.catalogue=routerbench", "seeds=2")
 FORECASTER = """
-from bandits.forecast import Forecaster, forecaster, nominal_demand, steady
+from bandits.forecasting.base import Forecaster, forecaster, nominal_demand, steady
 
 
 @forecaster("expectant")
@@ -35,8 +36,8 @@ class Expectant(Forecaster):
 def registries() -> Iterator[None]:
     """What rule files register is forgotten after each test."""
     yield
-    for registry in config.REGISTRIES.values():
-        registry.forget(config.USER_MODULE)
+    for registry in study_config.REGISTRIES.values():
+        registry.forget(study_config.USER_MODULE)
 
 
 @pytest.mark.parametrize(
@@ -128,8 +129,8 @@ def test_a_user_s_forecaster_is_its_source(tmp_path: Path) -> None:
 
 
 DEMAND = """
-from bandits.parameters import number
-from envs.demand import Process, demand_process
+from envs.parameters import number
+from envs.demand.base import Process, demand_process
 
 
 @demand_process("surge")
@@ -204,16 +205,18 @@ def test_an_edited_shipped_rule_changes_its_own_cells_and_shared_code_changes_al
         }
 
     before = found()
-    assert found("experiments/report.py", "experiments/display.py", "experiments/study.py") == before
+    assert (
+        found("experiments/report/html_report.py", "experiments/cli/display.py", "experiments/jobs/runner.py") == before
+    )
     rule = found("bandits/routing/ucb1.py")
     assert {name for name in before if rule[name] != before[name]} == {"ucb1", "wide"}
     deployment = found("bandits/deployment/greedy.py")
     assert {name for name in before if deployment[name] != rule[name]} == {"a"}
     for module in (
-        "bandits/statistics.py",
+        "bandits/estimators/statistics.py",
         "envs/ledger.py",
-        "experiments/rollout.py",
-        "bandits/deployment/support.py",
+        "experiments/engine/rollout.py",
+        "bandits/solvers/support.py",
     ):
         shared = found(module)
         assert not [name for name in before if shared[name] == before[name]]

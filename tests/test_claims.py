@@ -14,15 +14,15 @@ from threading import Barrier
 
 import pytest
 
-from experiments import claims
-from experiments.claims import Claims
-from experiments.work import Block, Work
+from experiments.jobs.queue import Block, Work
+from experiments.results import leases
+from experiments.results.leases import Claims
 
 ROOT = Path(__file__).resolve().parent.parent
 HOLD = """
 import sys, time
 from pathlib import Path
-from experiments.claims import Claims
+from experiments.results.leases import Claims
 mine = Claims(Path(sys.argv[1]))
 assert mine.acquire("block", ["a"])
 print("mine", flush=True)
@@ -96,7 +96,7 @@ def test_what_the_dead_leave_is_tidied_and_nothing_else(tmp_path: Path, holder: 
 
 def test_who_counts_is_alive_and_who_stops_is_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On another machine, whose processes cannot be looked up, the count alone decides."""
-    monkeypatch.setattr(claims, "is_gone", lambda identity: False)
+    monkeypatch.setattr(leases, "is_gone", lambda identity: False)
     counting = {"beat_seconds": 0.02, "stale_seconds": 0.5}
     with Claims(tmp_path, **counting) as alive, Claims(tmp_path, **counting) as observer:
         assert alive.acquire("a")
@@ -113,7 +113,7 @@ def test_who_counts_is_alive_and_who_stops_is_dead(tmp_path: Path, monkeypatch: 
 
 
 def test_wall_clocks_are_not_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "is_gone", lambda identity: False)
+    monkeypatch.setattr(leases, "is_gone", lambda identity: False)
     with Claims(tmp_path) as one, Claims(tmp_path) as other:
         assert one.acquire("a")
         for jump in (-1e6, 1e6):
@@ -159,12 +159,12 @@ def test_of_many_one_takes_over(tmp_path: Path) -> None:
 
 
 def test_a_process_number_used_again_is_another_process() -> None:
-    mine = claims.process()
+    mine = leases.process()
     machine, number, started = mine.split("-")
-    assert not claims.is_gone(mine)
-    assert claims.is_gone(f"{machine}-{number}-{int(started) + 1}-token")
-    assert not claims.is_gone(f"ffffffff-{number}-{int(started) + 1}")  # of another machine: nobody knows
-    assert not claims.is_gone("hello")
+    assert not leases.is_gone(mine)
+    assert leases.is_gone(f"{machine}-{number}-{int(started) + 1}-token")
+    assert not leases.is_gone(f"ffffffff-{number}-{int(started) + 1}")  # of another machine: nobody knows
+    assert not leases.is_gone("hello")
 
 
 def test_a_disk_that_is_full_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

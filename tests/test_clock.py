@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from envs import clock as clocks
-from envs.clock import Clock, stage_start
+from envs import timeline as clocks
 from envs.inventory import NEVER
+from envs.timeline import Clock, stage_start
 
 CHANGES, LONGEST = 6, 40
 ANSWERS = ("stage_began", "segment_began", "next_boundary", "epoch")

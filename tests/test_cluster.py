@@ -21,10 +21,14 @@ from typing import Any
 import pytest
 
 from envs.errors import InputError
-from experiments import claims, config, display, interrupt, launch, publish, study
-from experiments.claims import Claims
-from experiments.trackers import EventLog
-from experiments.work import Block, Work
+from experiments import interrupt
+from experiments.cli import display, publication
+from experiments.config import study as study_config
+from experiments.jobs import launch, runner
+from experiments.jobs.queue import Block, Work
+from experiments.results import leases
+from experiments.results.events import EventLog
+from experiments.results.leases import Claims
 from tests import studies
 from tests.studies import CommandLine
 
@@ -119,7 +123,7 @@ def test_force_makes_each_cell_anew_once(call: CommandLine) -> None:
 
 
 def test_cells_that_fail_are_missing_in_the_end(call: CommandLine) -> None:
-    call.monkeypatch.setattr(study.batch, "compile_program", lambda *_: 1 / 0)
+    call.monkeypatch.setattr(runner.batch, "compile_program", lambda *_: 1 / 0)
     ran = call("-m", "shard=0", "out=out")
     assert ran.code == 1
     assert "error: 1 cells are missing" in ran.err and "Traceback" not in ran.err
@@ -135,7 +139,7 @@ def test_shards_begin_with_different_programs(call: CommandLine, shard: str) -> 
             super().__init__(blocks, *others, **named)
             self.stop()
 
-    call.monkeypatch.setattr(study, "Work", Seen)
+    call.monkeypatch.setattr(runner, "Work", Seen)
     call("policies=[uniform,ucb1,best_fixed]", "sweep.horizon=[20,40]", "chunk_rows=2", f"shard={shard}")
     first = 0 if shard == "null" else int(shard) % 3
     assert orders == [[(first + n) % 3 for n in (0, 0, 1, 1, 2, 2)]]
@@ -162,9 +166,9 @@ def test_a_shard_leaves_what_others_hold(tmp_path: Path) -> None:
 
 
 def test_a_shard_makes_sure_that_others_elsewhere_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "is_gone", lambda identity: False)
-    monkeypatch.setattr(claims, "is_here", lambda identity: False)
-    monkeypatch.setattr("experiments.work._POLL_SECONDS", 0.02)
+    monkeypatch.setattr(leases, "is_gone", lambda identity: False)
+    monkeypatch.setattr(leases, "is_here", lambda identity: False)
+    monkeypatch.setattr("experiments.jobs.queue._POLL_SECONDS", 0.02)
     counting = {"beat_seconds": 0.05, "stale_seconds": 0.6}
     with Claims(tmp_path, **counting) as alive, Claims(tmp_path, **counting) as dead:
         assert alive.acquire("a", ["a"]) and dead.acquire("b", ["b"])
@@ -199,15 +203,15 @@ def test_the_last_shard_publishes(call: CommandLine) -> None:
 def test_of_shards_that_end_together_one_publishes_the_cells_of_all(call: CommandLine) -> None:
     outcome = call.done(*STUDY, "out=out")
     out = call.folder / "out"
-    settings = config.study_from(studies.plain(*STUDY))
+    settings = study_config.study_from(studies.plain(*STUDY))
     log, console = EventLog(out / "events.jsonl"), display.console()
 
     def shard_ends(cells: int) -> list[int]:
         """How many cells were published, and published again."""
         made: list[int] = []
-        call.monkeypatch.setattr(publish, "publish", lambda found, *_: made.append(len(found.cells)))
+        call.monkeypatch.setattr(publication, "publish", lambda found, *_: made.append(len(found.cells)))
         some = replace(outcome, cells=outcome.cells[:cells])
-        publish.publish_in_turn(some, settings, out, None, log, console)
+        publication.publish_in_turn(some, settings, out, None, log, console)
         return made
 
     assert shard_ends(2) == []  # what is published is not published again
@@ -316,7 +320,7 @@ def long_study(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str]
 
 @contextmanager
 def started(folder: Path, environment: dict[str, str], *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "experiments.run", *studies.merged(*LONG, *arguments)]
+    command = [sys.executable, "-m", "experiments.cli.run", *studies.merged(*LONG, *arguments)]
     streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=folder, env=environment, **streams) as process:
         try:

@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 import yaml
 
-from experiments import commands, status, store, study_folder, trackers
-from experiments.store import CellResult
-from experiments.study_folder import study_digest
-from experiments.trackers import run_id
+from experiments.cli import commands, status
+from experiments.report import dashboards
+from experiments.report.dashboards import run_id
+from experiments.results import cell_file, layout, study_folder
+from experiments.results.cell_file import CellResult
+from experiments.results.layout import study_digest
 from tests import studies
 from tests.synthetic import make_study
 
@@ -53,7 +55,7 @@ def plan(folder: Path, members: list[CellResult]) -> None:
         {"cell": about["cell"], "policy": about["policy"], "horizon": about["horizon"], "seeds": 3, "swept": {}}
         for about in (cell.description for cell in members)
     ]
-    (folder / study_folder.PLAN).write_text(json.dumps(entries), encoding="utf-8")
+    (folder / layout.PLAN).write_text(json.dumps(entries), encoding="utf-8")
 
 
 def make_folder(folder: Path, there: list[CellResult], planned: list[CellResult] | None = None) -> Path:
@@ -62,7 +64,7 @@ def make_folder(folder: Path, there: list[CellResult], planned: list[CellResult]
     (folder / "config.yaml").write_text(yaml.safe_dump(RECORD), encoding="utf-8")
     plan(folder, planned or there)
     for cell in there:
-        store.write_cell(folder, cell)
+        cell_file.write_cell(folder, cell)
     return folder
 
 
@@ -73,7 +75,7 @@ def write_events(folder: Path, *events: dict[str, Any]) -> None:
         ago = event.pop("ago", 0.0)
         stamp = (datetime.now(UTC) - timedelta(seconds=ago)).isoformat(timespec="milliseconds")
         lines.append(json.dumps({"time": stamp} | event))
-    with (folder / study_folder.EVENTS).open("a", encoding="utf-8") as log:
+    with (folder / layout.EVENTS).open("a", encoding="utf-8") as log:
         log.write("\n".join(lines) + "\n")
 
 
@@ -192,9 +194,9 @@ def test_a_forced_run_counts_what_it_has_replaced(tmp_path: Path) -> None:
     members = cells()
     folder = make_folder(tmp_path / "out", members)
     ids = [cell.description["cell"] for cell in members]
-    stamps = {cell: store.stamp(folder, cell) for cell in ids[:4]}
+    stamps = {cell: cell_file.stamp(folder, cell) for cell in ids[:4]}
     (folder / "redo.json").write_text(json.dumps(stamps))
-    store.write_cell(folder, members[0])
+    cell_file.write_cell(folder, members[0])
     assert status.read(folder).done == 3  # one made anew, two that stay
     (folder / "redo.json").write_text("{")
     assert status.read(folder).done == 6
@@ -202,11 +204,9 @@ def test_a_forced_run_counts_what_it_has_replaced(tmp_path: Path) -> None:
 
 def test_a_folder_that_says_little_is_enough(tmp_path: Path, call: Callable) -> None:
     folder = make_folder(tmp_path / "out", cells()[:2])
-    (folder / study_folder.PLAN).unlink()
+    (folder / layout.PLAN).unlink()
     assert call("status", folder)[0] == status.INCOMPLETE
-    (folder / study_folder.EVENTS).write_text(
-        '{"time": "2026-01-01", "event": "study", "cells": 2}\n[1]\n{"event": "ce'
-    )
+    (folder / layout.EVENTS).write_text('{"time": "2026-01-01", "event": "study", "cells": 2}\n[1]\n{"event": "ce')
     code, out, _ = call("status", folder)
     assert code == status.DONE and "2 of 2 cells done" in out
 
@@ -228,7 +228,9 @@ def test_what_is_no_study_is_refused_in_one_sentence(tmp_path: Path, call: Calla
 
 def test_status_is_quick_because_it_imports_little() -> None:
     heavy = "{'jax', 'numpy', 'pyarrow', 'matplotlib', 'wandb', 'scipy'}"
-    script = f"import sys, experiments.commands, experiments.status; sys.exit(bool({heavy} & sys.modules.keys()))"
+    script = (
+        f"import sys, experiments.cli.commands, experiments.cli.status; sys.exit(bool({heavy} & sys.modules.keys()))"
+    )
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=60)
 
 
@@ -256,7 +258,7 @@ def test_watching_ends_when_nobody_is_at_work(tmp_path: Path, call: Callable) ->
 def files(folder: Path) -> dict[str, bytes]:
     """What was published."""
     names = [path for path in folder.rglob("*") if path.is_file() and "wandb" not in path.parts]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in names if path.name != study_folder.EVENTS}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in names if path.name != layout.EVENTS}
 
 
 @pytest.fixture(scope="module")
@@ -280,15 +282,15 @@ def test_reporting_twice_gives_the_same_files(reported: Path, call: Callable) ->
 
 def test_a_damaged_cell_is_left_out_and_named(reported: Path, tmp_path: Path, call: Callable) -> None:
     folder = shutil.copytree(reported, tmp_path / "copy")
-    first, *others = sorted(study_folder.stored(folder))
-    path = store.cell_path(folder, first)
+    first, *others = sorted(layout.stored(folder))
+    path = cell_file.cell_path(folder, first)
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("experiments.report.write_all", lambda cells, folder: [])
+        patch.setattr("experiments.report.html_report.write_all", lambda cells, folder: [])
         code, _, err = call("report", folder)
         assert code == 0 and first in err and err.startswith("warning: ") and err.count("\n") == 1
         for cell in others:
-            store.cell_path(folder, cell).unlink()
+            cell_file.cell_path(folder, cell).unlink()
         path.unlink()
         code, _, err = call("report", folder)
         assert code == 2 and "no finished cell" in err
@@ -305,7 +307,7 @@ def test_a_folder_that_cannot_be_written_is_told(reported: Path, tmp_path: Path,
 def test_syncing_twice_writes_the_same_runs(reported: Path, tmp_path: Path, call: Callable) -> None:
     """The study itself ran without W&B."""
     folder = shutil.copytree(reported, tmp_path / AWKWARD)
-    wanted = {run_id(RECORD, cell) for cell in study_folder.stored(folder)} | {f"{study_digest(CONFIG)}-aggregate"}
+    wanted = {run_id(RECORD, cell) for cell in layout.stored(folder)} | {f"{study_digest(CONFIG)}-aggregate"}
     for _ in range(2):
         code, out, err = call("sync", folder, "--project", "mine", "--mode", "offline")
         assert (code, err) == (0, "") and "6 runs; to upload: wandb sync" in out
@@ -326,7 +328,7 @@ def test_what_a_sync_is_told_is_checked_before_anything_is_written(reported: Pat
         assert code == 2 and wanted in err and err.count("\n") == 1
     assert files(reported) == before
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("experiments.report.write_all", lambda cells, folder: [])
+        patch.setattr("experiments.report.html_report.write_all", lambda cells, folder: [])
         patch.setitem(sys.modules, "wandb", None)
         patch.setenv("WANDB_MODE", "disabled")
         code, out, _ = call("sync", reported)
@@ -340,13 +342,13 @@ def test_what_a_sync_is_told_is_checked_before_anything_is_written(reported: Pat
 def test_a_study_is_followed_while_it_runs_and_made_again_after_it(tmp_path: Path, call: Callable) -> None:
     """A real one, in a process of its own."""
     out = tmp_path / AWKWARD
-    command = [sys.executable, "-m", "experiments.run", *studies.merged("sweep.horizon=[20,40]", f"out={out}")]
+    command = [sys.executable, "-m", "experiments.cli.run", *studies.merged("sweep.horizon=[20,40]", f"out={out}")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     started = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     codes = set()
     try:
         while started.poll() is None:
-            if (out / study_folder.PLAN).is_file():
+            if (out / layout.PLAN).is_file():
                 found = status.read(out)
                 codes.add(found.code)
                 assert found.cells == 2 and found.failed == ()
@@ -371,9 +373,9 @@ def test_a_study_is_followed_while_it_runs_and_made_again_after_it(tmp_path: Pat
 
 def test_the_scripts_name_commands_that_exist() -> None:
     for name in commands.COMMANDS:
-        assert f"-m experiments.commands {name} " in (ROOT / "scripts" / name).read_text(encoding="utf-8")
+        assert f"-m experiments.cli.commands {name} " in (ROOT / "scripts" / name).read_text(encoding="utf-8")
         assert os.access(ROOT / "scripts" / name, os.X_OK)
 
 
 def test_patience_is_finite() -> None:
-    assert 0 < trackers.PATIENCE_SECONDS <= 60
+    assert 0 < dashboards.PATIENCE_SECONDS <= 60

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from experiments import compiler
+from experiments.engine import compiler
 
 ROOT = Path(__file__).resolve().parent.parent
 PLAIN = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=0 --xla_cpu_prefer_vector_width=128"
@@ -29,7 +29,7 @@ def test_flags_of_the_user_stay(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_runs_are_the_same_without_them(tmp_path: Path) -> None:
     for name, flags in (("fast", ""), ("plain", PLAIN)):
-        command = [sys.executable, "-m", "experiments.run", *STUDY, f"out={tmp_path / name}"]
+        command = [sys.executable, "-m", "experiments.cli.run", *STUDY, f"out={tmp_path / name}"]
         subprocess.run(command, cwd=ROOT, env={**os.environ, "XLA_FLAGS": flags}, check=True, capture_output=True)
     fast, plain = (pyarrow.parquet.read_table(tmp_path / name / "results.parquet") for name in ("fast", "plain"))
     assert fast["cell"] == plain["cell"]

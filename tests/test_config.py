@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from envs.errors import InputError
-from experiments import config
+from experiments.config import study as study_config
 from tests import studies
 from tests.studies import CATALOGUE, RULE, TRACE, CommandLine
 
@@ -296,7 +296,7 @@ def test_a_mode_of_wandb_that_does_not_exist_is_refused(call: CommandLine, monke
 
 
 def swept_values(*arguments: str) -> list[dict]:
-    return [cell.swept for cell in config.study_from(studies.plain(*arguments)).cells]
+    return [cell.swept for cell in study_config.study_from(studies.plain(*arguments)).cells]
 
 
 def test_a_product_has_every_combination() -> None:
@@ -328,7 +328,7 @@ def test_a_zip_pairs_its_axes() -> None:
 )
 def test_an_axis_sets_its_value(axis: str, values: list, read) -> None:
     listed = ",".join("null" if value is None else str(value) for value in values)
-    cells = config.study_from(studies.plain("policies=[primal_dual_resolving]", f"sweep.{axis}=[{listed}]")).cells
+    cells = study_config.study_from(studies.plain("policies=[primal_dual_resolving]", f"sweep.{axis}=[{listed}]")).cells
     assert [read(cell) for cell in cells] == values
     assert [cell.swept for cell in cells] == [{axis: value} for value in values]
 
@@ -354,7 +354,7 @@ def test_null_switches_an_axis_off() -> None:
 
 def test_policies_without_a_swept_parameter_are_not_repeated() -> None:
     arguments = ("policies=[uniform,primal_dual_resolving]", "sweep.policy.primal_dual_resolving.eta=[0.1,0.3,1]")
-    names = [cell.policy.name for cell in config.study_from(studies.plain(*arguments)).cells]
+    names = [cell.policy.name for cell in study_config.study_from(studies.plain(*arguments)).cells]
     assert sorted(names) == ["primal_dual_resolving"] * 3 + ["uniform"]
 
 
@@ -366,12 +366,12 @@ def test_policies_with_their_own_forecaster_are_not_repeated_over_the_study_s() 
 
 def test_a_swept_parameter_wins_over_a_policy_s_own() -> None:
     own = "policies=[{routing:primal_dual_resolving,name:own,eta:0.7}]"
-    cells = config.study_from(studies.plain(own, "sweep.policy.primal_dual_resolving.eta=[0.1,0.3]")).cells
+    cells = study_config.study_from(studies.plain(own, "sweep.policy.primal_dual_resolving.eta=[0.1,0.3]")).cells
     assert [cell.policy.parameters["eta"] for cell in cells] == [0.1, 0.3]
-    (alone,) = config.study_from(studies.plain(own)).cells
+    (alone,) = study_config.study_from(studies.plain(own)).cells
     assert alone.policy.parameters["eta"] == 0.7
 
 
 def test_refusals_are_input_errors() -> None:
     with pytest.raises(InputError, match="seeds is 0"):
-        config.study_from({**studies.plain(), "seeds": 0})
+        study_config.study_from({**studies.plain(), "seeds": 0})

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from envs import catalogue, csv_table
-from envs.demand import build, read_trace
+from envs.demand.arrivals import build
+from envs.demand.trace import read_trace
 from envs.errors import InputError
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -15,7 +15,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments import commands, figures, store, study, study_folder, summary
+from experiments.cli import commands
+from experiments.jobs import runner
+from experiments.report import summary
+from experiments.report.figures import gallery
+from experiments.results import cell_file, disk, layout, study_folder
 from tests import studies
 from tests.processes import usual_signals
 from tests.studies import CommandLine
@@ -34,7 +38,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
             call.done(*STUDY)
     out = folder / "out"
     (out / "figures").mkdir()
-    (out / "figures" / figures.INDEX).write_text("[]")
+    (out / "figures" / gallery.INDEX).write_text("[]")
     (out / "report.html").write_text("")
     return out
 
@@ -188,8 +192,8 @@ def test_all_studies_of_a_folder_come_back(call: CommandLine, out: Path) -> None
 
 def test_cells_that_do_not_tell_their_study_are_known_by_their_ids(call: CommandLine, out: Path) -> None:
     for path in (out / "cells").iterdir():
-        cell = store.read_cell(path)
-        store.write_cell(out, replace(cell, study=b""))
+        cell = cell_file.read_cell(path)
+        cell_file.write_cell(out, replace(cell, study=b""))
     (out / "config.yaml").write_bytes(b"")
     code, _, err = command(call, "report")
     assert code == 2
@@ -215,10 +219,10 @@ def test_a_damaged_cell_costs_itself(call: CommandLine, out: Path, how: str) -> 
 
 
 def test_a_redo_that_cannot_be_read_is_refused_and_stops_no_report(call: CommandLine, out: Path) -> None:
-    cell = sorted(study_folder.stored(out))[0]
-    store.write_atomically(out / "redo.json", study_folder.redo_text({cell: store.stamp(out, cell)}))
+    cell = sorted(layout.stored(out))[0]
+    disk.write_atomically(out / "redo.json", layout.redo_text({cell: cell_file.stamp(out, cell)}))
     whole = (out / "redo.json").read_bytes()
-    assert study_folder.fresh(out) == study_folder.stored(out) - {cell}
+    assert study_folder.fresh(out) == layout.stored(out) - {cell}
     for how in ("empty", "cut", "flipped 0.3", "words", "folder"):
         (out / "redo.json").write_bytes(whole)
         damage(out / "redo.json", how)
@@ -250,7 +254,7 @@ def test_a_file_in_place_of_a_folder_is_refused_before_simulating(call: CommandL
     shutil.rmtree(out / "cells")
     shutil.rmtree(out / name, ignore_errors=True)
     (out / name).write_text("mine")
-    call.monkeypatch.setattr(study.batch, "compile_program", never)
+    call.monkeypatch.setattr(runner.batch, "compile_program", never)
     ran = call(*STUDY)
     assert ran.code == 2
     studies.one_sentence(ran.err, name, "no folder")
@@ -261,7 +265,7 @@ def test_a_folder_in_place_of_a_result_is_refused_before_simulating(call: Comman
     (out / name).unlink(missing_ok=True)
     (out / name).mkdir()
     shutil.rmtree(out / "cells")
-    call.monkeypatch.setattr(study.batch, "compile_program", never)
+    call.monkeypatch.setattr(runner.batch, "compile_program", never)
     ran = call(*STUDY)
     assert ran.code == 2
     studies.one_sentence(ran.err, name, "is a folder")
@@ -277,22 +281,22 @@ def test_out_may_be_no_file(call: CommandLine) -> None:
 
 @pytest.mark.parametrize("lost", ["cells", "."])
 def test_folders_that_vanish_are_made_again(call: CommandLine, finished: Path, lost: str) -> None:
-    write, vanished = store.write_cell, []
+    write, vanished = cell_file.write_cell, []
 
-    def vanishing(folder: Path, result: store.CellResult) -> None:
+    def vanishing(folder: Path, result: cell_file.CellResult) -> None:
         if not vanished:
             vanished.append(result.description["cell"])
             shutil.rmtree(folder / lost)
         write(folder, result)
 
     with call.monkeypatch.context() as patched:
-        patched.setattr(store, "write_cell", vanishing)
+        patched.setattr(cell_file, "write_cell", vanishing)
         ran = call(*STUDY, "out=new")
     assert ran.code == 0
     assert ran.err.count("\n") == ran.err.count("config.yaml is missing; ") == (lost == ".")
     assert (call.folder / "new/results.parquet").read_bytes() == (finished / "results.parquet").read_bytes()
     assert call.done(*STUDY, "out=new").decisions == 0
-    assert study_folder.read_plan(call.folder / "new").keys() == study_folder.stored(call.folder / "new")
+    assert layout.read_plan(call.folder / "new").keys() == layout.stored(call.folder / "new")
 
 
 @pytest.fixture
@@ -329,7 +333,7 @@ def test_a_finished_folder_may_be_read_only(call: CommandLine, finished: Path, m
     lost = sorted((mounted / "out/cells").iterdir())[0]
     lost.unlink()
     mount(mounted, "remount,ro")
-    call.monkeypatch.setattr(study.batch, "compile_program", never)
+    call.monkeypatch.setattr(runner.batch, "compile_program", never)
     for more in ([], ["force=true"], ["sweep.horizon=[10,30]", "extend=true"]):
         ran = call(*STUDY, *more)
         assert ran.code == 2
@@ -348,12 +352,12 @@ def assert_syncs_elsewhere(call: CommandLine) -> None:
     code, out, err = command(call, "sync", "--mode", "offline", "--dir", "elsewhere")
     assert code == 0 and err.startswith("warning: cannot log to ") and err.count("\n") == 1
     runs = len(list((call.folder / "elsewhere/wandb").glob("offline-run-*")))
-    assert runs == 1 + len(study_folder.stored(call.folder / "out"))
+    assert runs == 1 + len(layout.stored(call.folder / "out"))
     assert f"{runs} runs; to upload: wandb sync elsewhere/wandb/offline-run-*" in out
 
 
 def test_a_disk_without_room_is_found_before_simulating(call: CommandLine, mounted: Path) -> None:
-    call.monkeypatch.setattr(study.batch, "compile_program", never)
+    call.monkeypatch.setattr(runner.batch, "compile_program", never)
     filled = mounted / "filled"
     with suppress(OSError), filled.open("wb", buffering=0) as stream:
         while stream.write(bytes(4096)):

@@ -18,8 +18,12 @@ import scipy.integrate
 import scipy.stats
 import yaml
 
-from envs import demand as module
-from envs.demand import PROCESSES, Demand, Trace, build, expected_total, poisson
+from envs.demand import base as module
+from envs.demand import trace
+from envs.demand.arrivals import Demand, build, expected_total
+from envs.demand.base import PROCESSES
+from envs.demand.counts import poisson
+from envs.demand.trace import Trace
 from envs.errors import InputError
 from envs.parameters import number
 
@@ -71,7 +75,7 @@ def one_run(demand: Demand, key: jax.Array, horizon: jax.Array, length: int) -> 
 
 
 batch_of_runs = jax.jit(jax.vmap(one_run, in_axes=(None, 0, None, None)), static_argnums=3)
-position = jax.jit(module._position, static_argnums=2)
+position = jax.jit(trace._position, static_argnums=2)
 profile_of = jax.jit(lambda demand, rounds, horizon: jax.vmap(demand.profile, in_axes=(0, None))(rounds, horizon))
 
 

@@ -15,8 +15,12 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import batch, config, interrupt, store, study
-from experiments.trackers import EventLog
+from experiments import interrupt
+from experiments.config import study as study_config
+from experiments.engine import batch
+from experiments.jobs import runner
+from experiments.results import cell_file
+from experiments.results.events import EventLog
 from tests import studies
 from tests.conftest import ROOT
 
@@ -51,12 +55,14 @@ class Silent:
     def cell_done(self) -> None: ...
 
 
-def simulate(folder: Path, *arguments: str, patience: float = math.inf) -> tuple[study.Outcome, list[str]]:
+def simulate(folder: Path, *arguments: str, patience: float = math.inf) -> tuple[runner.Outcome, list[str]]:
     """A study without anything made of its results, asked to stop after so many stops."""
     (folder / "cells").mkdir(parents=True, exist_ok=True)
     shown = Silent(patience)
-    settings = config.study_from(studies.plain(*STUDY, *arguments))
-    outcome = study.run(settings, studies.planned(*STUDY, *arguments), folder, EventLog(folder / "events.jsonl"), shown)
+    settings = study_config.study_from(studies.plain(*STUDY, *arguments))
+    outcome = runner.run(
+        settings, studies.planned(*STUDY, *arguments), folder, EventLog(folder / "events.jsonl"), shown
+    )
     return outcome, shown.notes
 
 
@@ -169,10 +175,10 @@ def test_a_chunk_that_does_not_fit_is_halved(
     assert_same_counts(outcome, alone)
 
 
-def assert_same_counts(outcome: study.Outcome, alone: Path) -> None:
+def assert_same_counts(outcome: runner.Outcome, alone: Path) -> None:
     """As many of the runs as there are."""
     assert len(outcome.cells) == 2
-    wanted = [store.read_cell(path) for path in (alone / "cells").iterdir()]
+    wanted = [cell_file.read_cell(path) for path in (alone / "cells").iterdir()]
     for mine in outcome.cells:
         (other,) = (cell for cell in wanted if cell.description["budget"] == mine.description["budget"])
         for metric in ("reward", "served", "demand", "spent_money", "declined", "invalid"):
@@ -197,23 +203,23 @@ def test_another_error_is_not_taken_for_lack_of_memory(tmp_path: Path, monkeypat
 
 
 def test_a_chunk_suits_the_device_s_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    group, settings = studies.planned(*STUDY), config.study_from(studies.plain(*STUDY, "seeds=1000000"))
-    one_run = batch.bytes_a_run(*study.cells.stack(group[:1]))
+    group, settings = studies.planned(*STUDY), study_config.study_from(studies.plain(*STUDY, "seeds=1000000"))
+    one_run = batch.bytes_a_run(*runner.cells.stack(group[:1]))
     assert 100 < one_run < 10_000
-    assert study._shape(settings, group) == (1, 2048)
+    assert runner._shape(settings, group) == (1, 2048)
     memory: dict[str, int] = {}
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax, "local_devices", lambda: [SimpleNamespace(memory_stats=lambda: memory)])
-    assert study._shape(settings, group) == (1, 65536)
+    assert runner._shape(settings, group) == (1, 65536)
     memory["bytes_limit"] = 10_000_000
-    wide, deep = study._shape(settings, group)
+    wide, deep = runner._shape(settings, group)
     assert wide == 1 and 20 * deep * one_run < 10_000_000 < 100 * deep * one_run
     memory["bytes_limit"] = 1
-    assert study._shape(settings, group) == (1, 1)
-    given = config.study_from(studies.plain(*STUDY, "chunk_rows=7"))
-    assert study._shape(given, group) == (1, 5)
+    assert runner._shape(settings, group) == (1, 1)
+    given = study_config.study_from(studies.plain(*STUDY, "chunk_rows=7"))
+    assert runner._shape(given, group) == (1, 5)
     monkeypatch.setattr(jax, "local_device_count", lambda: 4)
-    assert study._shape(given, group) == (1, 8)
+    assert runner._shape(given, group) == (1, 8)
 
 
 @pytest.mark.usefixtures("hurried")
@@ -236,5 +242,5 @@ def test_a_study_that_is_asked_to_stop_goes_on_within_its_chunks(alone: Path, tm
     assert_same_counts(outcome, alone)
     for cell in outcome.cells:
         np.testing.assert_allclose(
-            cell.upper, store.read_cell(store.cell_path(alone, cell.description["cell"])).upper, rtol=1e-5
+            cell.upper, cell_file.read_cell(cell_file.cell_path(alone, cell.description["cell"])).upper, rtol=1e-5
         )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from envs.draws import uniforms
+from envs.keys import uniforms
 
 ROUNDS, RUNS, NUMBERS = 400, 50, 5
 FALSE_ALARM = 1e-4

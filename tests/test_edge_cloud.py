@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from envs import draws, edge_cloud, ledger
-from envs.edge_cloud import World
+from envs import keys as random_keys
+from envs import ledger
+from envs import world as edge_cloud
+from envs.world import World
 from tests import worlds
 from tests.worlds import Reckless
 
@@ -146,7 +148,7 @@ def test_the_model_that_the_uniform_number_falls_on_serves_whatever_the_rounding
     for seed in range(60):
         key = jax.random.split(jax.random.key(seed), 1)
         number = 3 + world.service_mean.shape[1]
-        uniform = np.asarray(draws.uniforms(key[0], jnp.int32(0), number, jnp.dtype("float32")))[0]
+        uniform = np.asarray(random_keys.uniforms(key[0], jnp.int32(0), number, jnp.dtype("float32")))[0]
         first = np.nextafter(uniform, np.float32(1))
         second = np.float32(0.9) - first
         after = np.float32(first + second)

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from envs.errors import InputError
-from experiments import figures, published, schema
-from experiments.store import CellResult
+from experiments.config import schema
+from experiments.report import published
+from experiments.report.figures import gallery
+from experiments.results.cell_file import CellResult
 from tests.studies import ids, planned
 from tests.synthetic import make_cell
 
@@ -47,8 +49,8 @@ def test_the_nearest_cell_comes_first_with_the_benchmark_that_fits_best() -> Non
 
 def test_the_figure_is_drawn_where_there_are_end_points() -> None:
     cells = [cell("b", 100.0, 0.0), cell("a", 60.0, 0.3)]
-    assert "published" not in [drawing.name for drawing in figures.draw_all(cells)]
-    drawn = {drawing.name: drawing for drawing in figures.draw_all(published.annotated(cells, POINTS))}
+    assert "published" not in [drawing.name for drawing in gallery.draw_all(cells)]
+    drawn = {drawing.name: drawing for drawing in gallery.draw_all(published.annotated(cells, POINTS))}
     assert "published" in drawn
 
 

@@ -16,7 +16,9 @@ from typing import Any, Self
 
 import pytest
 
-from experiments import batch, store, trackers
+from experiments.engine import batch
+from experiments.report import dashboards
+from experiments.results import cell_file, tables
 from tests import processes, studies
 from tests.processes import Child, Nursery
 from tests.studies import CommandLine
@@ -73,7 +75,7 @@ def announced(folder: Path) -> list[str]:
 
 def assert_sound(folder: Path) -> None:
     """What is there is whole, and what was announced is there."""
-    stored = {path.stem: store.read_cell(path) for path in (folder / "cells").glob("*.npz")}
+    stored = {path.stem: cell_file.read_cell(path) for path in (folder / "cells").glob("*.npz")}
     assert set(announced(folder)) <= stored.keys()
 
 
@@ -208,7 +210,7 @@ def test_a_full_disk_costs_what_does_not_fit(nursery: Nursery, whole: bytes, sma
 
 def test_a_report_that_cannot_be_written_leaves_the_cells(call: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(store, "write_summary", full)
+        patched.setattr(tables, "write_summary", full)
         ran = call("out=out")
     assert (ran.code, ran.err.count("\n")) == (1, 1)
     assert ran.err.startswith("error: tables and report could not be written (No space left on device)")
@@ -222,7 +224,7 @@ def test_a_cell_that_cannot_be_written_goes_on_from_its_carry(
     monkeypatch.setattr(batch.Pace, "took", lambda pace, *_: vars(pace).update(rounds=64))
     command = ("horizon=1000", "checkpoint_minutes=0", "out=out")
     with monkeypatch.context() as patched:
-        patched.setattr(store, "write_cell", full)
+        patched.setattr(cell_file, "write_cell", full)
         assert call(*command).code == 1
     assert list((call.folder / "out/carries").glob("*/*.json"))
     call.done(*command)
@@ -244,7 +246,7 @@ def test_a_clock_that_jumps_back_changes_nothing(call: CommandLine, monkeypatch:
         def now(cls, tz: tzinfo | None = None) -> Self:
             return super().now(tz) - timedelta(days=next(jumps))
 
-    monkeypatch.setattr(trackers, "datetime", Jumping)
+    monkeypatch.setattr(dashboards, "datetime", Jumping)
     monkeypatch.setattr(time, "time", lambda: 1e9 - 86400 * next(jumps))
     folder = "größe, ~ (2) 模型"
     call.done(*command, f"out={folder}")
@@ -255,7 +257,7 @@ def test_a_clock_that_jumps_back_changes_nothing(call: CommandLine, monkeypatch:
 
 
 def stamps(folder: Path) -> dict[str, str | None]:
-    return {path.stem: store.stamp(folder, path.stem) for path in (folder / "cells").glob("*.npz")}
+    return {path.stem: cell_file.stamp(folder, path.stem) for path in (folder / "cells").glob("*.npz")}
 
 
 def test_force_makes_every_cell_anew(call: CommandLine) -> None:
@@ -277,16 +279,16 @@ def test_a_forced_run_that_was_stopped_goes_on_and_loses_nothing(
     command = ("sweep.horizon=[10,20,30]", "out=out")
     call.done(*command)
     first, expected = stamps(call.folder / "out"), results(call.folder / "out")
-    write, written = store.write_cell, []
+    write, written = cell_file.write_cell, []
 
-    def one(folder: Path, result: store.CellResult) -> None:
+    def one(folder: Path, result: cell_file.CellResult) -> None:
         if written:
             full()
         written.append(result.description["cell"])
         write(folder, result)
 
     with monkeypatch.context() as patched:
-        patched.setattr(store, "write_cell", one)
+        patched.setattr(cell_file, "write_cell", one)
         ran = call(*command, "force=true")
     assert ran.code == 1 and ran.outcome is not None
     assert len(ran.outcome.failed) == 2 and ran.err.count("No space left on device") == 2
@@ -334,13 +336,13 @@ def test_what_is_neither_true_nor_false_is_refused(call: CommandLine, argument: 
 
 
 def test_a_warning_is_told_once_with_its_cell(call: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = store.write_cell
+    write = cell_file.write_cell
 
-    def warning(folder: Path, result: store.CellResult) -> None:
+    def warning(folder: Path, result: cell_file.CellResult) -> None:
         warnings.warn("a matter of taste", stacklevel=1)
         write(folder, result)
 
-    monkeypatch.setattr(store, "write_cell", warning)
+    monkeypatch.setattr(cell_file, "write_cell", warning)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         ran = call("sweep.horizon=[10,20]", "out=out")
@@ -357,7 +359,7 @@ def test_claims_that_cannot_be_written_stop_nobody(call: CommandLine, monkeypatc
     expected = results(call.folder / "out")
     for path in (call.folder / "out/cells").glob("*.npz"):
         os.unlink(path)
-    monkeypatch.setattr("experiments.claims.Claims._make", full)
+    monkeypatch.setattr("experiments.results.leases.Claims._make", full)
     assert call.done("out=out", "sweep.horizon=[10,20]").decisions == 60
     assert results(call.folder / "out") == expected
 
@@ -382,45 +384,45 @@ def waiting(*given):
 interrupt.wait = waiting
 """,
     "compiling": """
-from experiments import batch
+from experiments.engine import batch
 def compiling(*_):
     send()
     time.sleep(600)
 batch.compile_program = compiling
 """,
     "planning": """
-from experiments import cells
+from experiments.config import cells
 cells._clock = lambda *given, clock=cells._clock: (send(), clock(*given))[1]
 """,
     "tables": """
-from experiments import summary
+from experiments.report import summary
 summary.summarise = lambda *given, make=summary.summarise, **named: (send(), make(*given, **named))[1]
 """,
     "figures": """
-from experiments import figures, report
+from experiments.report.figures import gallery; from experiments.report import html_report
 def write(cells, record, found, folder):
-    figures.draw_all = lambda cells: (send() for _ in range(600))
-    figures.save = lambda *_: time.sleep(1)
-    figures.write_all(cells, folder / "figures")
-report.write = write
+    gallery.draw_all = lambda cells: (send() for _ in range(600))
+    gallery.save = lambda *_: time.sleep(1)
+    gallery.write_all(cells, folder / "figures")
+html_report.write = write
 """,
     "waiting for another process": """
 from pathlib import Path
-from experiments import work
-from experiments.claims import Claims
+from experiments.jobs import queue
+from experiments.results.leases import Claims
 other = Claims(Path("out"))
-work.Work._take_now = lambda self: None
-work.Work.compiled = send
-from experiments import study
-study._Runner._waiting = lambda self: send()
+queue.Work._take_now = lambda self: None
+queue.Work.compiled = send
+from experiments.jobs import runner
+runner._Runner._waiting = lambda self: send()
 """,
     "a step that looks at nothing, twice": """
-from experiments import store
+from experiments.results import tables
 def stuck(*_):
     send()
     send()
     while True: pass
-store.write_results = stuck
+tables.write_results = stuck
 """,
 }
 

@@ -16,12 +16,13 @@ from matplotlib.image import imread
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from experiments import drawing, figures
-from experiments.drawing import NothingToDrawError, apart, line_styles, log_spaced, short_names
-from experiments.scaling import mean_interval
-from experiments.store import CellResult
-from experiments.summary import label_cells, stage_starts
-from experiments.views import interval_share
+from experiments.report.figures import gallery
+from experiments.report.figures import style as figure_style
+from experiments.report.figures.style import NothingToDrawError, apart, line_styles, log_spaced, short_names
+from experiments.report.figures.views import interval_share
+from experiments.report.scaling import mean_interval
+from experiments.report.summary import label_cells, stage_starts
+from experiments.results.cell_file import CellResult
 from tests.synthetic import PARTS, make_cell, make_staged_cell, make_study, without_stages
 
 NAMES = {"regret_by_round", "regret_by_horizon", "reward_by_budget", "spend", "traffic", "demand_forecast", "beliefs"}
@@ -40,14 +41,14 @@ def study() -> list:
 
 
 def test_all_figures_are_written_and_equal_on_rewriting(study: list, tmp_path: Path) -> None:
-    first = figures.write_all(study, tmp_path / "one")
+    first = gallery.write_all(study, tmp_path / "one")
     assert {figure.name for figure in first} == NAMES
     for figure in first:
         assert figure.png.stat().st_size > 5000 and figure.svg.stat().st_size > 5000
     picture = imread(tmp_path / "one" / "traffic.png")
     assert picture.shape[1] > 600
-    drawn = next(iter(figures.draw_all(study)))
-    again = figures.save(drawn, tmp_path)
+    drawn = next(iter(gallery.draw_all(study)))
+    again = gallery.save(drawn, tmp_path)
     for path in (again.png, again.svg):
         assert path.read_bytes() == (tmp_path / "one" / path.name).read_bytes()
 
@@ -55,21 +56,21 @@ def test_all_figures_are_written_and_equal_on_rewriting(study: list, tmp_path: P
 def test_figures_of_an_earlier_publication_go_and_others_stay(study: list, tmp_path: Path) -> None:
     (tmp_path / "mine.png").touch()
     settings = [make_cell(policy, demand=demand, horizon=100) for policy in ("ucb",) for demand in ("a", "b")]
-    earlier = figures.write_all(settings, tmp_path)
+    earlier = gallery.write_all(settings, tmp_path)
     assert {"traffic--1-a", "traffic--2-b"} <= {figure.name for figure in earlier}
     (tmp_path / "traffic--1-a.svg").unlink()  # somebody tidied up
-    kept = figures.write_all(settings[:1], tmp_path)
-    assert figures.read_index(tmp_path) == kept
+    kept = gallery.write_all(settings[:1], tmp_path)
+    assert gallery.read_index(tmp_path) == kept
     files = {path.name for figure in kept for path in (figure.png, figure.svg)}
-    assert {path.name for path in tmp_path.iterdir()} == files | {"mine.png", figures.INDEX}
-    (tmp_path / figures.INDEX).write_text("[{]")
-    assert figures.read_index(tmp_path) == []
+    assert {path.name for path in tmp_path.iterdir()} == files | {"mine.png", gallery.INDEX}
+    (tmp_path / gallery.INDEX).write_text("[{]")
+    assert gallery.read_index(tmp_path) == []
 
 
 def test_slopes_beneath_the_panels_are_neither_cut_nor_on_top_of_each_other(study: list) -> None:
     wild = [replace(cell, curves=cell.curves * np.random.default_rng(3).normal(1, 3, (6, 1, 1))) for cell in study]
     for cells in (study, wild):
-        figure = figures.regret_by_horizon(cells)
+        figure = gallery.regret_by_horizon(cells)
         width = figure.get_size_inches()[0] * figure.dpi
         boxes = [axes.get_legend().get_window_extent() for axes in figure.axes if axes.get_legend()]
         assert len(boxes) == 4
@@ -78,7 +79,7 @@ def test_slopes_beneath_the_panels_are_neither_cut_nor_on_top_of_each_other(stud
 
 
 def test_spending_is_drawn_against_budget_and_horizon(study: list) -> None:
-    by_budget, by_horizon = figures.spend(study).axes
+    by_budget, by_horizon = gallery.spend(study).axes
     ucb = {
         (cell.description["budget_per_task"], cell.description["horizon"]): cell.final("spent_money").mean()
         / cell.description["budget"]
@@ -93,17 +94,17 @@ def test_spending_is_drawn_against_budget_and_horizon(study: list) -> None:
         wanted = [ucb[place] for place in places]
         assert any(len(values) == len(wanted) and np.allclose(values, wanted) for values in blue)
     with pytest.raises(NothingToDrawError, match="two budgets"):
-        figures.spend([make_cell(budget_per_task=None)])
+        gallery.spend([make_cell(budget_per_task=None)])
 
 
 def test_pyplot_is_never_imported() -> None:
-    program = "import sys, experiments.figures, experiments.report; print('matplotlib.pyplot' in sys.modules)"
+    program = "import sys, experiments.report.figures.gallery, experiments.report.html_report; print('matplotlib.pyplot' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
 
 def test_figures_are_cleared_as_the_next_is_drawn(study: list) -> None:
-    drawings = figures.draw_all(study)
+    drawings = gallery.draw_all(study)
     first = next(drawings)
     assert first.figure.axes
     next(drawings)
@@ -111,7 +112,7 @@ def test_figures_are_cleared_as_the_next_is_drawn(study: list) -> None:
 
 
 def test_bands_show_mean_and_interval(study: list) -> None:
-    figure = figures.regret_by_round(study)
+    figure = gallery.regret_by_round(study)
     cell = next(c for c in study if c.description["horizon"] == 16000 and c.description["policy"] == "ucb")
     line = next(line for line in figure.axes[0].lines if to_hex(line.get_color()) == "#0072b2")
     np.testing.assert_allclose(np.asarray(line.get_xdata()), cell.checkpoints)
@@ -121,7 +122,7 @@ def test_bands_show_mean_and_interval(study: list) -> None:
 
 
 def test_slopes_theory_and_nonpositive_means_are_shown(study: list) -> None:
-    figure = figures.regret_by_horizon(study)
+    figure = gallery.regret_by_horizon(study)
     drawn = texts(figure)
     assert "T^{1/2}" in drawn
     assert "one point" in drawn
@@ -132,7 +133,7 @@ def test_slopes_theory_and_nonpositive_means_are_shown(study: list) -> None:
 
 
 def test_theory_lines_meet_in_one_point(study: list) -> None:
-    axes = figures.regret_by_horizon(study).axes[0]
+    axes = gallery.regret_by_horizon(study).axes[0]
     grey = [np.asarray(line.get_xydata()) for line in axes.lines if to_hex(line.get_color()) == "#999999"]
     theory = [np.log(ends) for ends in grey if len(ends) == 2]
     assert len(theory) == 3
@@ -146,7 +147,7 @@ def test_a_policy_keeps_its_colour(study: list) -> None:
     learners = [style for style in styles.values() if not style.clairvoyant]
     assert len({style.colour for style in learners}) == len(learners) == 4
     assert styles["oracle"].dashes != "-"
-    for draw in (figures.regret_by_round, figures.regret_by_horizon, figures.reward_by_budget):
+    for draw in (gallery.regret_by_round, gallery.regret_by_horizon, gallery.reward_by_budget):
         colours = {to_hex(line.get_color()) for axes in draw(study).axes for line in axes.lines}
         assert {style.colour.lower() for style in learners} <= colours
 
@@ -191,7 +192,7 @@ def test_traffic_of_a_changing_inventory_is_a_map_beside_the_benchmarks(linear: 
     share = np.cumsum(served * np.diff(demand, prepend=0.0)[:, None], axis=0) / demand[:, None]
     cells = [replace(cell, extras=cell.extras | {"arrival": arrival}) for cell in cells]
     cells[1] = replace(cells[1], share=share)
-    panels = meshes(figures.traffic(cells))
+    panels = meshes(gallery.traffic(cells))
     assert [axes.get_title(loc="left") for axes, _ in panels] == ["Benchmark", "ucb", "greedy", "oracle"]
     np.testing.assert_allclose(panels[2][1].get_array(), served[:, order].T, atol=1e-9)
     live = cells[0].extras["live"]
@@ -200,7 +201,7 @@ def test_traffic_of_a_changing_inventory_is_a_map_beside_the_benchmarks(linear: 
     np.testing.assert_allclose(panels[0][1].get_array(), own[:, order].T)
     np.testing.assert_allclose(own[:, order].T, ideal, atol=1e-9)
     names = [tick.get_text() for tick in panels[0][0].get_yticklabels()]
-    assert names == [figures.short_names(cells[0].models, 24)[cells[0].models[model]] for model in order]
+    assert names == [gallery.short_names(cells[0].models, 24)[cells[0].models[model]] for model in order]
     for axes, mesh in panels:
         np.testing.assert_array_equal(mesh.get_coordinates()[0, :, 0], [0, *cells[0].checkpoints])
         assert axes.get_xlim() == (0, 6000)
@@ -217,22 +218,22 @@ def test_traffic_stays_in_areas_where_all_are_always_live() -> None:
     older = [without_stages(cell) for cell in staged_study()]
     without = [replace(cell, extras={k: v for k, v in cell.extras.items() if k != "oracle_share"}) for cell in older]
     for cells in (plain, older, without):
-        assert meshes(figures.traffic(cells)) == []
-        assert "bench- mark" in texts(figures.traffic(cells))
+        assert meshes(gallery.traffic(cells)) == []
+        assert "bench- mark" in texts(gallery.traffic(cells))
         with pytest.raises(NothingToDrawError, match="which models are live"):
-            figures.deployment(cells)
+            gallery.deployment(cells)
         with pytest.raises(NothingToDrawError, match="parts of regret"):
-            figures.decomposition(cells)
+            gallery.decomposition(cells)
     loose = [make_staged_cell(max_deployed=4, models=4, horizon=400)]  # a cap that all pass, and nothing moves
     loose[0].extras["arrival"][:] = 0
     loose[0].extras["retirement"][:] = 400
-    assert {drawn.name for drawn in figures.draw_all(loose)} == NAMES - {"regret_by_horizon", "spend"}
+    assert {drawn.name for drawn in gallery.draw_all(loose)} == NAMES - {"regret_by_horizon", "spend"}
 
 
 @pytest.mark.parametrize(("stages", "ticks"), [(33, 33), (60, 60), (61, 0)])
 def test_deployment_shows_who_is_live_and_when_stages_start(stages: int, ticks: int) -> None:
     cells = staged_study(("ucb", "random"), horizon=6007, stages=stages, marks=40)
-    figure = figures.deployment(cells)
+    figure = gallery.deployment(cells)
     panels = meshes(figure)
     assert [axes.get_title(loc="left") for axes, _ in panels] == ["ucb", "random"]
     for (axes, mesh), cell in zip(panels, cells, strict=True):
@@ -251,11 +252,11 @@ def test_deployment_shows_who_is_live_and_when_stages_start(stages: int, ticks: 
 
 def test_maps_keep_the_largest_models_and_say_so() -> None:
     cells = staged_study(("ucb",), models=70, horizon=4000, max_deployed=30)
-    for figure in (figures.traffic(cells), figures.deployment(cells)):
+    for figure in (gallery.traffic(cells), gallery.deployment(cells)):
         assert "24 of 70 models" in texts(figure)
         assert all(mesh.get_array().shape[0] == 24 for _, mesh in meshes(figure))
     weight = cells[0].extras["live"].mean(axis=0)
-    shown = meshes(figures.deployment(cells))[0][1].get_array().mean(axis=1)
+    shown = meshes(gallery.deployment(cells))[0][1].get_array().mean(axis=1)
     assert sorted(shown) == sorted(np.sort(weight)[-24:])
 
 
@@ -270,7 +271,7 @@ def test_parts_of_regret_stack_to_the_total_on_both_sides_of_zero() -> None:
         make_staged_cell("ucb", parts=(0.25, 0.25, 0.5), runs=6),
         make_staged_cell("greedy", parts=(-0.5, 2.0, -0.5), runs=6),
     ]
-    figure = figures.decomposition(cells)
+    figure = gallery.decomposition(cells)
     (axes,) = figure.axes
     ucb, greedy = (cell.final("regret").mean() for cell in cells)
     expected = [(0, ucb / 4), (ucb / 4, ucb / 2), (ucb / 2, ucb), (0, -greedy / 2), (0, 2 * greedy)]
@@ -290,11 +291,11 @@ def test_parts_of_regret_have_a_panel_a_budget_or_a_horizon() -> None:
     by_budget = [
         c for b in (0.001, 0.002) for h in (500, 1000) for c in staged_study(names, budget_per_task=b, horizon=h)
     ]
-    figure = figures.decomposition(by_budget)
+    figure = gallery.decomposition(by_budget)
     assert [axes.get_title() for axes in figure.axes] == ["budget 0.001 USD a task", "budget 0.002 USD a task"]
     assert "After 1,000 rounds." in texts(figure)
     by_horizon = [cell for cell in by_budget if cell.description["budget_per_task"] == 0.001]
-    figure = figures.decomposition(by_horizon)
+    figure = gallery.decomposition(by_horizon)
     assert [axes.get_title() for axes in figure.axes] == ["500 rounds", "1,000 rounds"]
     assert "At budget 0.001 USD a task." in texts(figure)
 
@@ -309,7 +310,7 @@ def stage_sweep(stages: tuple[int, ...], axis: str = "env.stages", **options: ob
 
 def test_regret_by_number_of_stages() -> None:
     cells = [*stage_sweep((4, 10, 32), horizon=1000), *stage_sweep((4, 10), horizon=8000)]
-    figure = figures.stage_count(cells)
+    figure = gallery.stage_count(cells)
     (axes,) = figure.axes
     assert axes.get_xscale() == axes.get_yscale() == "log"
     assert "1,000 rounds" in texts(figure)
@@ -333,10 +334,10 @@ def test_stages_are_compared_only_where_nothing_else_differs() -> None:
         [without_stages(cell) for cell in stage_sweep((4, 10, 32))],
     ):
         with pytest.raises(NothingToDrawError, match="number of stages"):
-            figures.stage_count(cells)
-    assert not any(drawn.name.startswith("stage_count") for drawn in figures.draw_all(stage_sweep((4, 10))))
+            gallery.stage_count(cells)
+    assert not any(drawn.name.startswith("stage_count") for drawn in gallery.draw_all(stage_sweep((4, 10))))
     cells = [cell for demand in ("a", "b") for cell in stage_sweep((4, 10, 32), demand=demand)]
-    names = [drawn.name for drawn in figures.draw_all(cells) if drawn.name.startswith("stage_count")]
+    names = [drawn.name for drawn in gallery.draw_all(cells) if drawn.name.startswith("stage_count")]
     assert names == ["stage_count--1-a", "stage_count--2-b"]
 
 
@@ -346,16 +347,16 @@ def test_staged_figures_survive_what_cells_lack(tmp_path: Path) -> None:
     one = [make_staged_cell(horizon=300, stages=1, models=("only",), max_deployed=None, runs=1)]
     one[0].extras["arrival"][:] = 150
     for number, members in enumerate((cells, [*broken, *cells[1:]], one)):
-        drawn = figures.write_all(members, tmp_path / str(number))
+        drawn = gallery.write_all(members, tmp_path / str(number))
         assert {"traffic", "deployment", "decomposition"} <= {figure.name for figure in drawn}
-    assert "_hidden" in texts(figures.deployment(cells))
+    assert "_hidden" in texts(gallery.deployment(cells))
 
 
 def test_maps_and_bars_keep_their_texts_apart() -> None:
     cells = [
         cell for k in (5, 20, 33, 80) for cell in stage_sweep((k,), horizon=36000, marks=32, budget_per_task=0.001)
     ]
-    for drawn in figures.draw_all(cells):
+    for drawn in gallery.draw_all(cells):
         if drawn.name.split("--")[0] in ("traffic", "deployment", "decomposition", "stage_count"):
             width, height = drawn.figure.get_size_inches() * drawn.figure.dpi
             for axes in drawn.figure.axes:
@@ -376,7 +377,7 @@ def test_maps_and_bars_keep_their_texts_apart() -> None:
 
 
 def test_beliefs_print_coverage(study: list) -> None:
-    figure = figures.beliefs(study)
+    figure = gallery.beliefs(study)
     cell = next(
         c
         for c in study
@@ -401,7 +402,7 @@ def test_large_studies_choose_by_a_stated_rule() -> None:
         "beliefs": ["12 of 64 models", "4 of 8 learning policies"],
     }
     for name, rules in stated.items():
-        figure = getattr(figures, name)(cells)
+        figure = getattr(gallery, name)(cells)
         assert all(rule in texts(figure) for rule in rules)
         width, height = figure.get_size_inches()
         assert max(width, height) < 16
@@ -413,15 +414,15 @@ def test_large_studies_choose_by_a_stated_rule() -> None:
 
 def test_names_of_users_are_drawn_as_they_are(tmp_path: Path) -> None:
     cells = make_study(policies=AWKWARD, budgets=(0.002,), horizons=(100, 1000), models=AWKWARD, runs=3, env="$e_1$ 世")
-    for drawn in figures.draw_all(cells):
-        assert figures.save(drawn, tmp_path).svg.is_file()
+    for drawn in gallery.draw_all(cells):
+        assert gallery.save(drawn, tmp_path).svg.is_file()
     names = short_names(AWKWARD)
     assert names["_hidden"] == "_hidden"
     assert names["$a_b$ % <&> {x}^2"] == r"\$a_b\$ % <&> {x}^2"
     assert names["模型 café"] == "\\u6a21\\u578b café"
     assert names["new\nline"] == "new line"
     assert len(names["x" * 80]) <= 30
-    assert "_hidden" in texts(figures.regret_by_round(cells))
+    assert "_hidden" in texts(gallery.regret_by_round(cells))
 
 
 def test_shortened_names_stay_distinct() -> None:
@@ -443,7 +444,7 @@ def test_shortened_names_stay_distinct() -> None:
 )
 def test_studies_may_lack_axes(options: dict) -> None:
     cells = make_study(**{"budgets": (0.002,), "horizons": (100, 1000), "policies": ("ucb", "greedy")} | options)
-    names = {drawn.name for drawn in figures.draw_all(cells)}
+    names = {drawn.name for drawn in gallery.draw_all(cells)}
     assert {"regret_by_round", "reward_by_budget", "traffic", "demand_forecast"} <= names
     assert ("regret_by_horizon" in names) == (len({c.description["horizon"] for c in cells}) > 1)
     assert ("beliefs" in names) == bool(options.get("policies", True))
@@ -451,7 +452,7 @@ def test_studies_may_lack_axes(options: dict) -> None:
 
 def test_no_violation_row_where_nothing_is_violated() -> None:
     cells = make_study(budgets=(0.002,), horizons=(100,), target=None)
-    figure = figures.regret_by_round(cells)
+    figure = gallery.regret_by_round(cells)
     assert len(figure.axes) == 1
     assert "Violation" not in texts(figure)
 
@@ -464,23 +465,23 @@ def test_failed_runs_and_missing_beliefs_do_not_break_figures() -> None:
         curves[0] = np.nan
         nothing = np.full_like(cell.lower, np.nan)
         broken.append(replace(cell, curves=curves, lower=nothing, upper=nothing, coverage=nothing))
-    names = {drawn.name for drawn in figures.draw_all(broken)}
+    names = {drawn.name for drawn in gallery.draw_all(broken)}
     assert names == NAMES - {"beliefs"}
 
 
 def test_no_cells_and_one_horizon_say_so(tmp_path: Path) -> None:
-    assert figures.write_all([], tmp_path) == []
+    assert gallery.write_all([], tmp_path) == []
     with pytest.raises(NothingToDrawError, match="no cells"):
-        figures.regret_by_round([])
+        gallery.regret_by_round([])
     with pytest.raises(NothingToDrawError, match="two horizons"):
-        figures.regret_by_horizon([make_cell()])
+        gallery.regret_by_horizon([make_cell()])
 
 
 def test_each_setting_has_its_own_files() -> None:
     cells = [
         make_cell(policy, demand=demand, horizon=100) for policy in ("ucb", "greedy") for demand in ("a/b", "../c")
     ]
-    names = {drawn.name for drawn in figures.draw_all(cells)}
+    names = {drawn.name for drawn in gallery.draw_all(cells)}
     assert {name for name in names if name.startswith("traffic")} == {"traffic--1-a-b", "traffic--2-c"}
 
 
@@ -501,6 +502,6 @@ def test_matplotlib_settings_of_the_user_are_ignored_and_kept(study: list) -> No
     import matplotlib
 
     with matplotlib.rc_context({"font.size": 40.0, "axes.grid": False}):
-        figure = figures.reward_by_budget(study)
+        figure = gallery.reward_by_budget(study)
         assert matplotlib.rcParams["font.size"] == 40.0
-        assert figure.axes[0].xaxis.label.get_fontsize() == drawing._STYLE["axes.labelsize"]
+        assert figure.axes[0].xaxis.label.get_fontsize() == figure_style._STYLE["axes.labelsize"]

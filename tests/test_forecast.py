@@ -13,22 +13,23 @@ import numpy as np
 import pytest
 import yaml
 
-from bandits import forecast as module
-from bandits.forecast import (
+from bandits.forecasting import base as module
+from bandits.forecasting import seasonal_naive
+from bandits.forecasting.base import (
     FORECASTERS,
-    CompensatedSum,
     Forecast,
     Forecaster,
     Hint,
-    Profile,
-    Season,
     build,
-    damped_trend_sum,
     forecaster,
     nominal_demand,
     remaining_demand,
     steady,
 )
+from bandits.forecasting.holt import damped_trend_sum
+from bandits.forecasting.profile import Profile
+from bandits.forecasting.seasons import Season
+from bandits.sums import CompensatedSum
 from envs.errors import InputError
 from envs.types import Problem
 from tests import worlds
@@ -481,7 +482,7 @@ def test_a_season_adds_up_the_rounds_left_at_any_time(horizon, left):
         total=CompensatedSum(total=jnp.asarray(values.sum(), FLOAT), lost=jnp.zeros((), FLOAT)),
         piece=CompensatedSum(total=jnp.asarray(piece, FLOAT), lost=jnp.zeros((), FLOAT)),
     )
-    state = module.SeasonalNaiveState(season=season, rounds=jnp.int32(7))
+    state = seasonal_naive.SeasonalNaiveState(season=season, rounds=jnp.int32(7))
     predicted = predict(small("seasonal_naive"), state, now, problem)
     np.testing.assert_allclose(float(predicted.remaining), left // 7 * values.sum() + piece, rtol=3e-7)
     assert float(predicted.next) == values[now % 7]

@@ -10,26 +10,26 @@ from pathlib import Path
 
 import pytest
 
-from experiments import hosts
+from experiments.jobs import hosts
 from tests import studies
 from tests.processes import Child, Nursery, nursery
 
 STUDY = studies.merged("demand.counts=poisson", "horizon=1000", "seeds=5", "checkpoints=4")
 TWO_DEVICES = 'import os; os.environ["XLA_FLAGS"] += " --xla_force_host_platform_device_count=2";'
 SLOWLY = """
-from experiments import batch
+from experiments.engine import batch
 import time
 batch.Pace.took = lambda pace, *_: vars(pace).update(rounds=64, slept=time.sleep(0.1))
 """
-BROKEN = "from experiments import batch; batch.simulate = lambda *_, **__: 1 / 0;"
+BROKEN = "from experiments.engine import batch; batch.simulate = lambda *_, **__: 1 / 0;"
 REFUSING = """
-from experiments import study
+from experiments.jobs import runner
 def follow(*_):
     from envs.errors import InputError
     raise InputError("no")
-study.follow = follow
+runner.follow = follow
 """
-IMPATIENT = "from experiments import hosts; hosts.JOIN_SECONDS = 1;"
+IMPATIENT = "from experiments.jobs import hosts; hosts.JOIN_SECONDS = 1;"
 
 
 @pytest.fixture(scope="module")

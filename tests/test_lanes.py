@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bandits import lp
 from bandits.routing import ROUTING
+from bandits.solvers import lp
 from envs import ledger
-from envs.draws import uniforms
-from experiments import rollout
-from experiments.lanes import lanes_last
+from envs.keys import uniforms
+from experiments.engine import rollout
+from experiments.engine.vectorize import lanes_last
 from tests import worlds
 
 LANES, MODELS, CELLS = 7, 5, 3

@@ -18,7 +18,7 @@ import pytest
 from jax import export
 from scipy.optimize import linprog
 
-from bandits import lp
+from bandits.solvers import lp
 
 BATCH, NUM_VARIABLES, NUM_ROWS = 300, 11, 3
 TOLERANCE = {"float32": 1e-5, "float64": 1e-9}

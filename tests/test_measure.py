@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import measure
-from experiments.cells import Cell
-from experiments.rollout import Snapshot
-from experiments.store import CellResult
+from experiments.config.cells import Cell
+from experiments.engine.rollout import Snapshot
+from experiments.results import measure
+from experiments.results.cell_file import CellResult
 from tests import oracles, test_batch, worlds
 
 RULE, RUNS, MARKS = "primal_dual_resolving", 4, np.array([60, 200])

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from bandits import lp, mix
+from bandits.solvers import lp, mix
 from envs import catalogue, outcomes
-from experiments import deployment_books
+from experiments.engine import deployment_regret
 from tests import studies, worlds
 
 MODELS = 56  # of the largest catalogue; the others are padded
@@ -145,8 +145,8 @@ def test_an_undecided_point_has_no_more_shares_than_tasks() -> None:
 def test_without_an_answer_the_worth_of_a_deployment_is_not_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     world = worlds.world(models=1)
     world = replace(world, **{name: jnp.asarray(getattr(world, name)) for name in ("reward_mean", "service_mean")})
-    books = deployment_books.open_books(world)
+    books = deployment_regret.open_books(world)
     live, demand = jnp.ones(1, bool), jnp.asarray(1000.0, jnp.float32)
-    assert np.isfinite(jax.jit(deployment_books.appraise)(books, world, live, demand).value)
+    assert np.isfinite(jax.jit(deployment_regret.appraise)(books, world, live, demand).value)
     monkeypatch.setattr(lp, "maximize", lambda *_, **__: solution(status=lp.Status.INACCURATE, gap=0.5))
-    assert np.isnan(deployment_books.appraise(books, world, live, demand).value)
+    assert np.isnan(deployment_regret.appraise(books, world, live, demand).value)

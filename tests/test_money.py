@@ -11,17 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bandits import forecast
-from bandits.agent import ceiling
-from bandits.confidence import Confidence, bounds
-from bandits.statistics import Statistics
+from bandits.estimators.confidence import Confidence, bounds
+from bandits.estimators.statistics import Statistics
+from bandits.forecasting import base
+from bandits.policy import ceiling
 from envs import catalogue as catalogues
-from envs import edge_cloud, ledger
+from envs import ledger
+from envs import world as edge_cloud
+from envs.build import Instance
 from envs.catalogue import Catalogue
-from envs.edge_cloud import World
 from envs.errors import InputError
-from envs.instance import Instance
-from experiments import benchmark
+from envs.world import World
+from experiments.results import benchmark
 from tests import worlds
 
 ROUNDS = 200
@@ -239,7 +240,7 @@ def test_a_model_that_never_fits_keeps_nobody_from_serving(name: str) -> None:
         for rule in ("skip", "stop")
     ]
     learner = worlds.learner(name)
-    learner = replace(learner, forecaster=forecast.build("noisy_oracle", {"bias": -0.9, "noise": 0.0}))
+    learner = replace(learner, forecaster=base.build("noisy_oracle", {"bias": -0.9, "noise": 0.0}))
     seen = worlds.play(made, learner, runs=2, marks=(ROUNDS,))
     served = ledger.host_value(seen.world.served, made[0].scale)[-1]
     assert not served[..., 0].any()

@@ -43,7 +43,7 @@ def test_wheel_holds_every_file_of_every_package(wheel):
     expected = {name for name in git_files() if name.split("/")[0] in PACKAGES}
     packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert packed == expected
-    for name in ("conf/config.yaml", "bandits/routing/__init__.py", "envs/types.py", "experiments/run.py"):
+    for name in ("conf/config.yaml", "bandits/routing/__init__.py", "envs/types.py", "experiments/cli/run.py"):
         assert name in packed
     assert any(re.fullmatch(r"envs/catalogues/\w+\.csv", name) for name in packed)
 
@@ -59,9 +59,9 @@ def test_wheel_declares_the_command_and_the_license(wheel):
     assert "License-Expression: Apache-2.0" in text
     assert "Requires-Python: >=3.11" in text
     commands = wheel.read(metadata.replace("METADATA", "entry_points.txt")).decode()
-    assert "llm-bandits = experiments.run:main" in commands
+    assert "llm-bandits = experiments.cli.run:main" in commands
     for name in ("replay", "report", "status", "sync"):
-        assert f"llm-bandits-{name} = experiments.commands:{name}" in commands
+        assert f"llm-bandits-{name} = experiments.cli.commands:{name}" in commands
 
 
 def locked(name, python):

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments import program_cache, warned
+from experiments.engine import program_cache
+from experiments.jobs import warning_log
 
 
 @pytest.fixture(autouse=True)
@@ -110,7 +111,7 @@ def test_a_program_is_found_again_and_a_damaged_one_costs_a_compilation(tmp_path
     log = SimpleNamespace(write=lambda event, **fields: None)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        with warned.logged(log, told.append):
+        with warning_log.logged(log, told.append):
             assert fresh() == first
     assert len(told) == 1
     assert told[0].startswith("a program in the cache was damaged")

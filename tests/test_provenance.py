@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 import yaml
 
-from experiments import commands, sources, status, store, study_folder, trackers
-from experiments.summary import label_cells
+from experiments.cli import commands, status
+from experiments.config import sources
+from experiments.report import dashboards
+from experiments.report.summary import label_cells
+from experiments.results import cell_file, layout, study_folder, tables
 from tests import studies
 from tests.studies import RULE, CommandLine
 from tests.synthetic import make_cell
@@ -22,7 +25,7 @@ OWN = (
     RULE.replace("warmth", "horizon")
     + """
 
-from envs.demand import Process, demand_process
+from envs.demand.base import Process, demand_process
 
 
 @demand_process("surge")
@@ -60,9 +63,9 @@ def study(*more: str) -> tuple[str, ...]:
     return ("rules=[mine.py]", POLICIES, *WORLD, "out=out", *more)
 
 
-def cells(folder: Path) -> dict[str, store.CellResult]:
+def cells(folder: Path) -> dict[str, cell_file.CellResult]:
     """The shown cells by policy."""
-    found = [store.read_cell(store.cell_path(folder, cell)) for cell in study_folder.shown(folder)]
+    found = [cell_file.read_cell(cell_file.cell_path(folder, cell)) for cell in study_folder.shown(folder)]
     return {cell.description["policy"]: cell for cell in found}
 
 
@@ -100,8 +103,8 @@ def test_every_cell_says_what_it_was_made_of_wherever_it_is_shown(call: CommandL
     (entry,) = [e for e in json.loads((folder / "summary.json").read_text())["cells"] if e["policy"] == "a"]
     assert entry["parameters"] == made_of and "text" not in entry["sources"]["routing"]
     record = yaml.safe_load((folder / "config.yaml").read_text())
-    run = trackers._cell_identity(
-        trackers._Study(config=record, summary={}, results_folder=folder, settings=trackers.WandbSettings()), mine
+    run = dashboards._cell_identity(
+        dashboards._Study(config=record, summary={}, results_folder=folder, settings=dashboards.WandbSettings()), mine
     )["config"]
     assert {name: run[name] for name in wanted} == wanted
     assert run["sources.routing.text"] == OWN and run["asked"]["root_seed"] == 7 and "study" not in run
@@ -112,13 +115,13 @@ def test_the_configuration_as_asked_cannot_be_taken_for_what_ran(call: CommandLi
     call.done("policies=[{name: a, routing: ucb1, width: 3, kappa: 2}]", "policy.ucb1.width=1", "out=out")
     (cell,) = cells(call.folder / "out").values()
     record = study_folder.read_record(call.folder / "out")
-    given = trackers._Study(
+    given = dashboards._Study(
         config=record,
         summary={},
         results_folder=call.folder,
-        settings=trackers.WandbSettings(),
+        settings=dashboards.WandbSettings(),
     )
-    run = trackers._cell_identity(given, cell)["config"]
+    run = dashboards._cell_identity(given, cell)["config"]
     assert (run["routing.width"], run["confidence.kappa"]) == (3.0, 2.0)
     assert run["asked"]["policy"] == {"ucb1": {"width": 1}}
     assert not [name for name, value in run.items() if isinstance(value, dict) and name != "asked"]
@@ -129,7 +132,7 @@ def test_a_choice_and_a_number_of_one_name_are_one_column_of_words(tmp_path: Pat
     pair = [make_cell(name) for name in ("one", "two")]
     for cell, parameters in zip(pair, made_of, strict=True):
         cell.description["parameters"] = parameters
-    store.write_results(tmp_path, pair)
+    tables.write_results(tmp_path, pair)
     found = {(row["policy"], row["routing.mode"], row["routing.size"]) for row in studies.rows(tmp_path)}
     assert found == {("one", "fast", 2), ("two", "3.0", None)}
 
@@ -137,10 +140,10 @@ def test_a_choice_and_a_number_of_one_name_are_one_column_of_words(tmp_path: Pat
 def test_swept_parameters_called_like_a_column_keep_their_rows_and_lines_apart(tmp_path: Path) -> None:
     swept = [{"policy.mine.horizon": value, "horizon": 500} for value in (3.0, 4.0)]
     pair = [make_cell("mine", swept=values, horizon=500) for values in swept]
-    store.write_results(tmp_path, pair)
+    tables.write_results(tmp_path, pair)
     assert {(row["horizon"], row["policy.mine.horizon"]) for row in studies.rows(tmp_path)} == {(500, 3.0), (500, 4.0)}
     assert [label.line for label in label_cells(pair)] == ["mine (mine.horizon=3)", "mine (mine.horizon=4)"]
-    columns, entries = trackers.run_table(pair)
+    columns, entries = dashboards.run_table(pair)
     assert {entry[columns.index("policy.mine.horizon")] for entry in entries} == {3.0, 4.0}
     assert {entry[columns.index("horizon")] for entry in entries} == {500}
     for name in ("budget", "seed", "policy", "env", "target", "demand", "num_models", "stages"):
@@ -159,13 +162,13 @@ def edit(call: CommandLine, old: str, new: str) -> None:
 def test_results_of_an_edited_rule_are_kept_and_named_and_not_shown(call: CommandLine, ask: Callable) -> None:
     rules = ("rules=[mine.py]", POLICIES, "out=out")
     call.done(*rules)
-    first, before = published(call.folder / "out"), study_folder.stored(call.folder / "out")
+    first, before = published(call.folder / "out"), layout.stored(call.folder / "out")
     edit(call, "0.5 * view.caps", "0.4 * view.caps")
     ran = call(*rules)
     named = "1 cell of an earlier version of routing rule mine is kept in cells/, not shown"
     assert (ran.code, ran.err) == (0, "") and named in ran.out
     folder, second = call.folder / "out", published(call.folder / "out")
-    assert len(study_folder.stored(folder)) == 3 and len(study_folder.shown(folder)) == 2
+    assert len(layout.stored(folder)) == 3 and len(study_folder.shown(folder)) == 2
     assert [row["policy"] for row in studies.rows(folder)] == ["uniform", "uniform", "a", "a"]
     for name in ("report", "status"):
         code, out, err = ask(name, folder)

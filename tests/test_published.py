@@ -10,11 +10,12 @@ import pytest
 from scipy import sparse
 from scipy.optimize import linprog
 
-from bandits.agent import Learner
+from bandits.policy import Learner
 from envs import catalogue as catalogues
-from envs import draws, ledger
-from envs.edge_cloud import World
-from experiments import benchmark
+from envs import keys as random_keys
+from envs import ledger
+from envs.world import World
+from experiments.results import benchmark
 from tests import oracles, twins, worlds
 
 INSTANCES, ROUNDS, MODELS, PADDED = 24, 400, 4, 5
@@ -73,7 +74,7 @@ def recorded(learners: list[Learner]) -> tuple[Any, list[twins.Slots]]:
         keys = worlds.record_keys(len(made))
         number = 3 + made[0].service_mean.shape[1]
         each = jnp.tile(jnp.arange(ROUNDS, dtype=jnp.int32), len(made))
-        drawn = jax.vmap(lambda key, t: draws.uniforms(key, t, number, jnp.dtype("float64")))(
+        drawn = jax.vmap(lambda key, t: random_keys.uniforms(key, t, number, jnp.dtype("float64")))(
             jnp.repeat(keys, ROUNDS), each
         )
         uniforms = np.asarray(drawn).reshape(len(made), ROUNDS, number)

@@ -9,23 +9,24 @@ from typing import Any
 
 import pytest
 
-from bandits.confidence import Confidence
 from bandits.deployment import DEPLOYMENT
+from bandits.estimators.confidence import Confidence
 from bandits.routing import ROUTING, RoutingRule
 from envs.errors import InputError
 from envs.parameters import choice, number
 from envs.registry import Registry, describe
-from experiments import config, sources
-from experiments.config import REGISTRIES, CellConfig
+from experiments.config import sources
+from experiments.config import study as study_config
+from experiments.config.study import REGISTRIES, CellConfig
 from tests import studies
 
 HEADER = """
 import jax.numpy as jnp
 from bandits.deployment import DeploymentRule, deployment_rule
-from bandits.forecast import Forecaster, forecaster, nominal_demand, steady
-from bandits.parameters import choice, number
+from bandits.forecasting.base import Forecaster, forecaster, nominal_demand, steady
+from envs.parameters import choice, number
 from bandits.routing import RoutingRule, routing_rule
-from envs.demand import Process, demand_process
+from envs.demand.base import Process, demand_process
 """
 ROUTES = """
 @routing_rule("{name}")
@@ -68,7 +69,7 @@ SHIPPED = {"routing": "ucb1", "deployment": "greedy", "forecaster": "running_mea
 def registries() -> Iterator[None]:
     yield
     for registry in REGISTRIES.values():
-        registry.forget(config.USER_MODULE)
+        registry.forget(study_config.USER_MODULE)
 
 
 def source(kind: str, name: str = "mine", fields: str = "pass", title: str = "Mine") -> str:
@@ -83,11 +84,11 @@ def write(folder: Path, *texts: str) -> list[str]:
 
 def load(*paths: str) -> None:
     for path in paths:
-        config.load_rules(path)
+        study_config.load_rules(path)
 
 
 def cells(*arguments: str, **changes: Any) -> tuple[CellConfig, ...]:
-    return config.study_from(studies.plain(*arguments) | changes).cells
+    return study_config.study_from(studies.plain(*arguments) | changes).cells
 
 
 # Collisions.
@@ -114,7 +115,7 @@ def test_two_files_or_one_cannot_give_a_name_twice(tmp_path: Path, kind: str) ->
 def test_the_same_file_again_is_no_collision(tmp_path: Path, kind: str) -> None:
     first, same = write(tmp_path, source(kind), source(kind))
     load(first, same, first)
-    assert REGISTRIES[kind]["mine"].__module__.startswith(config.USER_MODULE)
+    assert REGISTRIES[kind]["mine"].__module__.startswith(study_config.USER_MODULE)
 
 
 def test_a_study_knows_its_own_files_only(tmp_path: Path) -> None:
@@ -168,13 +169,13 @@ def test_one_decorator_is_enough_and_the_others_do_no_harm(tmp_path: Path, more:
     text = imports + source("demand", fields="height: float = number(2.0)").replace("class ", f"{more}class ")
     (path,) = write(tmp_path, text)
     plain = studies.plain("demand=constant", "demand.process=mine", f"rules=['{path}']", "demand.height=5")
-    (cell,) = config.study_from(plain).cells
+    (cell,) = study_config.study_from(plain).cells
     assert cell.demand == {"process": "mine", "mean": 20.0, "height": 5.0} | {
         "counts": "none",
         "dispersion": 0.0,
         "maximum": None,
     }
-    assert studies.cells.build(config.study_from(plain))[0].instance.world.demand.process.height == 5.0
+    assert studies.cells.build(study_config.study_from(plain))[0].instance.world.demand.process.height == 5.0
 
 
 def test_a_registry_describes_its_members() -> None:
@@ -289,9 +290,15 @@ def test_every_module_can_be_imported_first() -> None:
 def test_what_decides_numbers_is_in_the_engine() -> None:
     """Whatever a module of the engine imports of ours is in it too, or named here with its reason."""
     elsewhere = {
-        *("experiments.config", "experiments.store", "experiments.carry"),  # values, results and carries, as they are
-        *("experiments.blame", "experiments.interrupt"),  # errors and signals
-        *("experiments.sources", "experiments"),
+        *(
+            "experiments.config.study",
+            "experiments.results.cell_file",
+            "experiments.engine.carry",
+        ),  # values, results and carries, as they are
+        *("experiments.config.rule_errors", "experiments.interrupt"),  # errors and signals
+        *("experiments.config.sources", "experiments"),
+        *("experiments.config", "experiments.engine", "experiments.results"),  # a docstring each
+        "experiments.engine.program_cache",  # how programs are kept and announced
     }
     engine = set(sources._engine_modules())
     imported = {name for module in engine for name in sources._imported(module)}

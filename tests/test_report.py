@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.display import exponents
-from experiments.report import headlines, latex_tables, markdown_tables, write
-from experiments.scaling import fit_exponent, mean_interval
-from experiments.store import CellResult
-from experiments.summary import DEPLOYMENT_METRICS, METRICS, horizon_groups, label_cells, metric_curve, summarise
+from experiments.cli.display import exponents
+from experiments.report.html_report import headlines, latex_tables, markdown_tables, write
+from experiments.report.scaling import fit_exponent, mean_interval
+from experiments.report.summary import DEPLOYMENT_METRICS, METRICS, horizon_groups, label_cells, metric_curve, summarise
+from experiments.results.cell_file import CellResult
 from tests.synthetic import PARTS, make_cell, make_staged_cell, make_study, without_stages
 
 CONFIG = {"name": "a study", "seeds": 8, "env": {"catalogue": "x", "floors": {"latency": 0.8}}, "policies": ["ucb"]}
@@ -427,7 +427,7 @@ def test_files_lie_beside_the_page(page: Path) -> None:
 
 def test_every_name_is_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "experiments.report.write_all", lambda cells, folder: []
+        "experiments.report.html_report.write_all", lambda cells, folder: []
     )  # figures have their own test of names
     cells = make_study(
         policies=(NASTY, "plain"), budgets=(0.002,), horizons=(50, 100, 200), env=NASTY, models=(NASTY, "m"), runs=2

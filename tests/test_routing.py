@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bandits import confidence, lp
-from bandits.confidence import Bounds
-from bandits.forecast import Forecast
+from bandits.estimators import confidence
+from bandits.estimators.confidence import Bounds
+from bandits.estimators.statistics import Statistics
+from bandits.forecasting.base import Forecast
 from bandits.routing import ROUTING, View, fill
-from bandits.statistics import Statistics
+from bandits.solvers import lp
 from envs.types import Observation, Problem, Truth
 from tests import oracles, worlds
 

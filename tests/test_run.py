@@ -20,9 +20,11 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from bandits.forecast import FORECASTERS
-from envs.demand import PROCESSES
-from experiments import cells, config, run
+from bandits.forecasting.base import FORECASTERS
+from envs.demand.base import PROCESSES
+from experiments.cli import run
+from experiments.config import cells
+from experiments.config import study as study_config
 from tests import studies
 from tests.processes import usual_signals
 from tests.studies import CATALOGUE, RULE, TRACE, CommandLine
@@ -52,7 +54,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
 
 def process(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", "NO_COLOR": "1"}
-    command = [sys.executable, "-m", "experiments.run", *arguments]
+    command = [sys.executable, "-m", "experiments.cli.run", *arguments]
     streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with usual_signals():
         return subprocess.Popen(command, cwd=folder, env=environment, **streams)
@@ -72,7 +74,7 @@ def test_the_default_study_has_all_policies_budgets_and_horizons() -> None:
     """Its rules are run elsewhere; here each finds its parameters."""
     with hydra.initialize_config_module("conf", version_base="1.3"):
         plain = OmegaConf.to_container(hydra.compose("config"), resolve=True)
-    settings = config.study_from(plain)
+    settings = study_config.study_from(plain)
     assert len(cells.build(settings)) == 6 * 3 * 3
     assert settings.tracker["name"] == "wandb"
 
@@ -161,7 +163,7 @@ def test_a_terminal_gets_a_live_display(call: CommandLine, monkeypatch: pytest.M
 
 def test_the_first_line_comes_before_jax_is_imported(tmp_path: Path) -> None:
     script = (
-        "import sys; from experiments import run, variables\n"
+        "import sys; from experiments.cli import run, variables\n"
         "variables.import_jax = lambda: sys.exit(7 if 'jax' not in sys.modules else 'JAX was there')\n"
         "run.main()"
     )

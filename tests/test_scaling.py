@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from experiments.scaling import fit_exponent, mean_band, mean_interval
+from experiments.report.scaling import fit_exponent, mean_band, mean_interval
 
 HORIZONS = np.array([1000, 2000, 4000, 8000, 16000, 32000, 64000, 128000])
 
@@ -198,7 +198,7 @@ def test_is_fast() -> None:
 def test_many_runs_are_resampled_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     samples = lognormal(HORIZONS**0.5, 32, np.random.default_rng(0))
     whole = fit_exponent(HORIZONS, samples)
-    monkeypatch.setattr("experiments.scaling._BLOCK", 100)
+    monkeypatch.setattr("experiments.report.scaling._BLOCK", 100)
     assert fit_exponent(HORIZONS, samples).interval == pytest.approx(whole.interval, abs=0.02)
 
 

@@ -17,14 +17,16 @@ import pytest
 
 from bandits.deployment import DeploymentRule, DeploymentView
 from envs import catalogue as catalogues
-from envs import edge_cloud, ledger
-from envs.edge_cloud import World
-from envs.instance import Instance
+from envs import ledger
+from envs import world as edge_cloud
+from envs.build import Instance
 from envs.inventory import NEVER
-from experiments import batch, measure, rollout
-from experiments.cells import Cell
-from experiments.rollout import Snapshot
-from experiments.store import CellResult
+from envs.world import World
+from experiments.config.cells import Cell
+from experiments.engine import batch, rollout
+from experiments.engine.rollout import Snapshot
+from experiments.results import measure
+from experiments.results.cell_file import CellResult
 from tests import oracles, test_batch, worlds
 from tests.test_clock import starts_of
 from tests.worlds import Reckless

@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from envs.errors import InputError
-from experiments import claims, store
-from experiments.claims import Claims
-from experiments.store import CellResult
+from experiments.results import cell_file, leases, overwrite, study_folder, study_record, tables
+from experiments.results.cell_file import CellResult
+from experiments.results.leases import Claims
 from tests.studies import tree
 from tests.synthetic import make_cell
 
@@ -56,17 +56,17 @@ def assert_equal(left: CellResult, right: CellResult) -> None:
 
 
 def written(folder: Path, result: CellResult) -> Path:
-    store.write_cell(folder, result)
-    return store.cell_path(folder, result.description["cell"])
+    cell_file.write_cell(folder, result)
+    return cell_file.cell_path(folder, result.description["cell"])
 
 
 def test_every_field_comes_back(folder: Path, result: CellResult) -> None:
-    assert_equal(store.read_cell(written(folder, result)), result)
+    assert_equal(cell_file.read_cell(written(folder, result)), result)
 
 
 def test_a_cell_without_budget_target_and_extras_comes_back(folder: Path) -> None:
     bare = make_cell(budget_per_task=None, target=None)
-    again = store.read_cell(written(folder, bare))
+    again = cell_file.read_cell(written(folder, bare))
     assert_equal(again, bare)
     assert again.description["budget"] is None
 
@@ -84,7 +84,7 @@ def test_a_crash_before_the_last_step_leaves_nothing(
 
     monkeypatch.setattr(os, "replace", crash)
     with pytest.raises(KeyboardInterrupt):
-        store.write_cell(folder, result)
+        cell_file.write_cell(folder, result)
     assert list(tree(folder)) == [str(folder / "cells")]
 
 
@@ -99,9 +99,9 @@ def test_a_crash_leaves_an_earlier_file_as_it_was(
 
     monkeypatch.setattr(os, "replace", crash)
     with pytest.raises(OSError, match="the disk is gone"):
-        store.write_cell(folder, replace(result, seeds=result.seeds + 1))
+        cell_file.write_cell(folder, replace(result, seeds=result.seeds + 1))
     assert tree(folder) == before
-    assert_equal(store.read_cell(path), result)
+    assert_equal(cell_file.read_cell(path), result)
 
 
 @pytest.mark.parametrize("damage", ["short", "empty", "text", "changed", "foreign"])
@@ -118,7 +118,7 @@ def test_a_damaged_file_is_an_error(folder: Path, result: CellResult, damage: st
     else:
         path.write_bytes(contents[damage])
     with pytest.raises((OSError, ValueError)):
-        store.read_cell(path)
+        cell_file.read_cell(path)
 
 
 def test_no_flipped_bit_goes_unseen(folder: Path, result: CellResult) -> None:
@@ -132,15 +132,15 @@ def test_no_flipped_bit_goes_unseen(folder: Path, result: CellResult) -> None:
         flipped[bit // 8] ^= 1 << bit % 8
         path.write_bytes(flipped)
         with pytest.raises(ValueError, match="is damaged"):
-            store.read_cell(path)
+            cell_file.read_cell(path)
     for length in {*(generator.randrange(len(whole)) for _ in range(100)), len(whole) - 1}:
         path.write_bytes(whole[:length])
         with pytest.raises(ValueError, match="is damaged"):
-            store.read_cell(path)
+            cell_file.read_cell(path)
     for more in (whole + b"\0", whole + whole):
         path.write_bytes(more)
         with pytest.raises(ValueError, match="is damaged"):
-            store.read_cell(path)
+            cell_file.read_cell(path)
 
 
 def test_numpy_alone_reads_a_cell(folder: Path, result: CellResult) -> None:
@@ -150,67 +150,67 @@ def test_numpy_alone_reads_a_cell(folder: Path, result: CellResult) -> None:
 
 def test_every_writing_has_its_own_stamp(folder: Path, result: CellResult) -> None:
     cell = result.description["cell"]
-    assert store.stamp(folder, cell) is None
+    assert cell_file.stamp(folder, cell) is None
     path = written(folder, result)
-    first = store.stamp(folder, cell)
-    assert first and first == store.stamp(folder, cell)
+    first = cell_file.stamp(folder, cell)
+    assert first and first == cell_file.stamp(folder, cell)
     written(folder, result)
-    assert store.stamp(folder, cell) not in (None, first)
+    assert cell_file.stamp(folder, cell) not in (None, first)
     path.write_bytes(b"short")
-    assert store.stamp(folder, cell) == ""
+    assert cell_file.stamp(folder, cell) == ""
 
 
 def test_damaged_files_are_set_aside_side_by_side(folder: Path, result: CellResult) -> None:
     cell = result.description["cell"]
     for number in (1, 2):
         written(folder, result).write_text(str(number))
-        aside = store.set_aside(folder, cell)
+        aside = cell_file.set_aside(folder, cell)
         assert aside == folder / "cells/damaged" / f"{cell}-{number}.npz"
         assert aside.read_text() == str(number)
-    assert store.set_aside(folder, cell) is None
+    assert cell_file.set_aside(folder, cell) is None
 
 
 def test_a_redo_goes_on_until_everything_is_replaced(folder: Path) -> None:
     results = {cell.description["cell"]: cell for cell in (make_cell("uniform"), make_cell("greedy"))}
     (there, absent) = results
     written(folder, results[there])
-    old = store.stamp(folder, there)
+    old = cell_file.stamp(folder, there)
     with Claims(folder) as mine:
         for _ in range(2):  # the second time it is gone on with
-            store.begin_redo(folder, [there, absent], mine)
-            assert store.redo(folder) == {there: old, absent: None}
-            store.end_redo(folder)
+            overwrite.begin_redo(folder, [there, absent], mine)
+            assert overwrite.redo(folder) == {there: old, absent: None}
+            overwrite.end_redo(folder)
             written(folder, results[there])
-    store.end_redo(folder)
+    overwrite.end_redo(folder)
     assert (folder / "redo.json").exists()
     written(folder, results[absent])
-    store.end_redo(folder)
-    assert store.redo(folder) == {}
+    overwrite.end_redo(folder)
+    assert overwrite.redo(folder) == {}
     assert {path.name for path in folder.iterdir()} == {"cells"}
 
 
 def test_a_redo_s_note_that_is_no_json_is_refused(folder: Path) -> None:
     (folder / "redo.json").write_text("[1")
     with pytest.raises(InputError, match=r"redo\.json"):
-        store.redo(folder)
+        overwrite.redo(folder)
 
 
 def test_only_the_dead_s_unfinished_files_are_removed(folder: Path) -> None:
-    mine = claims.process()
+    mine = leases.process()
     machine, number, started = mine.split("-")
     dead = f"{machine}-{number}-{int(started) + 1}"
     for name in (f".a.npz.{mine}.x1", f".a.npz.{dead}.x2", ".hidden", f"a.{dead}.x3"):
         (folder / "cells" / name).touch()
         (folder / name).touch()
     before = set(tree(folder))
-    store.tidy(folder)
+    study_record.tidy(folder)
     gone = f".a.npz.{dead}.x2"
     assert set(tree(folder)) == before - {str(folder / gone), str(folder / "cells" / gone)}
 
 
 def test_results_have_one_row_a_run_and_the_columns_of_the_contract(folder: Path) -> None:
     cells = [make_cell(runs=3), make_cell("greedy", runs=3, budget_per_task=None)]
-    store.write_results(folder, cells)
+    tables.write_results(folder, cells)
     table = pyarrow.parquet.read_table(folder / "results.parquet")
     assert set(COLUMNS) <= set(table.column_names)
     assert table.num_rows == 6
@@ -222,7 +222,7 @@ def test_results_have_one_row_a_run_and_the_columns_of_the_contract(folder: Path
 
 
 def test_the_csv_file_says_the_same(folder: Path) -> None:
-    store.write_results(folder, [make_cell(runs=2), make_cell("greedy", runs=2)])
+    tables.write_results(folder, [make_cell(runs=2), make_cell("greedy", runs=2)])
     expected = pyarrow.parquet.read_table(folder / "results.parquet").to_pylist()
     with (folder / "results.csv").open(newline="", encoding="utf-8") as file:
         found = list(csv.DictReader(file))
@@ -233,16 +233,16 @@ def test_the_csv_file_says_the_same(folder: Path) -> None:
 
 
 def test_a_folder_is_made_with_the_configuration_and_the_versions(tmp_path: Path) -> None:
-    store.open_folder(tmp_path / "a" / "b", RECORD)
+    study_record.open_folder(tmp_path / "a" / "b", RECORD)
     assert yaml.safe_load((tmp_path / "a/b/config.yaml").read_text(encoding="utf-8")) == RECORD
     assert (tmp_path / "a/b/cells").is_dir()
 
 
 def test_the_same_study_may_come_back_to_its_folder(tmp_path: Path) -> None:
-    store.open_folder(tmp_path / "a", RECORD)
+    study_record.open_folder(tmp_path / "a", RECORD)
     before = tree(tmp_path)
     elsewhere = {**RECORD["config"], "out": "a", "chunk_rows": 7}
-    store.open_folder(tmp_path / "a", {"config": elsewhere, "versions": {"jax": "2"}})
+    study_record.open_folder(tmp_path / "a", {"config": elsewhere, "versions": {"jax": "2"}})
     assert tree(tmp_path) == before
 
 
@@ -255,17 +255,17 @@ def test_the_same_study_may_come_back_to_its_folder(tmp_path: Path) -> None:
     ],
 )
 def test_another_study_may_not(tmp_path: Path, config: dict, words: str) -> None:
-    store.open_folder(tmp_path / "a", RECORD)
+    study_record.open_folder(tmp_path / "a", RECORD)
     before = tree(tmp_path)
     with pytest.raises(InputError, match=words):
-        store.open_folder(tmp_path / "a", {"config": config, "versions": {}})
+        study_record.open_folder(tmp_path / "a", {"config": config, "versions": {}})
     assert tree(tmp_path) == before
 
 
 def test_every_difference_is_told(tmp_path: Path) -> None:
-    store.open_folder(tmp_path / "a", RECORD)
+    study_record.open_folder(tmp_path / "a", RECORD)
     with pytest.raises(InputError) as refused:
-        store.open_folder(tmp_path / "a", {"config": {"horizon": 11, "seeds": 3, "force": True}, "versions": {}})
+        study_record.open_folder(tmp_path / "a", {"config": {"horizon": 11, "seeds": 3, "force": True}, "versions": {}})
     text = str(refused.value)
     for words in ("env.target is 0.5 there", "horizon is 10 there and 11 here", "seeds is None there and 3 here"):
         assert words in text
@@ -275,34 +275,34 @@ def test_every_difference_is_told(tmp_path: Path) -> None:
 def test_a_folder_keeps_every_study_that_is_added(tmp_path: Path) -> None:
     folder = tmp_path / "a"
     records = [{"config": {"horizon": n}, "versions": {"jax": str(n)}, "cells": f"shared of{n}"} for n in (1, 2, 3)]
-    store.open_folder(folder, records[0], extend=True)
+    study_record.open_folder(folder, records[0], extend=True)
     for record in records[1:]:
         with pytest.raises(InputError, match="horizon"):
-            store.open_folder(folder, record)
-        store.open_folder(folder, record, extend=True)
+            study_record.open_folder(folder, record)
+        study_record.open_folder(folder, record, extend=True)
     known = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     assert known == {**records[2], "earlier": records[:2]}
-    assert store.recorded_cells(folder) == ["shared", "of1", "of2", "of3"]
+    assert study_folder.recorded_cells(folder) == ["shared", "of1", "of2", "of3"]
     before = tree(folder)
     for record in records:  # each may come back, with and without
-        store.open_folder(folder, record)
-        store.open_folder(folder, record, extend=True)
+        study_record.open_folder(folder, record)
+        study_record.open_folder(folder, record, extend=True)
     assert tree(folder) == before
-    store.open_folder(folder, {**records[1], "cells": "other"})  # a rule's file was changed
-    assert store.recorded_cells(folder) == ["shared", "of1", "other", "of3"]
+    study_record.open_folder(folder, {**records[1], "cells": "other"})  # a rule's file was changed
+    assert study_folder.recorded_cells(folder) == ["shared", "of1", "other", "of3"]
 
 
 def test_processes_that_open_a_folder_together_lose_no_study(tmp_path: Path) -> None:
     records = [{"config": {"horizon": n}, "versions": {}, "cells": f"of{n}"} for n in range(6)]
     with ThreadPoolExecutor(6) as pool:
-        list(pool.map(lambda record: store.open_folder(tmp_path / "a", record, extend=True), records))
-    assert sorted(store.recorded_cells(tmp_path / "a")) == [f"of{n}" for n in range(6)]
+        list(pool.map(lambda record: study_record.open_folder(tmp_path / "a", record, extend=True), records))
+    assert sorted(study_folder.recorded_cells(tmp_path / "a")) == [f"of{n}" for n in range(6)]
 
 
 def test_a_start_that_was_killed_is_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / "a/claims").mkdir(parents=True)
-    (tmp_path / f"a/.config.yaml.{claims.process()}.x1").touch()
-    store.open_folder(tmp_path / "a", RECORD)
+    (tmp_path / f"a/.config.yaml.{leases.process()}.x1").touch()
+    study_record.open_folder(tmp_path / "a", RECORD)
     assert (tmp_path / "a/config.yaml").is_file()
 
 
@@ -310,7 +310,7 @@ def test_a_start_that_was_killed_is_no_obstacle(tmp_path: Path) -> None:
 def test_a_folder_whose_record_cannot_be_read_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "config.yaml").write_bytes(content)
     with pytest.raises(InputError, match=r"config\.yaml"):
-        store.open_folder(tmp_path, RECORD)
+        study_record.open_folder(tmp_path, RECORD)
     assert tree(tmp_path) == {str(tmp_path / "config.yaml"): content}
 
 
@@ -318,11 +318,11 @@ def test_a_folder_whose_record_cannot_be_read_is_refused(tmp_path: Path, content
 def test_a_folder_that_may_not_be_written_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(InputError, match="out"):
-        store.open_folder(tmp_path / "a", RECORD)
+        study_record.open_folder(tmp_path / "a", RECORD)
 
 
 def test_the_summary_is_strict_json(folder: Path) -> None:
-    store.write_summary(folder, {"größe": [1, None]})
+    tables.write_summary(folder, {"größe": [1, None]})
     assert json.loads((folder / "summary.json").read_text(encoding="utf-8")) == {"größe": [1, None]}
     with pytest.raises(ValueError, match="JSON"):
-        store.write_summary(folder, {"regret": float("nan")})
+        tables.write_summary(folder, {"regret": float("nan")})

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments import batch, store
+from experiments.engine import batch
+from experiments.results import cell_file
 from tests import studies
 from tests.studies import RULE, CommandLine
 
@@ -103,7 +104,7 @@ def test_a_damaged_cell_is_computed_again(call: CommandLine) -> None:
     ran = call("out=out")
     assert (ran.code, ran.err) == (0, "")
     assert studies.rows(call.folder / "out") == rows
-    store.read_cell(path)
+    cell_file.read_cell(path)
     assert ran.out.count("is damaged") == 1
     (event,) = (event for event in events(call.folder / "out") if event["event"] == "damaged")
     assert event["cell"] == path.stem

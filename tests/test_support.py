@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
-from bandits.deployment.support import Status, Support, best_support
+from bandits.solvers.support import Status, Support, best_support
 from envs import catalogue
-from experiments import benchmark
+from experiments.results import benchmark
 
 BATCH, MODELS = 300, 20
 KINDS = ("one", "0.4", "0.25", "just enough", "mixed")

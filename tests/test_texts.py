@@ -13,12 +13,16 @@ import yaml
 from rich.console import Console
 
 from envs.errors import InputError
-from experiments import config, display, figures, report, status, store, study_folder
-from experiments.config import study_from
-from experiments.drawing import finish, house_style, panel_grid, short_names
-from experiments.summary import summarise
-from experiments.texts import readable, text
-from experiments.trackers import EventLog
+from experiments.cli import display, status
+from experiments.config import study as study_config
+from experiments.config.study import study_from
+from experiments.config.texts import readable, text
+from experiments.report import html_report
+from experiments.report.figures import gallery
+from experiments.report.figures.style import finish, house_style, panel_grid, short_names
+from experiments.report.summary import summarise
+from experiments.results import layout, tables
+from experiments.results.events import EventLog
 from tests import studies
 from tests.synthetic import make_cell, make_study
 
@@ -86,7 +90,7 @@ def test_what_is_not_refused_comes_back_from_every_file() -> None:
     assert len(kept) > 12000
     record = {"config": {"names": [*kept, *HOSTILE], **dict.fromkeys(HOSTILE, 1)}}
     dumped = yaml.safe_dump(record, sort_keys=False, allow_unicode=True).encode().decode()
-    assert yaml.load(dumped, Loader=study_folder._LOADER) == record
+    assert yaml.load(dumped, Loader=layout._LOADER) == record
     assert json.loads(json.dumps(record, ensure_ascii=False).encode()) == record
 
 
@@ -207,7 +211,7 @@ def csv_rows(folder: Path) -> list[dict[str, str]]:
 
 def test_spreadsheets_run_no_name(tmp_path: Path) -> None:
     cells = [make_cell(name, runs=1, swept={"policy.rule": name, "policy.step": -0.5}) for name in HOSTILE]
-    store.write_results(tmp_path, cells)
+    tables.write_results(tmp_path, cells)
     exact = pyarrow.parquet.read_table(tmp_path / "results.parquet").to_pylist()
     for name, row, kept in zip(HOSTILE, csv_rows(tmp_path), exact, strict=True):
         shown = f"'{name}" if name[0] in "=+-@" else name
@@ -229,41 +233,41 @@ def test_spreadsheets_run_no_name(tmp_path: Path) -> None:
     ],
 )
 def test_a_swept_column_may_hold_any_kinds(values: tuple, wanted: list, tmp_path: Path) -> None:
-    store.write_results(tmp_path, [make_cell(runs=1, swept={"policy.x": value}) for value in values])
+    tables.write_results(tmp_path, [make_cell(runs=1, swept={"policy.x": value}) for value in values])
     assert pyarrow.parquet.read_table(tmp_path / "results.parquet")["policy.x"].to_pylist() == wanted
     assert len(csv_rows(tmp_path)) == len(values)
 
 
 def test_markdown_reads_no_name_as_markup() -> None:
     cells = [make_cell(name, runs=2, horizon=horizon) for name in HOSTILE for horizon in (50, 100, 200)]
-    page = report.markdown_tables(summarise(cells))
+    page = html_report.markdown_tables(summarise(cells))
     for table in page.split("\n## ")[1:]:
         rows = [line for line in table.splitlines() if line.startswith("|")]
         assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
     assert "| a\\|b |" in page and "| \\*a |" in page and "&lt;b&gt;&amp;" in page
     for name, item in (("- a", "- \\- a"), ("1. a", "- 1\\. a"), ("+ a", "- \\+ a"), ("2024 a", "- 2024 a")):
-        assert f"- {report._escape_item(name)}" == item
+        assert f"- {html_report._escape_item(name)}" == item
 
 
 def test_a_row_of_latex_may_start_with_any_name() -> None:
     rows = [
         line
-        for line in report.latex_tables(summarise([make_cell("*a"), make_cell("[a]")])).splitlines()
+        for line in html_report.latex_tables(summarise([make_cell("*a"), make_cell("[a]")])).splitlines()
         if " & " in line
     ]
     assert [row.split(" & ")[0] for row in rows[1:]] == ["{*}a", "{[}a{]}"]
-    assert report._escape_latex("100 † ‡") == r"100 \dag{} \ddag{}"
+    assert html_report._escape_latex("100 † ‡") == r"100 \dag{} \ddag{}"
 
 
 def test_figures_lie_in_their_folder_whatever_settings_are_called(tmp_path: Path) -> None:
     names = ("../x", "..", "a/b", "A/B", "a-b", "/etc/x", "x" * 400, "con", "$a_b$", "[/x]")
     cells = [make_cell(runs=2, env=name, horizon=20) for name in names]
-    before = figures.MAX_SETTINGS
+    before = gallery.MAX_SETTINGS
     assert before < len(names)
-    slugs = figures._slugs(names)
+    slugs = gallery._slugs(names)
     assert len(set(slugs.values())) == len(names)
     assert all(re.fullmatch(r"--\d+(-[a-z0-9.-]+)?", slug) and len(slug) < 60 for slug in slugs.values())
-    written = [figures.save(drawing, tmp_path) for drawing in figures.draw_all(cells[:2])]
+    written = [gallery.save(drawing, tmp_path) for drawing in gallery.draw_all(cells[:2])]
     assert written and {path.parent for figure in written for path in (figure.png, figure.svg)} == {tmp_path}
 
 
@@ -281,10 +285,10 @@ def test_short_names_stay_apart_from_those_that_look_like_them() -> None:
 
 
 def test_one_page_holds_every_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "write_all", lambda cells, folder: [])
+    monkeypatch.setattr(html_report, "write_all", lambda cells, folder: [])
     cells = make_study(policies=HOSTILE, budgets=(0.002,), horizons=(50, 100, 200), runs=2)
     record = {"config": {"name": 2024, "env": {"floors": {1: 0.5}}, "expected_exponents": {"<b>": {"regret": 0.5}}}}
-    page = report.write(cells, record, summarise(cells), tmp_path).read_text(encoding="utf-8")
+    page = html_report.write(cells, record, summarise(cells), tmp_path).read_text(encoding="utf-8")
     assert "<title>Study 2024</title>" in page
     assert "<b>&" not in page and "floors.1" in page
 
@@ -298,7 +302,7 @@ def test_names_of_studies_fit_a_folder() -> None:
 
 def test_the_old_word_names_the_new_one() -> None:
     with pytest.raises(InputError, match=r"^claims is now called expected_exponents and is given by policy, e\.g\. "):
-        config.study_from({**studies.plain(), "claims": {"regret": 0.5}})
+        study_config.study_from({**studies.plain(), "claims": {"regret": 0.5}})
 
 
 def test_a_number_in_a_file_of_a_study_is_text_where_a_name_is_meant() -> None:

@@ -16,16 +16,13 @@ import pytest
 import yaml
 
 from envs.errors import InputError
-from experiments import config, trackers
-from experiments.study_folder import study_digest
-from experiments.summary import summarise
-from experiments.trackers import (
-    EventLog,
+from experiments.config import study as study_config
+from experiments.report import dashboards
+from experiments.report.dashboards import (
     WandbOutcome,
     WandbSettings,
     finals,
     history,
-    plain,
     resolve_mode,
     run_id,
     run_table,
@@ -33,6 +30,9 @@ from experiments.trackers import (
     sync_command,
     sync_wandb,
 )
+from experiments.report.summary import summarise
+from experiments.results.events import EventLog, plain
+from experiments.results.layout import study_digest
 from tests import studies
 from tests.synthetic import make_cell, make_study
 
@@ -98,7 +98,7 @@ def test_values_of_other_libraries_become_plain() -> None:
 def test_two_processes_write_whole_lines(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     script = (
-        "import os, sys; from experiments.trackers import EventLog\n"
+        "import os, sys; from experiments.results.events import EventLog\n"
         "log, child = EventLog(sys.argv[1]), os.fork()\n"
         "for number in range(400): log.write('x', writer='ab'[child == 0], number=number, text='ä' * number * 10)\n"
         "if child: sys.exit(os.waitpid(child, 0)[1])\n"
@@ -366,14 +366,14 @@ def test_ids_stay_and_differ() -> None:
 
 
 def test_large_tables_are_cut_evenly_and_say_so(tmp_path: Path, log, wandb: FakeWandb, monkeypatch) -> None:
-    monkeypatch.setattr(trackers, "MOST_ROWS", 10)
+    monkeypatch.setattr(dashboards, "MOST_ROWS", 10)
     cells = [make_cell(name, runs=6) for name in ("ucb", "greedy", "random")]
     sync(cells, tmp_path, log)
     aggregate = wandb.runs[-1]
     table = aggregate.rows[0]["runs"]
     assert [row[table.columns.index("policy")] for row in table.data] == ["ucb"] * 3 + ["greedy"] * 3 + ["random"] * 3
     assert aggregate.summary["table/runs_shown"] == 9 and aggregate.summary["table/runs_total"] == 18
-    monkeypatch.setattr(trackers, "MOST_ROWS", 2)
+    monkeypatch.setattr(dashboards, "MOST_ROWS", 2)
     assert len(run_table(cells)[1]) == 2
 
 
@@ -444,7 +444,7 @@ def test_a_read_only_folder_is_told(tmp_path: Path, log, wandb, monkeypatch) -> 
     def refuse(**options):
         raise PermissionError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(trackers.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(dashboards.tempfile, "TemporaryFile", refuse)
     assert "wandb: Read-only file system" in sync([make_cell()], tmp_path, log).error
 
 
@@ -518,7 +518,7 @@ def test_the_printed_line_means_these_folders_to_a_shell(tmp_path: Path, monkeyp
 
 
 def test_wandb_is_imported_only_when_used() -> None:
-    script = "import sys, experiments.trackers; sys.exit(any(name.split('.')[0] == 'wandb' for name in sys.modules))"
+    script = "import sys, experiments.report.dashboards; sys.exit(any(name.split('.')[0] == 'wandb' for name in sys.modules))"
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=60)
 
 
@@ -527,13 +527,13 @@ def test_wandb_is_imported_only_when_used() -> None:
 SCRIPT = """
 import json, os, sys
 from pathlib import Path
-from experiments import trackers
-from experiments.summary import summarise
-from experiments.trackers import EventLog, WandbSettings, sync_wandb
+from experiments.report import dashboards
+from experiments.report.summary import summarise
+from experiments.results.events import EventLog; from experiments.report.dashboards import WandbSettings, sync_wandb
 from tests.synthetic import make_study
 folder = Path(sys.argv[1])
 if os.environ.get("WANDB_MODE") == "online":
-    trackers.PATIENCE_SECONDS = 2
+    dashboards.PATIENCE_SECONDS = 2
 cells = make_study(policies=("ucb",), budgets=(0.001,), horizons=(500, 1000, 2000), oracle=False, runs=4, marks=6)
 for _ in range(int(sys.argv[2])):
     outcome = sync_wandb(
@@ -716,20 +716,20 @@ def test_a_trial_of_a_sweep_is_the_agents_run_and_no_other(tmp_path: Path) -> No
 
 def test_numbers_of_a_whole_study_are_those_of_its_one_learner_at_the_longest_horizon() -> None:
     cells = make_study(policies=("ucb",), budgets=(0.001,), horizons=(100, 1000), runs=4)
-    values = trackers.study_values(summarise(cells, planned=20))
+    values = dashboards.study_values(summarise(cells, planned=20))
     (chosen,) = [cell for cell in cells if cell.description["horizon"] == 1000 and not cell.description["clairvoyant"]]
     assert values["study/regret_mean"] == pytest.approx(chosen.final("regret").mean())
     spent = chosen.final("spent_money").mean() / chosen.description["budget"]
     assert values["study/spent_share"] == pytest.approx(spent)
     assert (values["study/cells"], values["study/planned"]) == (4, 20)
-    assert trackers.study_values({}) == {"study/cells": 0}
+    assert dashboards.study_values({}) == {"study/cells": 0}
 
 
 @pytest.mark.parametrize("axes", [{"policies": ("ucb", "greedy")}, {"budgets": (0.001, 0.002)}, {"policies": ()}])
 def test_there_is_no_number_for_a_mixture(axes: dict, tmp_path: Path, log, wandb: FakeWandb, monkeypatch) -> None:
     cells = make_study(**({"policies": ("ucb",), "budgets": (0.001,), "horizons": (1000,), "runs": 4} | axes))
     found = summarise(cells)
-    assert set(trackers.study_values(found)) == {"study/cells", "study/planned"}
+    assert set(dashboards.study_values(found)) == {"study/cells", "study/planned"}
     assert "for the search" not in sync(cells, tmp_path, log, found).sentence
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
     monkeypatch.setenv("WANDB_RUN_ID", "trial")
@@ -749,12 +749,12 @@ def test_slashes_in_names_do_not_divide_keys(tmp_path: Path, log, wandb: FakeWan
 def test_the_example_of_a_sweep_asks_for_what_there_is() -> None:
     example = yaml.safe_load((ROOT / "docs" / "wandb_sweep.yaml").read_text(encoding="utf-8"))
     asked = example["metric"]["name"]
-    assert asked in trackers.study_values(summarise([make_cell()]))
+    assert asked in dashboards.study_values(summarise([make_cell()]))
     assert f"`{asked}`" in (ROOT / "docs" / "dashboards.md").read_text(encoding="utf-8")
     tried = [f"{name}={values['min']}" for name, values in example["parameters"].items()]
     program, *arguments = [word for word in example["command"] if word != "${args_no_hyphens}"]
     assert program == "llm-bandits" and len(example["command"]) == len(arguments) + 2
-    (cell,) = config.study_from(studies.plain(*arguments, *tried)).cells
+    (cell,) = study_config.study_from(studies.plain(*arguments, *tried)).cells
     parts = {cell.policy.routing: cell.policy.parameters, "confidence": cell.policy.confidence}
     lowest = {f"policy.{p}.{name}" for p, values in parts.items() for name in values if values[name] in (0.01, 0.02)}
     assert lowest == set(example["parameters"])

@@ -9,23 +9,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bandits import forecast, parameters
-from bandits.agent import Learner
-from bandits.confidence import Confidence
 from bandits.deployment import DEPLOYMENT, DeploymentRule
+from bandits.estimators.confidence import Confidence
+from bandits.forecasting import base
+from bandits.policy import Learner
 from bandits.routing import ROUTING, RoutingRule, View
+from envs import build as instances
 from envs import catalogue as catalogues
-from envs import demand as demands
-from envs import instance as instances
-from envs import inventory, ledger
+from envs import inventory, ledger, parameters
+from envs.build import EdgeCloud, Instance
 from envs.catalogue import Catalogue
-from envs.clock import Clock
-from envs.edge_cloud import World
-from envs.instance import EdgeCloud, Instance
+from envs.demand import arrivals
 from envs.inventory import Schedule
+from envs.timeline import Clock
 from envs.types import Feedback, Problem, Truth
-from experiments import batch, rollout
-from experiments.rollout import Snapshot
+from envs.world import World
+from experiments.engine import batch, rollout
+from experiments.engine.rollout import Snapshot
 
 SETTINGS: dict[str, Any] = {
     "budget_per_task": 3.0e-4,
@@ -89,7 +89,7 @@ def instance(
     """An instance of ``models`` with any of ``SETTINGS`` and ``DEMAND`` overridden."""
     chosen = catalogue(models) if isinstance(models, int) else models
     described = {**DEMAND, **(demand or {})}
-    process = demands.build(described["process"], described)
+    process = arrivals.build(described["process"], described)
     return instances.build(chosen, process, horizon, settings(**overrides), padded or chosen.num_models, dtype)
 
 
@@ -118,7 +118,7 @@ def learner(
     made = Learner(
         deployment=deployment if isinstance(deployment, DeploymentRule) else DEPLOYMENT[deployment](),
         routing=routing if isinstance(routing, RoutingRule) else parameters.build(ROUTING[routing], values, routing),
-        forecaster=forecast.build(forecaster, {}),
+        forecaster=base.build(forecaster, {}),
         confidence=parameters.build(Confidence, confidence or {}, "confidence"),
     )
     return jax.tree.map(lambda leaf: np.asarray(leaf, dtype), made)
@@ -174,7 +174,7 @@ def play(
     stages: int = 1,
     resolve_every: int = 1,
 ) -> Snapshot:
-    """Snapshots [E, cells, runs, ...] (beliefs [E, cells, ...]) of one batch through ``experiments.batch``.
+    """Snapshots [E, cells, runs, ...] (beliefs [E, cells, ...]) of one batch through ``experiments.engine.batch``.
 
     A single world or learner is repeated for as many cells as there are of the other. The first world sets the clock.
     """

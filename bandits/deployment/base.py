@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from bandits.estimates import Estimates
+from bandits.view import Estimates
 from envs.registry import Registry
 from envs.types import Problem, Truth
 

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from bandits.deployment.base import DeploymentView, SearchingRule, deployment_rule
-from bandits.deployment.support import best_support
-from bandits.parameters import number
+from bandits.solvers.support import best_support
+from envs.parameters import number
 
 
 @deployment_rule("clairvoyant")

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from bandits.deployment.base import DeploymentRule, DeploymentView, deployment_rule, first
-from bandits.parameters import number
+from envs.parameters import number
 
 
 @deployment_rule("greedy")

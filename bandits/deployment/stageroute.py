@@ -9,10 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bandits import mix
 from bandits.deployment.base import DeploymentView, SearchingRule, deployment_rule, first
-from bandits.deployment.support import Support, best_support
-from bandits.parameters import number
+from bandits.solvers import mix
+from bandits.solvers.support import Support, best_support
+from envs.parameters import number
 
 __all__ = ["StageRoute", "Support", "best_support"]
 

@@ -6,10 +6,10 @@ Source: Agrawal, Devanur, *Bandits with Concave Rewards and Convex Knapsacks* (E
 import jax
 import jax.numpy as jnp
 
-from bandits import mix
-from bandits.parameters import choice, number
 from bandits.routing.base import RoutingRule, View, routing_rule
+from bandits.solvers import mix
 from bandits.targets import round_targets
+from envs.parameters import choice, number
 from envs.types import Problem, Truth
 
 

@@ -16,8 +16,8 @@ from typing import Any, ClassVar, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from bandits.estimates import Estimates
-from bandits.forecast import Forecast
+from bandits.forecasting.base import Forecast
+from bandits.view import Estimates
 from envs.registry import Registry
 from envs.rows import pick, put
 from envs.types import Feedback, Problem, Truth

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from bandits import dual
-from bandits.confidence import Bounds, unit_bounds
-from bandits.parameters import choice, number
+from bandits.estimators.confidence import Bounds, unit_bounds
+from bandits.estimators.statistics import Statistics
 from bandits.routing.base import RoutingRule, View, fill, routing_rule
-from bandits.statistics import Statistics
+from envs.parameters import choice, number
 from envs.rows import pick
 from envs.types import Feedback, Problem, Truth
 

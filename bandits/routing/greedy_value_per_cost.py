@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bandits.parameters import number
 from bandits.routing.base import RoutingRule, View, fill, routing_rule, try_each_once
+from envs.parameters import number
 
 
 @routing_rule("greedy_value_per_cost")

@@ -3,15 +3,15 @@
 import jax
 import jax.numpy as jnp
 
-from bandits import mix
-from bandits.parameters import number
 from bandits.routing.base import RoutingRule, View, routing_rule
+from bandits.solvers import mix
+from envs.parameters import number
 from envs.types import Problem, Truth
 
 
 @routing_rule("lp_oracle")
 class LPOracle(RoutingRule):
-    """Clairvoyant: the best mix of the live models, as in the benchmarks (see ``experiments.benchmark``).
+    """Clairvoyant: the best mix of the live models, as in the benchmarks (see ``experiments.results.benchmark``).
 
     It changes only when what is live does. It is not above the benchmark: noise makes it run out a little early, or
     leave a little unspent.

@@ -8,10 +8,10 @@ demand from a forecast. It is not the rule of the COPAC paper, which has no line
 import jax
 import jax.numpy as jnp
 
-from bandits import mix
-from bandits.parameters import choice, number
 from bandits.routing.base import RoutingRule, View, routing_rule, try_each_once
+from bandits.solvers import mix
 from bandits.targets import round_targets
+from envs.parameters import choice, number
 from envs.types import Problem, Truth
 
 

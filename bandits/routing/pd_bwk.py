@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from bandits import dual
-from bandits.parameters import number
 from bandits.routing.base import RoutingRule, View, fill, routing_rule, try_each_once
+from envs.parameters import number
 from envs.rows import pick
 from envs.types import Feedback, Problem, Truth
 

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from bandits import dual
-from bandits.parameters import choice, number
 from bandits.routing.base import RoutingRule, View, fill, routing_rule, try_each_once
 from bandits.targets import round_targets
+from envs.parameters import choice, number
 from envs.types import Feedback, Problem, Truth
 
 

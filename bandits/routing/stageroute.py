@@ -9,9 +9,9 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 
-from bandits import lp, mix
-from bandits.parameters import number
 from bandits.routing.base import RoutingRule, View, fill, routing_rule
+from bandits.solvers import lp, mix
+from envs.parameters import number
 from envs.types import Problem, Truth
 
 

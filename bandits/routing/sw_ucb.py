@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import jax
 import jax.numpy as jnp
 
-from bandits import mix
-from bandits.parameters import number
 from bandits.routing.base import RoutingRule, View, routing_rule
+from bandits.solvers import mix
 from bandits.targets import round_targets
+from envs.parameters import number
 from envs.types import Feedback, Problem, Truth
 
 

@@ -23,9 +23,10 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from experiments import compiler, study
 from experiments.bench import instance, lp_loops, ours, primal_dual, solvers, starting
 from experiments.bench.report import Row, plain, seconds, show
+from experiments.engine import compiler
+from experiments.jobs import runner
 
 SIGMAS = 5.0  # a rival whose mean reward is further from ours than this plays another game
 DECISIONS = "decisions a second"
@@ -138,7 +139,7 @@ def sweep(quick: bool) -> list[Row]:
     ]
     with tempfile.TemporaryDirectory() as folder:
         began = perf_counter()
-        done = _python(["-m", "experiments.run", *given, f"out={folder}/out"])
+        done = _python(["-m", "experiments.cli.run", *given, f"out={folder}/out"])
         wall = perf_counter() - began
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
         events = [json.loads(line) for line in (Path(folder) / "out/events.jsonl").read_text().splitlines()]
@@ -191,7 +192,7 @@ def programs_made(programs: dict[str, tuple[str, str]], repeats: int) -> list[Ro
 
 def _study_started() -> list[Row]:
     """A study of one cell through the command line, on a cold and on a warm compilation cache."""
-    given = ["-m", "experiments.run", "tracker=jsonl", "routing=primal_dual_resolving", "horizon=50", "seeds=2"]
+    given = ["-m", "experiments.cli.run", "tracker=jsonl", "routing=primal_dual_resolving", "horizon=50", "seeds=2"]
     given += ["sweep.budget_per_task=null"]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -199,7 +200,7 @@ def _study_started() -> list[Row]:
         for number, who in enumerate(("a study of one cell, cold cache", "the same, warm cache")):
             taken = seconds_once(partial(_python, [*given, f"out={folder}/{number}"], cache))
             rows.append(Row(work="Start-up", who=who, rate=1 / taken, unit="starts a second", note=f"{taken:.1f} s"))
-        taken = seconds_once(lambda: _python(["-c", "import experiments.study"]))
+        taken = seconds_once(lambda: _python(["-c", "import experiments.jobs.runner"]))
         rows.append(
             Row(work="Start-up", who="imports alone", rate=1 / taken, unit="starts a second", note=f"{taken:.1f} s")
         )
@@ -230,7 +231,7 @@ def _error(found: np.ndarray, truth: np.ndarray) -> float:
 def _timed_ours(work: str, made: ours.Loop, runs: int, horizon: int, quick: bool) -> Row:
     taken = seconds(lambda: ours.play(made, runs), 3 if quick else 5)
     note = f"compiled in {made.program.compile_seconds:.1f} s, apart"
-    return Row(work=work, who=f"ours, {study.cores()} cores", rate=runs * horizon / taken, unit=DECISIONS, note=note)
+    return Row(work=work, who=f"ours, {runner.cores()} cores", rate=runs * horizon / taken, unit=DECISIONS, note=note)
 
 
 def _timed_rival(
@@ -282,7 +283,7 @@ def main() -> None:
     logging.getLogger("jax").setLevel(logging.ERROR)
     console = Console(width=130) if not sys.stdout.isatty() else Console()
     known = {name: metadata.version(name) for name in ("jax", "numpy", "scipy", "numba", "highspy", "mpax", "mabwiser")}
-    machine = {"device": jax.devices()[0].device_kind, "cores": study.cores(), "machine": platform.machine()}
+    machine = {"device": jax.devices()[0].device_kind, "cores": runner.cores(), "machine": platform.machine()}
     machine |= {"python": platform.python_version(), **known}
     console.print(", ".join(f"{name} {value}" for name, value in machine.items()))
     rows: list[Row] = []

@@ -4,12 +4,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from envs import build as instances
 from envs import catalogue as catalogues
-from envs import demand as demands
-from envs import instance as instances
-from envs.edge_cloud import World
-from envs.instance import EdgeCloud
+from envs.build import EdgeCloud
+from envs.demand import arrivals
 from envs.inventory import Schedule
+from envs.world import World
 
 BUDGET_USD, TARGET = 3.0e-4, 0.85
 CONFIDENCE, ETA = 0.25, 0.3
@@ -48,7 +48,7 @@ class Totals:
 
 def world(horizon: int, dtype: type = np.float32) -> World:
     """The engine's own form of it."""
-    process = demands.build("constant", {"process": "constant", "mean": 1.0, "counts": "none"})
+    process = arrivals.build("constant", {"process": "constant", "mean": 1.0, "counts": "none"})
     catalogue = catalogues.find("routerbench")
     return instances.build(catalogue, process, horizon, _settings(), catalogue.num_models, dtype).world
 

@@ -7,17 +7,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from bandits import forecast
-from bandits.agent import Learner
-from bandits.confidence import Confidence
 from bandits.deployment import DEPLOYMENT
+from bandits.estimators.confidence import Confidence
+from bandits.forecasting import base
+from bandits.policy import Learner
 from bandits.routing import ROUTING
 from envs import inventory, ledger
-from envs.clock import Clock
-from experiments import batch, study
-from experiments.batch import Program
+from envs.timeline import Clock
 from experiments.bench import instance
 from experiments.bench.instance import Totals
+from experiments.engine import batch
+from experiments.engine.batch import Program
+from experiments.jobs import runner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ def loop(rule: str, horizon: int, lanes: int, deployment: str = "everything") ->
     learner = Learner(
         deployment=DEPLOYMENT[deployment](),
         routing=ROUTING[rule](),
-        forecaster=forecast.build("oracle", {}),
+        forecaster=base.build("oracle", {}),
         confidence=Confidence(confidence=instance.CONFIDENCE),
     )
     worlds, learners = jax.tree.map(lambda leaf: np.asarray(leaf)[None], (world, _float32(learner)))
@@ -60,7 +61,7 @@ def play(made: Loop, runs: int) -> Totals:
         keys = batch.run_keys(0, np.zeros(1, np.uint32), np.arange(first, first + made.lanes))
         return batch.simulate(made.program, made.worlds, made.learners, keys, weights, made.clock, marks)
 
-    with ThreadPoolExecutor(study.cores()) as pool:
+    with ThreadPoolExecutor(runner.cores()) as pool:
         seen = list(pool.map(chunk, range(0, runs, made.lanes)))
     world = made.worlds
 

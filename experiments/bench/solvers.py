@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
-from bandits import lp
-from bandits.deployment.support import Support, best_support
+from bandits.solvers import lp
+from bandits.solvers.support import Support, best_support
 from experiments.bench import lp_loops
 
 SIZES = ((11, 3), (16, 4), (32, 6), (64, 8))  # models, rows
@@ -38,7 +38,7 @@ class Programs:
 
 @dataclass(frozen=True, kw_only=True)
 class Deployments:
-    """B deployment problems of M models, one resource and one service (``bandits.deployment.support``)."""
+    """B deployment problems of M models, one resource and one service (``bandits.solvers.support``)."""
 
     reward: np.ndarray  # [B, M]
     cost: np.ndarray  # [B, M]
@@ -90,7 +90,7 @@ def _maximize_all(objective: jax.Array, matrix: jax.Array, bound: jax.Array, upp
 
 
 def ours(programs: Programs, dtype: type = np.float32) -> np.ndarray:
-    """``bandits.lp.maximize`` under jit and vmap, from the arrays on the host to the values on the host."""
+    """``bandits.solvers.lp.maximize`` under jit and vmap, from the arrays on the host to the values on the host."""
     with jax.enable_x64(dtype == np.float64):
         return np.asarray(_maximize_all(*_operands(programs, dtype)))
 
@@ -247,7 +247,7 @@ def _support_all(
 
 
 def support_ours(problems: Deployments, dtype: type = np.float32) -> np.ndarray:
-    """``bandits.deployment.support.best_support`` under jit and vmap; NaN where the search was cut short."""
+    """``bandits.solvers.support.best_support`` under jit and vmap; NaN where the search was cut short."""
     given = (problems.reward, problems.cost, problems.budget, problems.throughput, problems.service, problems.target)
     with jax.enable_x64(dtype == np.float64):
         found = _support_all(*(jnp.asarray(array, dtype) for array in given), max_deployed=problems.max_deployed)

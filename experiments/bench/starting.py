@@ -7,8 +7,8 @@ its own, because what was traced once is not traced again.
 import sys
 from time import process_time
 
-from experiments import compiler
 from experiments.bench import ours
+from experiments.engine import compiler
 
 PROGRAMS = {
     "primal-dual": ("primal_dual_resolving", "everything"),

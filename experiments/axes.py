@@ -1,9 +1,0 @@
-"""What a sweep may go over; apart from ``experiments.schema``, so that arguments are read before JAX is imported."""
-
-SHORT_AXES = {
-    "horizon": "horizon",
-    "num_models": "env.num_models",
-    "target": "env.target",
-    "budget_per_task": "env.budget_per_task",
-}
-SWEPT_GROUPS = ("policy", "demand", "forecaster", "env")

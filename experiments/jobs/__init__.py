@@ -1,0 +1,1 @@
+"""Who simulates what, and when: runner, queue, checkpoints, launchers."""

@@ -1,0 +1,259 @@
+"""Carries on disk: what a chunk of runs is within its horizon, so that a long cell goes on where it was stopped.
+
+``<out>/carries/<block>/<chunk>-<rounds>.npz`` holds the leaves of the state and of the snapshots so far. A manifest of
+the same name, ``.json``, is written after it and says what they are, whose they are, and their SHA-256. Both are
+atomic, the last two are kept, and all of a block's are removed when its cells are stored. Nothing is pickled.
+"""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import keystr, tree_flatten_with_path
+
+from experiments import interrupt
+from experiments.config import sources
+from experiments.engine.carry import Carry
+from experiments.results import disk
+
+FOLDER = "carries"
+
+
+DAMAGED = "damaged"  # within it: what could not be read
+
+
+FORMAT = 1
+
+
+_KEPT = 2
+
+
+def block_folder(out: Path, cells: Sequence[str]) -> Path:
+    """Where the carries of a block of cells lie, given the cells' ids."""
+    return out / FOLDER / _digest(list(cells))
+
+
+def identity(cells: Sequence[str], seeds: np.ndarray) -> dict[str, Any]:
+    """Whose a carry is and what computed it: it is gone on with only by the very same.
+
+    ``cells`` are the ids of a batch's cells, padding included; ``seeds`` are those of its runs.
+    """
+    return {
+        "cells": list(cells),
+        "seeds": [int(seed) for seed in seeds],
+        "backend": jax.default_backend(),
+        "device": jax.devices()[0].device_kind,
+        "jax": jax.__version__,
+        "program": sources.everything(),  # a carry means nothing to another one
+    }
+
+
+def save(folder: Path, identity: dict[str, Any], carry: Carry) -> None:
+    """Write a carry and forget all but the last two of the same identity. OSError where it cannot be written."""
+    arrays = _named("state", jax.device_get(jax.tree.map(_raw, carry.state)))
+    if carry.seen:
+        arrays |= _named("seen", jax.tree.map(lambda *leaves: np.stack(leaves), *carry.seen))
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    content = buffer.getvalue()
+    manifest = {
+        "format": FORMAT,
+        "rounds": carry.rounds,
+        "checkpoints": len(carry.seen),
+        "identity": identity,
+        "leaves": _described(arrays),
+    }
+    manifest["sha256"] = _checksum(manifest, content)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{_chunk(identity)}-{carry.rounds:012d}.json"
+    disk.write_atomically(path.with_suffix(".npz"), content)
+    disk.write_atomically(path, json.dumps(manifest).encode())
+    _forget_older(folder, identity)
+
+
+def latest(folder: Path, identity: dict[str, Any], state: Any, seen: Any, tell: Callable[..., None]) -> Carry | None:
+    """The last carry that is whole; None to begin with the first round.
+
+    ``state`` and ``seen`` are pytrees of the shapes and dtypes that are expected. A damaged carry is set aside and told
+    (``tell("carry_damaged", carry=path, error=why)``); one that another program has written, or for other shapes, is
+    left where it is (``tell("carry_ignored", carry=path)``).
+    """
+    raw = jax.eval_shape(lambda tree: jax.tree.map(_raw, tree), state)
+    for path in _manifests(folder, identity):
+        try:
+            manifest, arrays = _read(path)
+        except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+            _set_aside(folder, path)
+            tell("carry_damaged", carry=str(path), error=f"{type(error).__name__}: {error}")
+            continue
+        if not _fits(manifest, identity, raw, seen):
+            tell("carry_ignored", carry=str(path))
+            continue
+        known = jax.tree.map(_typed, state, _tree("state", raw, arrays))
+        stacked = _tree("seen", seen, arrays) if manifest["checkpoints"] else None
+        marks = [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(manifest["checkpoints"])]
+        return Carry(rounds=manifest["rounds"], state=known, seen=marks)
+    return None
+
+
+def discard(out: Path, cells: Sequence[str]) -> None:
+    """Remove the carries of a block of cells, which is stored."""
+    folder = block_folder(out, cells)
+    if folder.is_dir():
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # others are there
+            folder.parent.rmdir()
+
+
+def discard_all(out: Path) -> None:
+    """Remove all carries of a folder, whose cells are to be made anew."""
+    shutil.rmtree(out / FOLDER, ignore_errors=True)
+
+
+class Keeper:
+    """Saves the carry of one chunk every so many minutes, and where the study is asked to stop."""
+
+    def __init__(
+        self, folder: Path, identity: dict[str, Any], minutes: float | None, *, part: bool, tell: Callable[..., None]
+    ) -> None:
+        """``minutes`` None: nothing is saved or read. A chunk that is only ``part`` of its cells is saved when done."""
+        self.folder, self.identity, self.minutes, self.part, self.tell = folder, identity, minutes, part, tell
+        self.saved = monotonic()
+        self.warned = False
+
+    def resume(self, state: Any, seen: Any) -> Carry | None:
+        """The chunk's last carry."""
+        if self.minutes is None:
+            return None
+        found = latest(self.folder, self.identity, state, seen, self.tell)
+        if found is not None:
+            self.tell("resumed", rounds=found.rounds)
+        return found
+
+    def stopped(self, carry: Carry, *, last: bool) -> None:
+        """Save if it is time to. Interrupted where the study was asked to stop."""
+        asked = interrupt.requested()
+        if self.minutes is not None and (asked or (last and self.part) or (not last and self._due(self.minutes))):
+            self._save(carry)
+        if asked:
+            raise interrupt.Interrupted
+
+    def _due(self, minutes: float) -> bool:
+        return monotonic() - self.saved >= 60 * minutes
+
+    def _save(self, carry: Carry) -> None:
+        """A carry that cannot be written costs nothing but itself."""
+        self.saved = monotonic()
+        try:
+            save(self.folder, self.identity, carry)
+        except OSError as error:
+            if not self.warned:
+                self.tell("carry_failed", error=error.strerror or type(error).__name__)
+            self.warned = True
+
+
+def _raw(leaf: Any) -> Any:
+    """Typed random keys as their words; anything else as it is."""
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _typed(like: Any, array: np.ndarray) -> Any:
+    """An array read back as the leaf that it was."""
+    return jax.random.wrap_key_data(jnp.asarray(array), impl="threefry2x32") if _is_key(like) else array
+
+
+def _is_key(leaf: Any) -> bool:
+    return bool(jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key))
+
+
+def _named(prefix: str, tree: Any) -> dict[str, Any]:
+    return {prefix + keystr(path): leaf for path, leaf in tree_flatten_with_path(tree)[0]}
+
+
+def _tree(prefix: str, like: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """The pytree that ``_named`` took apart; dtypes that NumPy lacks come back as plain bytes."""
+    leaves = [arrays[name].view(leaf.dtype) for name, leaf in _named(prefix, like).items()]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def _described(arrays: dict[str, Any]) -> dict[str, Any]:
+    return {name: [str(array.dtype), list(array.shape)] for name, array in arrays.items()}
+
+
+def _fits(manifest: dict[str, Any], identity: dict[str, Any], state: Any, seen: Any) -> bool:
+    """Whether a carry is this chunk's, from this very program, and of these shapes."""
+    if (manifest["format"], manifest["identity"]) != (FORMAT, identity):
+        return False
+    expected = _described(_named("state", state))
+    looked = _named("seen", seen) if manifest["checkpoints"] else {}
+    leaves = dict(manifest["leaves"])
+    return leaves.keys() == expected.keys() | looked.keys() and all(leaves[k] == expected[k] for k in expected)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """A carry's manifest and arrays; the arrays of another format are not looked at."""
+    manifest = _read_manifest(path)
+    if manifest["format"] != FORMAT:
+        return manifest, {}
+    content = path.with_suffix(".npz").read_bytes()
+    if manifest.pop("sha256") != _checksum(manifest, content):
+        raise ValueError("its checksum is not the manifest's")
+    with np.load(io.BytesIO(content), allow_pickle=False) as data:
+        return manifest, {name: data[name] for name in data.files}
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(manifest, dict):
+        raise ValueError("the manifest is not one")
+    return manifest
+
+
+def _checksum(manifest: dict[str, Any], content: bytes) -> str:
+    """Of the arrays and of what is said about them."""
+    said = json.dumps(manifest, sort_keys=True).encode()
+    return hashlib.sha256(said + b"\0" + content).hexdigest()
+
+
+def _manifests(folder: Path, identity: dict[str, Any]) -> list[Path]:
+    """The manifests of a chunk, whoever wrote them, newest first."""
+    return sorted(folder.glob(f"{_chunk(identity)}-*.json"), reverse=True)
+
+
+def _forget_older(folder: Path, identity: dict[str, Any]) -> None:
+    ours = []
+    for path in _manifests(folder, identity):
+        with suppress(OSError, KeyError, TypeError, ValueError, RecursionError):  # set aside when it is needed
+            if _read_manifest(path)["identity"] == identity:
+                ours.append(path)
+    for path in ours[_KEPT:]:
+        path.unlink(missing_ok=True)
+        path.with_suffix(".npz").unlink(missing_ok=True)
+
+
+def _set_aside(folder: Path, path: Path) -> None:
+    """Move a carry to where nobody looks for one, under a name that is free."""
+    damaged = folder.parent / DAMAGED
+    number = len(list(damaged.glob(f"{path.stem}.*.json")))
+    for part in (path, path.with_suffix(".npz")):
+        with suppress(OSError):  # half of it was lost, another process was quicker, or the disk is full
+            damaged.mkdir(exist_ok=True)
+            os.replace(part, damaged / f"{part.stem}.{number}{part.suffix}")
+
+
+def _chunk(identity: dict[str, Any]) -> str:
+    return _digest([identity["cells"], identity["seeds"]])
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]

@@ -1,0 +1,284 @@
+"""From snapshots to a ``CellResult``: names, units, benchmarks and regret, in float64 on the host."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from envs import ledger
+from envs.build import MONEY, Instance
+from envs.timeline import stage_start
+from envs.world import World, WorldState
+from experiments.config import sources
+from experiments.config.cells import Cell
+from experiments.engine.rollout import Snapshot
+from experiments.results import benchmark
+from experiments.results.benchmark import Epochs
+from experiments.results.cell_file import CellResult
+
+
+def cell_result(
+    cell: Cell, snapshot: Snapshot, marks: np.ndarray, seeds: np.ndarray, wall_seconds: float, cache: dict[Any, Any]
+) -> CellResult:
+    """The result of one cell.
+
+    ``snapshot`` holds the cell's runs along axis 1 of the books [E, R, ...] and means over runs of its beliefs
+    [E, M, D]. ``cache`` keeps benchmarks between the policies of one world.
+    """
+    instance = cell.instance
+    books = _books(instance.world, snapshot.world)
+    ideal = _ideal(cell, snapshot, books["demand"], cache)
+    curves = _curves(instance, snapshot, books, ideal)
+    number = len(instance.models)
+    unit = np.concatenate([[1.0], instance.unit, np.ones(len(instance.services))])
+    per_model = books["served"].mean(axis=1)[:, :number]
+    return CellResult(
+        description=_description(cell, ideal.feasible, wall_seconds),
+        seeds=seeds,
+        checkpoints=np.asarray(marks),
+        metrics=tuple(curves),
+        curves=np.stack(list(curves.values()), axis=-1).transpose(1, 0, 2),
+        models=instance.models,
+        estimates=("reward", *instance.resources, *instance.services),
+        share=per_model / np.maximum(books["demand"].mean(axis=1), 1e-300)[:, None],
+        lower=np.asarray(snapshot.lower)[:, :number] * unit,
+        upper=np.asarray(snapshot.upper)[:, :number] * unit,
+        coverage=np.asarray(snapshot.covered[:, :number], np.float64),
+        truth=_truth(instance)[:number] * unit,
+        benchmark_share=ideal.share[-1],
+        extras=_deployment_extras(cell, snapshot, ideal),
+    )
+
+
+def _books(world: World, totals: WorldState) -> dict[str, np.ndarray]:
+    """The books [E, R, ...] in tasks and normalised units."""
+    books = {
+        name: ledger.host_value(getattr(totals, name), world.scale)
+        for name in ("demand", "served", "refused", "reward", "service")
+    }
+    books["spent"] = ledger.host_value(totals.spent, world.consumption_scale)
+    books["reward_expected"] = books["served"] @ np.asarray(world.reward_mean, np.float64)
+    # Served tasks are counted without the lowest digit: what is missing to the demand is taken without it, too.
+    arrived = ledger.host_units(ledger.Total(digits=totals.demand.digits[1:]))
+    missing = arrived - ledger.host_units(totals.served).sum(axis=-1)
+    books["declined"] = missing / ledger.quanta(totals.served, world.scale)
+    return books
+
+
+def _truth(instance: Instance) -> np.ndarray:
+    """[M, D] true means, normalised units."""
+    world = instance.world
+    columns = [world.reward_mean[:, None], world.consumption_mean, world.service_mean]
+    return np.concatenate(columns, axis=1).astype(np.float64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ideal:
+    """The benchmarks along a cell's runs."""
+
+    staged: np.ndarray  # [E, R] reward of the best deployment at every instant, so far
+    window: np.ndarray  # [E, R] of the best deployment at every window's start, so far
+    fluid: np.ndarray  # [E, R] of the best plan for the whole run, so far
+    serving_all: np.ndarray | None  # [E, R] of the best plan that serves every task; only for a fixed inventory
+    unconstrained: np.ndarray | None  # [E, R] of the best models by quality alone; only for a fixed inventory
+    share: np.ndarray  # [E, M] share of all demand so far that `staged` gives each model, mean over runs
+    feasible: bool
+
+
+def _ideal(cell: Cell, snapshot: Snapshot, demand: np.ndarray, cache: dict[Any, Any]) -> _Ideal:
+    """The benchmarks of a cell, from the demand [E, R] so far."""
+    if snapshot.books is None:
+        return _fixed(cell.instance, demand, cache)
+    spans, before = _spans(cell)
+    bins = ledger.host_value(snapshot.books.span_demand, cell.instance.world.scale)[:, :, : len(spans)]  # [E, R, G, 2]
+    known, total = _means(cell.instance, demand[-1]), bins[-1].sum(axis=-1)
+    key = ("staged", id(cell.instance), total.tobytes())
+    if key not in cache:
+        most = int(cell.instance.world.problem.max_deployed)
+        cache[key] = (
+            benchmark.staged(**known, available=spans, demand=total, max_deployed=most),
+            benchmark.staged(**known, available=before, demand=total, max_deployed=most),
+            benchmark.fluid_epochs(**known, available=spans, demand=total),
+        )
+    now, window, fluid = cache[key]
+    so_far = bins.sum(axis=-1)
+    share = np.einsum("erg,rgm->em", so_far, now.share) / np.maximum(so_far.sum(axis=(1, 2)), 1e-300)[:, None]
+    return _Ideal(
+        staged=_earned(so_far, now),
+        window=_earned(bins[..., 0], window) + _earned(bins[..., 1], now),
+        fluid=_earned(so_far, fluid),
+        serving_all=None,
+        unconstrained=None,
+        share=share,
+        feasible=bool(now.feasible[total > 0].all()),
+    )
+
+
+def _earned(demand: np.ndarray, ideal: Epochs) -> np.ndarray:
+    """[E, R] from the demand [E, R, G] at each epoch's value of a task."""
+    return np.asarray(np.einsum("erg,rg->er", demand, ideal.value))
+
+
+def _spans(cell: Cell) -> tuple[np.ndarray, np.ndarray]:
+    """The models of each span of constant inventory, and those of them that were there when its stage began, [G, M]."""
+    clock, number = cell.clock, len(cell.instance.models)
+    changes = np.asarray(clock.changes)
+    begins = np.concatenate([[0], changes[changes < clock.horizon]]).astype(np.int64)
+    starts = np.asarray(stage_start(int(clock.horizon), int(clock.stages), np.arange(int(clock.stages))))
+    began = starts[np.searchsorted(starts, begins, side="right") - 1]
+    there = cell.instance.world.inventory
+    arrival, retirement = np.asarray(there.arrival)[:number], np.asarray(there.retirement)[:number]
+    spans = (arrival <= begins[:, None]) & (begins[:, None] < retirement)
+    return spans, spans & (arrival <= began[:, None])
+
+
+def _fixed(instance: Instance, demand: np.ndarray, cache: dict[Any, Any]) -> _Ideal:
+    """The benchmarks where all models are live throughout: they coincide."""
+    key = ("fixed", id(instance), demand[-1].tobytes())
+    if key not in cache:
+        known = _means(instance, demand[-1])
+        cache[key] = (
+            benchmark.fluid(**known, demand=demand[-1]),
+            benchmark.serving_all(**known, demand=demand[-1]),
+            benchmark.unconstrained(known["reward"], known["throughput"], demand[-1]),
+        )
+    ideal, serving_all, unconstrained = cache[key]
+    arrived = demand / np.where(demand[-1] > 0, demand[-1], 1.0)
+    so_far = ideal.value * arrived
+    return _Ideal(
+        staged=so_far,
+        window=so_far,
+        fluid=so_far,
+        serving_all=serving_all * arrived,
+        unconstrained=unconstrained * arrived,
+        share=np.broadcast_to(ideal.share.mean(axis=0), (len(demand), len(instance.models))),
+        feasible=bool(ideal.feasible.all()),
+    )
+
+
+def _means(instance: Instance, demand: np.ndarray) -> dict[str, np.ndarray]:
+    """What a benchmark is told of the world, for runs of this total demand [R]."""
+    world, number = instance.world, len(instance.models)
+    means = {"reward": world.reward_mean, "consumption": world.consumption_mean, "service": world.service_mean}
+    means |= {"throughput": world.problem.throughput}
+    known = {name: np.asarray(values, np.float64)[:number] for name, values in means.items()}
+    budget = np.broadcast_to(instance.budget / instance.unit, (len(demand), len(instance.unit)))
+    return known | {"budget": budget, "target": np.asarray(world.problem.target, np.float64)}
+
+
+def _curves(
+    instance: Instance, snapshot: Snapshot, books: dict[str, np.ndarray], ideal: _Ideal
+) -> dict[str, np.ndarray]:
+    """Every metric [E, R]; see ``CellResult``."""
+    demand = books["demand"]
+    total = demand[-1]
+    served = books["served"].sum(axis=-1)
+    target = np.asarray(instance.world.problem.target, np.float64)
+    violation = np.maximum(target * demand[..., None] - books["service"], 0.0)
+    forecast_total = np.asarray(snapshot.forecast_total, np.float64)
+    spent = books["spent"] * instance.unit
+    curves = {
+        "reward": books["reward"],
+        "reward_expected": books["reward_expected"],
+        "benchmark": ideal.staged,
+        "regret": ideal.staged - books["reward_expected"],
+        "regret_realised": ideal.staged - books["reward"],
+        "violation": violation.max(axis=-1, initial=0.0),
+        "violation_worst": np.asarray(snapshot.world.violation_worst, np.float64).max(axis=-1, initial=0.0),
+        "overspend": _overspend(instance, snapshot),
+        "declined": books["declined"],
+        "refused": books["refused"],
+        "served": served,
+        "demand": demand,
+        "forecast_total": forecast_total,
+        "forecast_error": np.abs(forecast_total - total) / np.where(total > 0, total, 1.0),
+        "pace": _pace(instance, spent, demand),
+        "invalid": np.asarray(snapshot.invalid, np.float64),
+        "clipped": np.asarray(snapshot.world.clipped, np.float64),
+    }
+    if ideal.serving_all is not None and ideal.unconstrained is not None:
+        curves |= {"benchmark_serving_all": ideal.serving_all, "benchmark_unconstrained": ideal.unconstrained}
+    curves |= _deployment_curves(snapshot, books, ideal)
+    curves |= {f"spent_{name}": spent[..., i] for i, name in enumerate(instance.resources)}
+    curves |= {f"violation_{name}": violation[..., j] for j, name in enumerate(instance.services)}
+    curves |= {f"service_{name}": books["service"][..., j] for j, name in enumerate(instance.services)}
+    names = (*instance.resources, *instance.services)
+    duals = np.asarray(snapshot.duals, np.float64)
+    return curves | {f"dual_{name}": duals[..., i] for i, name in enumerate(names)}
+
+
+def _deployment_curves(snapshot: Snapshot, books: dict[str, np.ndarray], ideal: _Ideal) -> dict[str, np.ndarray]:
+    """What deployment adds to the metrics [E, R], where what is live can change."""
+    if snapshot.books is None:
+        return {}
+    deployed = np.asarray(snapshot.books.deployed_value, np.float64)
+    world = snapshot.world
+    return {
+        "regret_waiting": ideal.staged - ideal.window,
+        "regret_deployment": ideal.window - deployed,
+        "regret_routing": deployed - books["reward_expected"],
+        "benchmark_fluid": ideal.fluid,
+        "activations": np.asarray(world.activations, np.float64),
+        "evictions": np.asarray(world.evictions, np.float64),
+        "deployment_gap": np.asarray(snapshot.deployment_gap, np.float64),
+    }
+
+
+def _deployment_extras(cell: Cell, snapshot: Snapshot, ideal: _Ideal) -> dict[str, np.ndarray]:
+    """Which models were there, live and used when; see ``CellResult``."""
+    if snapshot.books is None:
+        return {}
+    number = len(cell.instance.models)
+    there = cell.instance.world.inventory
+    return {
+        "arrival": np.asarray(there.arrival, np.int64)[:number],
+        "retirement": np.asarray(there.retirement, np.int64)[:number],
+        "live": np.asarray(snapshot.world.deployed, np.float64).mean(axis=1)[:, :number],
+        "oracle_share": ideal.share,
+        "first_live": np.asarray(snapshot.world.first_live[-1], np.int64)[:, :number],
+        "first_best": np.asarray(snapshot.books.first_best[-1], np.int64)[:, :number],
+    }
+
+
+def _pace(instance: Instance, spent: np.ndarray, demand: np.ndarray) -> np.ndarray:
+    """[E, R] largest over resources of spent / (budget per task · demand so far)."""
+    per_task = instance.budget / instance.expected_demand
+    allowed = per_task * demand[..., None]
+    return np.asarray((spent / np.where(allowed > 0, allowed, 1.0)).max(axis=-1, initial=0.0))
+
+
+def _overspend(instance: Instance, snapshot: Snapshot) -> np.ndarray:
+    """[E, R] largest relative overspend over the resources, from whole quanta: 0.0 says exactly none."""
+    spent = ledger.host_units(snapshot.world.spent)
+    budget = ledger.host_units(instance.world.budget)
+    over = np.where(spent > budget, (spent - budget) / np.maximum(budget, 1), 0)
+    return over.astype(np.float64).max(axis=-1, initial=0.0)
+
+
+def _description(cell: Cell, feasible: bool, wall_seconds: float) -> dict[str, Any]:
+    config, instance = cell.config, cell.instance
+    money = instance.resources.index(MONEY) if MONEY in instance.resources else None
+    return {
+        "cell": cell.id,
+        "policy": config.policy.name,
+        "routing": config.policy.routing,
+        "deployment": config.policy.deployment,
+        "env": config.world or config.catalogue,
+        "demand": config.demand_name or config.demand["process"],
+        "forecaster": config.forecaster["name"],
+        "num_models": len(instance.models),
+        "horizon": config.horizon,
+        "budget": None if money is None else float(instance.budget[money]),
+        "budget_per_task": config.env.budget_per_task,
+        "target": config.env.target,
+        "stages": instance.stages,
+        "max_deployed": config.env.max_deployed,
+        "arrivals": config.env.schedule.arrivals,
+        "clairvoyant": cell.learner.clairvoyant,
+        "benchmark_feasible": feasible,
+        "wall_s": round(wall_seconds, 4),
+        "swept": config.swept,
+        "parameters": cell.parameters,
+        "sources": cell.sources,
+        "versions": sources.versions(),
+    }

@@ -1,0 +1,48 @@
+"""What a run with ``force=true`` has still to replace."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from envs.errors import InputError
+from experiments.results import layout
+from experiments.results.cell_file import stamp
+from experiments.results.disk import write_atomically
+from experiments.results.layout import REDO, DamagedError
+from experiments.results.leases import Claims
+from experiments.results.study_record import unwritable
+
+
+def begin_redo(folder: Path, cells: Iterable[str], mine: Claims) -> bool:
+    """Note which writing of each cell is to be replaced, unless that is noted already: a redo begun is gone on with.
+
+    Whether something new was noted.
+    """
+    try:
+        with mine.exclusively("redo"):
+            known = redo(folder)
+            noted = {cell: stamp(folder, cell) for cell in cells if cell not in known} | known
+            if noted != known:
+                write_atomically(folder / REDO, layout.redo_text(noted))
+            return noted != known
+    except OSError as error:
+        raise unwritable(folder, error) from error
+
+
+def redo(folder: Path) -> dict[str, str | None]:
+    """Cell id -> the stamp of what is to be replaced, None where nothing was there.
+
+    InputError where the note is damaged: it decides which results are old, and nobody else knows.
+    """
+    try:
+        return layout.read_redo(folder)
+    except (DamagedError, OSError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        path = folder / REDO
+        raise InputError(f"out: {path} is damaged ({why}); delete it, and give force=true to begin anew") from error
+
+
+def end_redo(folder: Path) -> None:
+    """Forget a redo that is complete."""
+    noted = redo(folder)
+    if noted and all(stamp(folder, cell) not in (None, old) for cell, old in noted.items()):
+        (folder / REDO).unlink(missing_ok=True)
