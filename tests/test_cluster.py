@@ -28,7 +28,7 @@ from experiments.jobs import launch, runner
 from experiments.jobs.queue import Block, Work
 from experiments.results import leases
 from experiments.results.events import EventLog
-from experiments.results.leases import Claims
+from experiments.results.leases import Leases
 from tests import studies
 from tests.studies import CommandLine
 
@@ -149,12 +149,12 @@ def blocks(*names: str) -> list[Block]:
     return [Block(id=name, group=0, cells=(name,)) for name in names]
 
 
-def leaving(names: str, mine: Claims) -> Work:
+def leaving(names: str, mine: Leases) -> Work:
     return Work(blocks(*names), mine, lambda block: list(block.cells), lambda cells: None, leaves=True)
 
 
 def test_a_shard_leaves_what_others_hold(tmp_path: Path) -> None:
-    with Claims(tmp_path) as other, Claims(tmp_path) as mine:
+    with Leases(tmp_path) as other, Leases(tmp_path) as mine:
         assert other.acquire("a", ["a"]) and other.acquire("in blocks of another shape", ["b", "z"])
         work = leaving("abc", mine)
         block = work.take()
@@ -170,10 +170,10 @@ def test_a_shard_makes_sure_that_others_elsewhere_live(tmp_path: Path, monkeypat
     monkeypatch.setattr(leases, "is_here", lambda identity: False)
     monkeypatch.setattr("experiments.jobs.queue._POLL_SECONDS", 0.02)
     counting = {"beat_seconds": 0.05, "stale_seconds": 0.6}
-    with Claims(tmp_path, **counting) as alive, Claims(tmp_path, **counting) as dead:
+    with Leases(tmp_path, **counting) as alive, Leases(tmp_path, **counting) as dead:
         assert alive.acquire("a", ["a"]) and dead.acquire("b", ["b"])
         dead._stopped.set()  # as a machine that is switched off
-        with Claims(tmp_path, **counting) as mine:
+        with Leases(tmp_path, **counting) as mine:
             work = leaving("ab", mine)
             block = work.take()
             assert block is not None and block.id == "b"
@@ -188,7 +188,7 @@ def test_the_last_shard_publishes(call: CommandLine) -> None:
     _, lost = sorted((out / "cells").iterdir())
     lost.unlink()
     (out / "results.parquet").unlink()
-    with Claims(out) as other:
+    with Leases(out) as other:
         assert other.acquire("theirs", [lost.stem])
         ran = call("sweep.horizon=[20,40]", "chunk_rows=2", "out=out", "shard=0")
         assert (ran.code, ran.err) == (0, "")
@@ -216,7 +216,7 @@ def test_of_shards_that_end_together_one_publishes_the_cells_of_all(call: Comman
 
     assert shard_ends(2) == []  # what is published is not published again
     (out / "events.jsonl").unlink()
-    with Claims(out) as other:
+    with Leases(out) as other:
         assert other.acquire("publish")
         assert shard_ends(4) == []
     assert shard_ends(2) == [2, 4]  # two were stored meanwhile, by one who left the publishing to us
@@ -344,7 +344,7 @@ def finished(process: subprocess.Popen[str], folder: Path, expected: bytes) -> N
     assert process.returncode == 0, out + err + said
     assert (folder / "results.parquet").read_bytes() == expected
     each_once(folder, 2)
-    assert not (folder / "carries").exists() and not (folder / "claims").exists()
+    assert not (folder / "carries").exists() and not (folder / "leases").exists()
 
 
 @pytest.mark.slow

@@ -105,13 +105,13 @@ def test_a_study_under_way(tmp_path: Path, call: Callable) -> None:
         {"event": "failed", "cells": [ids[3]], "policy": "greedy", "error": "RuntimeError: [no] hope"},
         *(beat(HERE, 90.0, 4000), {"event": "warning", "text": "odd"}, {"event": "damaged", "cell": ids[0]}),
     )
-    (folder / "claims").mkdir()
+    (folder / "leases").mkdir()
     for name, owner in (("block.0", GONE), ("block.1", HERE), ("other.0", GONE)):
         host, _, pid = owner.partition(":")
-        claim = {"token": "t", "host": host, "pid": int(pid), "cells": [ids[4]] if "block" in name else [ids[5]]}
-        (folder / "claims" / name).write_text(json.dumps(claim))
-    (folder / "claims" / "torn.0").write_text("{")
-    (folder / "claims" / "t.beat").write_text("000000000003")
+        lease = {"token": "t", "host": host, "pid": int(pid), "cells": [ids[4]] if "block" in name else [ids[5]]}
+        (folder / "leases" / name).write_text(json.dumps(lease))
+    (folder / "leases" / "torn.0").write_text("{")
+    (folder / "leases" / "t.beat").write_text("000000000003")
     found = status.read(folder)
     assert (found.cells, found.done, found.running, found.missing, len(found.failed)) == (6, 2, 1, 3, 1)
     assert found.decisions_per_minute == pytest.approx(3000)  # between 30 s and 90 s

@@ -249,7 +249,7 @@ def test_cells_may_be_removed_with_their_folder(call: CommandLine, out: Path) ->
     assert (out / "results.parquet").read_bytes() == expected
 
 
-@pytest.mark.parametrize("name", ["cells", "claims", "carries", "figures", "jobs"])
+@pytest.mark.parametrize("name", ["cells", "leases", "carries", "figures", "jobs"])
 def test_a_file_in_place_of_a_folder_is_refused_before_simulating(call: CommandLine, out: Path, name: str) -> None:
     shutil.rmtree(out / "cells")
     shutil.rmtree(out / name, ignore_errors=True)
@@ -422,15 +422,15 @@ def test_what_is_huge_is_passed_over(call: CommandLine, out: Path) -> None:
 
 def test_rubbish_among_the_claims_stops_nobody(call: CommandLine, out: Path) -> None:
     sorted((out / "cells").iterdir())[0].unlink()
-    (out / "claims/folder.0").mkdir(parents=True)
-    (out / "claims/folder.beat").mkdir()
+    (out / "leases/folder.0").mkdir(parents=True)
+    (out / "leases/folder.beat").mkdir()
     for name, content in (
         ("a.0", b"\xff"),
         ("b.1", b"[" * 100_000),
         ("c.0", b'{"token": 3, "cells": [[]]}'),
         ("d.²", b""),
     ):
-        (out / "claims" / name).write_bytes(content)
+        (out / "leases" / name).write_bytes(content)
     assert command(call, "status")[0] == 3
     assert command(call, "run")[::2] == (0, "")
     assert command(call, "status")[::2] == (0, "")

@@ -83,7 +83,7 @@ def assert_tidy(folder: Path) -> None:
     """Nothing unfinished is left once a process has come to its end."""
     assert {path.suffix for path in (folder / "cells").iterdir()} == {".npz"}
     assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
-    assert not (folder / "claims").exists() and not (folder / "redo.json").exists()
+    assert not (folder / "leases").exists() and not (folder / "redo.json").exists()
 
 
 def killed_at_every(stride: int, nursery: Nursery, folder: Path) -> list[str]:
@@ -359,7 +359,7 @@ def test_claims_that_cannot_be_written_stop_nobody(call: CommandLine, monkeypatc
     expected = results(call.folder / "out")
     for path in (call.folder / "out/cells").glob("*.npz"):
         os.unlink(path)
-    monkeypatch.setattr("experiments.results.leases.Claims._make", full)
+    monkeypatch.setattr("experiments.results.leases.Leases._make", full)
     assert call.done("out=out", "sweep.horizon=[10,20]").decisions == 60
     assert results(call.folder / "out") == expected
 
@@ -409,8 +409,8 @@ html_report.write = write
     "waiting for another process": """
 from pathlib import Path
 from experiments.jobs import queue
-from experiments.results.leases import Claims
-other = Claims(Path("out"))
+from experiments.results.leases import Leases
+other = Leases(Path("out"))
 queue.Work._take_now = lambda self: None
 queue.Work.compiled = send
 from experiments.jobs import runner

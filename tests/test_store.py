@@ -16,7 +16,7 @@ import yaml
 from envs.errors import InputError
 from experiments.results import cell_file, leases, overwrite, study_folder, study_record, tables
 from experiments.results.cell_file import CellResult
-from experiments.results.leases import Claims
+from experiments.results.leases import Leases
 from tests.studies import tree
 from tests.synthetic import make_cell
 
@@ -175,7 +175,7 @@ def test_a_redo_goes_on_until_everything_is_replaced(folder: Path) -> None:
     (there, absent) = results
     written(folder, results[there])
     old = cell_file.stamp(folder, there)
-    with Claims(folder) as mine:
+    with Leases(folder) as mine:
         for _ in range(2):  # the second time it is gone on with
             overwrite.begin_redo(folder, [there, absent], mine)
             assert overwrite.redo(folder) == {there: old, absent: None}
@@ -300,7 +300,7 @@ def test_processes_that_open_a_folder_together_lose_no_study(tmp_path: Path) -> 
 
 
 def test_a_start_that_was_killed_is_no_obstacle(tmp_path: Path) -> None:
-    (tmp_path / "a/claims").mkdir(parents=True)
+    (tmp_path / "a/leases").mkdir(parents=True)
     (tmp_path / f"a/.config.yaml.{leases.process()}.x1").touch()
     study_record.open_folder(tmp_path / "a", RECORD)
     assert (tmp_path / "a/config.yaml").is_file()

@@ -16,9 +16,9 @@ from experiments.report.publish import Publication, as_planned, made_again, make
 from experiments.results import layout, study_folder
 from experiments.results.cell_file import CellResult
 from experiments.results.events import EventLog
-from experiments.results.leases import Claims
+from experiments.results.leases import Leases
 
-_TURN = "publish"  # a claim
+_TURN = "publish"  # a lease
 
 
 def publish(
@@ -54,10 +54,10 @@ def publish_in_turn(
     if _is_published(folder):
         display.say(console, "tables and report are there already")
         return
-    with Claims(folder) as claims:
-        while _is_my_turn(claims):
+    with Leases(folder) as leases:
+        while _is_my_turn(leases):
             publish(outcome, study, folder, tracker, log, console)
-            claims.release(_TURN)
+            leases.release(_TURN)
             # Who stored a cell after we read them, and then found us publishing, has left that to us.
             if study_folder.shown(folder) <= _ids(outcome.cells):
                 return
@@ -74,10 +74,10 @@ def _is_published(folder: Path) -> bool:
     return told[-1:] == ["finished"] and study_folder.summarised(folder) == study_folder.shown(folder)
 
 
-def _is_my_turn(claims: Claims) -> bool:
+def _is_my_turn(leases: Leases) -> bool:
     """Whether no other living process publishes; where its life is in doubt, wait until that is known."""
-    while not claims.acquire(_TURN):
-        if claims.is_at_work(_TURN):
+    while not leases.acquire(_TURN):
+        if leases.is_at_work(_TURN):
             return False
         interrupt.pause(0.5)
     return True

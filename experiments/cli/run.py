@@ -305,12 +305,12 @@ def _understood(plain: dict[str, Any]) -> _Task:
 def _begin_redo(task: _Task, folder: Path) -> None:
     """With force=true: begun once, here, and gone on with by every job, also by one that is queued again."""
     from experiments.jobs import runner
-    from experiments.results.leases import Claims
+    from experiments.results.leases import Leases
 
     if task.settings.force:
         study_record.open_folder(folder, task.record, extend=task.settings.extend)
-        with Claims(folder) as claims:
-            runner.begin_redo(task.planned, folder, claims)
+        with Leases(folder) as leases:
+            runner.begin_redo(task.planned, folder, leases)
 
 
 def execute(plain: dict[str, Any]) -> int:

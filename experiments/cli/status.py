@@ -68,7 +68,7 @@ class Status:
     folder: str
     cells: int | None  # planned; None where nobody said
     done: int
-    running: int  # cells that somebody alive has claimed
+    running: int  # cells that somebody alive has leased
     failed: tuple[Failure, ...]
     damaged: int  # files that were found damaged and are computed anew
     warnings: int
@@ -121,7 +121,7 @@ def read(folder: Path) -> Status:
     alive = [process for process in processes if process.alive]
     speed = _total(process.decisions_per_minute for process in alive)
     left = _decisions_left(plan, there | failures.keys(), alive)
-    owners, working = layout.claimed(folder), {process.name for process in alive}
+    owners, working = layout.leased(folder), {process.name for process in alive}
     return Status(
         name=str(record["config"].get("name")),
         folder=str(folder),

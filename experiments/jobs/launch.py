@@ -1,7 +1,7 @@
 """A study as several processes, ``-m shard=range(0,16) hydra/launcher=...``: what there is to it besides Hydra.
 
 The command checks everything before a job is submitted, and gives all jobs the same results folder. Shards divide the
-work by their claims (``experiments.results.leases``), so a shard is one more process that begins at a place of its own.
+work by their leases (``experiments.results.leases``), so a shard is one more process that begins at a place of its own.
 """
 
 import os

@@ -4,14 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Condition
 
-from experiments.results.leases import Claims
+from experiments.results.leases import Leases
 
 _POLL_SECONDS = 1.0  # between two looks at what others hold
 
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """Cells that are simulated side by side, and claimed together."""
+    """Cells that are simulated side by side, and leased together."""
 
     id: str
     group: int  # number of the static group, whose blocks share a program
@@ -28,7 +28,7 @@ class Work:
     def __init__(
         self,
         blocks: list[Block],
-        claims: Claims,
+        leases: Leases,
         missing: Callable[[Block], list[str]],
         found: Callable[[list[str]], None],
         waiting: Callable[[], None] = lambda: None,
@@ -41,7 +41,7 @@ class Work:
         ``waiting`` is called while there is nothing to do here but others are at work. A process that ``leaves`` does
         not wait for others who are known to live: there is nothing left for it then.
         """
-        self.claims, self.missing, self.found, self.waiting = claims, missing, found, waiting
+        self.leases, self.missing, self.found, self.waiting = leases, missing, found, waiting
         self.leaves = leaves
         self.left: set[str] = set()  # cells that others were at work on when this process left
         self._pending = {block.id: block for block in blocks}
@@ -52,14 +52,14 @@ class Work:
         self._changed = Condition()
 
     def take(self) -> Block | None:
-        """The next block for this worker, claimed; None when nothing is left. Waits for what others hold."""
+        """The next block for this worker, leased; None when nothing is left. Waits for what others hold."""
         with self._changed:
             while self._pending:
                 if (block := self._take_now()) is not None:
                     return block
                 if self._pending and not self._in_hand:
                     self.waiting()
-                    if self.leaves and all(self.claims.are_in_work(block.cells) for block in self._pending.values()):
+                    if self.leaves and all(self.leases.are_in_work(block.cells) for block in self._pending.values()):
                         self._leave()
                 if self._pending:
                     self._changed.wait(_POLL_SECONDS)
@@ -74,7 +74,7 @@ class Work:
 
     def give_back(self, block: Block) -> bool:
         """The block is stored, or failed. Whether its group is over."""
-        self.claims.release(block.id)
+        self.leases.release(block.id)
         with self._changed:
             del self._in_hand[block.id]
             self._changed.notify_all()
@@ -105,20 +105,20 @@ class Work:
             tried.add(block.id)
             if not self._is_left(block) or not self._acquire(block):
                 continue
-            if self._is_left(block):  # another process may have stored it just before it gave back its claim
+            if self._is_left(block):  # another process may have stored it just before it gave back its lease
                 del self._pending[block.id]
                 self._in_hand[block.id] = block
                 if block.group not in self._compiled:
                     self._compiling.add(block.group)
                 return block
-            self.claims.release(block.id)
+            self.leases.release(block.id)
         return None
 
     def _preferred(self, tried: set[str]) -> Block | None:
         left = [b for b in self._pending.values() if b.id not in tried and b.group not in self._compiling]
         if not left:
             return None
-        others = self.claims.others()
+        others = self.leases.others()
         busy = {block.group for block in self._pending.values() if block.id in others}
 
         def rank(block: Block) -> int:
@@ -135,8 +135,8 @@ class Work:
         return False
 
     def _acquire(self, block: Block) -> bool:
-        """A claim only saves work, so where none can be written (a full disk) the work is done without."""
+        """A lease only saves work, so where none can be written (a full disk) the work is done without."""
         try:
-            return self.claims.acquire(block.id, self.missing(block))
+            return self.leases.acquire(block.id, self.missing(block))
         except OSError:
             return True

@@ -30,7 +30,7 @@ from experiments.jobs.warning_log import Log
 from experiments.results import cell_file, measure, overwrite, study_folder, study_record
 from experiments.results.cell_file import CellResult
 from experiments.results.events import EventLog
-from experiments.results.leases import Claims
+from experiments.results.leases import Leases
 
 
 class Progress(Protocol):
@@ -83,14 +83,14 @@ def run(study: StudyConfig, planned: list[Cell], folder: Path, log: EventLog, pr
 
     Other processes may be at work in the same folder: each block of cells is simulated by one of them.
     """
-    with Claims(folder) as claims:
-        return _run(study, planned, folder, claims, log, progress)
+    with Leases(folder) as leases:
+        return _run(study, planned, folder, leases, log, progress)
 
 
 def follow(study: StudyConfig, planned: list[Cell], folder: Path) -> None:
     """Simulate this process's seeds of whatever the first of several processes is at; see ``experiments.jobs.hosts``."""
     told = hosts.Told()
-    runner = _Runner(study, _NoShelf(folder, told, told), Claims(folder), planned)
+    runner = _Runner(study, _NoShelf(folder, told, told), Leases(folder), planned)
     runner.run(partial(hosts.follow, runner.followed, told))
 
 
@@ -98,7 +98,7 @@ def simulate_again(study: StudyConfig, planned: list[Cell], folder: Path, cell: 
     """What a study makes of one of its cells, whose whole block is simulated; nothing is read or stored."""
     silent = hosts.Told()
     alone = replace(study, checkpoint_minutes=None)
-    runner = _Runner(alone, _NoShelf(folder, silent, silent), Claims(folder), planned)
+    runner = _Runner(alone, _NoShelf(folder, silent, silent), Leases(folder), planned)
     block = next(block for block in runner.blocks if cell in block.cells)
     try:
         joined = _join([seen for seen, _ in runner.followed(block.id)])
@@ -111,14 +111,14 @@ def simulate_again(study: StudyConfig, planned: list[Cell], folder: Path, cell: 
 
 
 def _run(
-    study: StudyConfig, planned: list[Cell], folder: Path, claims: Claims, log: EventLog, progress: Progress
+    study: StudyConfig, planned: list[Cell], folder: Path, leases: Leases, log: EventLog, progress: Progress
 ) -> Outcome:
     study_record.tidy(folder)
     shelf = _Shelf(folder, log, progress)
     shelf.about = study_record.study_of(folder, [cell.id for cell in planned])
     kept = {cell.id: result for cell in planned if (result := shelf.read(cell.id)) is not None}
     if study.force:
-        begin_redo(planned, folder, claims)
+        begin_redo(planned, folder, leases)
     shelf.redo = overwrite.redo(folder)  # also without force: what was begun is gone on with
     old = len(kept)
     kept = {cell: result for cell, result in kept.items() if shelf.has(cell)}
@@ -126,7 +126,7 @@ def _run(
         progress.warn(
             f"a run with force=true was stopped here; going on with the {old - len(kept)} cells left to replace"
         )
-    runner = _Runner(study, shelf, claims, planned)
+    runner = _Runner(study, shelf, leases, planned)
     if runner.blocks:
         study_record.check_writable(folder)
     progress.begin(len(kept), len(planned), runner.decisions_left())
@@ -135,7 +135,7 @@ def _run(
     began = perf_counter()
     runner.run()
     overwrite.end_redo(folder)
-    claims.tidy()
+    leases.tidy()
     study_record.tidy(folder)  # again: others may have been killed since
     mine = [cell.id for cell in planned]
     recorded = study_folder.recorded_cells(folder)  # a process with other code may have taken the folder over
@@ -157,9 +157,9 @@ def _run(
     )
 
 
-def begin_redo(planned: list[Cell], folder: Path, claims: Claims) -> None:
+def begin_redo(planned: list[Cell], folder: Path, leases: Leases) -> None:
     """Have all of these cells made anew, unless that was begun already. Saved carries are forgotten."""
-    if overwrite.begin_redo(folder, [cell.id for cell in planned], claims):
+    if overwrite.begin_redo(folder, [cell.id for cell in planned], leases):
         checkpoint.discard_all(folder)
 
 
@@ -270,7 +270,7 @@ class _Runner:
     the last bit of a result may depend on its place in a batch. A block with something missing is simulated whole.
     """
 
-    def __init__(self, study: StudyConfig, shelf: _Shelf, claims: Claims, planned: list[Cell]) -> None:
+    def __init__(self, study: StudyConfig, shelf: _Shelf, leases: Leases, planned: list[Cell]) -> None:
         self.study, self.shelf = study, shelf
         self.folder, self.log, self.progress = shelf.folder, shelf.log, shelf.progress
         self.groups = cells.groups(planned)
@@ -283,13 +283,13 @@ class _Runner:
         self.compilations, self.cached, self.compile_seconds, self.decisions = 0, 0, 0.0, 0
         self.lock, self.writing = Lock(), Lock()
         self.simulators = ThreadPoolExecutor(cores())
-        # Shards that start together begin with different programs; from there on claims divide the blocks.
+        # Shards that start together begin with different programs; from there on leases divide the blocks.
         first = (study.shard or 0) % len(self.groups)
         order = [*range(first, len(self.groups)), *range(first)]
         self.blocks = [block for number in order for block in self._blocks(number)]
         self.begun, self.programs_needed = 0, self.groups_left()
         leaves = study.shard is not None
-        self.work = Work(self.blocks, claims, self._missing, self._found, self._waiting, leaves=leaves)
+        self.work = Work(self.blocks, leases, self._missing, self._found, self._waiting, leaves=leaves)
 
     def decisions_left(self) -> int:
         """How many decisions the missing blocks hold."""

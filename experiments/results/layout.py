@@ -199,18 +199,18 @@ def cell_files(folder: Path) -> list[Path]:
     return [path for path in (folder / "cells").glob("*.npz") if not path.name.startswith(".")]
 
 
-def claimed(folder: Path) -> dict[str, str]:
-    """Cell id -> the process, host:pid, that has claimed it, dead or alive."""
+def leased(folder: Path) -> dict[str, str]:
+    """Cell id -> the process, host:pid, that has leased it, dead or alive."""
     newest: dict[str, tuple[int, Path]] = {}
-    for path in (folder / "claims").glob("*.*"):
+    for path in (folder / "leases").glob("*.*"):
         name, _, generation = path.name.rpartition(".")
         if generation.isascii() and generation.isdigit() and int(generation) >= newest.get(name, (0, path))[0]:
             newest[name] = int(generation), path
     owners: dict[str, str] = {}
     for _, path in newest.values():
         with suppress(OSError, DamagedError, KeyError, TypeError):  # given back, or not yet whole
-            claim = read_json(path)
-            owners |= dict.fromkeys(claim["cells"], f"{claim['host']}:{claim['pid']}")
+            lease = read_json(path)
+            owners |= dict.fromkeys(lease["cells"], f"{lease['host']}:{lease['pid']}")
     return owners
 
 

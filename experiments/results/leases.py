@@ -1,9 +1,9 @@
-"""Claims: processes that share a results folder divide its work among themselves, without a server.
+"""Leases: processes that share a results folder divide its work among themselves, without a server.
 
-A claim on NAME is a file ``claims/NAME.<generation>``, made with ``O_CREAT | O_EXCL``: of several processes exactly
-one makes it, on local disks and on NFS. Whoever made the highest generation owns NAME. A dead owner's claim is taken
+A lease on NAME is a file ``leases/NAME.<generation>``, made with ``O_CREAT | O_EXCL``: of several processes exactly
+one makes it, on local disks and on NFS. Whoever made the highest generation owns NAME. A dead owner's lease is taken
 over by making the next generation, which again exactly one process does. While a process owns anything it counts in
-``claims/<token>.beat``.
+``leases/<token>.beat``.
 
 An owner is dead when it ran on this very machine and is gone, or when its count has not moved for ``stale_seconds`` of
 the observer's own monotonic clock. Wall clocks are never compared: they jump, and differ between machines. Taking a
@@ -27,7 +27,7 @@ from types import TracebackType
 
 from experiments import interrupt
 
-CLAIMS = "claims"
+LEASES = "leases"
 BEAT_SECONDS = 3.0  # between two counts of an owner
 STALE_SECONDS = 30.0  # without a count, after which an owner is taken for dead
 _CLAIM = re.compile(r"(.+)\.(\d+)")
@@ -90,19 +90,19 @@ def _remove(path: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Owner:
-    """What a claim says of the one who made it."""
+    """What a lease says of the one who made it."""
 
     token: str  # starts with its process
     cells: frozenset[str]
 
 
-class Claims:
+class Leases:
     """What this process owns of a folder that others may be working on. To be used in a ``with``."""
 
     def __init__(
         self, folder: Path, *, beat_seconds: float = BEAT_SECONDS, stale_seconds: float = STALE_SECONDS
     ) -> None:
-        self.folder = folder / CLAIMS
+        self.folder = folder / LEASES
         self.beat_seconds, self.stale_seconds = beat_seconds, stale_seconds
         self.token = f"{process()}-{secrets.token_hex(4)}"
         self._owned: dict[str, int] = {}  # name -> generation
@@ -111,7 +111,7 @@ class Claims:
         self._lock, self._stopped = RLock(), Event()
         self._beating: Thread | None = None
 
-    def __enter__(self) -> "Claims":
+    def __enter__(self) -> "Leases":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -129,7 +129,7 @@ class Claims:
     def acquire(self, name: str, cells: Collection[str] = ()) -> bool:
         """Try to own ``name``, under which ``cells`` are to be made.
 
-        False where somebody alive owns it, or makes one of these cells under another name. OSError where claims cannot
+        False where somebody alive owns it, or makes one of these cells under another name. OSError where leases cannot
         be written.
         """
         with self._lock:
@@ -143,9 +143,9 @@ class Claims:
             return True
 
     def release(self, name: str) -> None:
-        """Give back what is owned; the dead owners' claims before it go, too. Nothing happens where it is not ours.
+        """Give back what is owned; the dead owners' leases before it go, too. Nothing happens where it is not ours.
 
-        A claim that cannot be removed is seen to be ours, and dead, later.
+        A lease that cannot be removed is seen to be ours, and dead, later.
         """
         with self._lock:
             for generation in range(self._owned.pop(name, -1) + 1):
@@ -162,7 +162,7 @@ class Claims:
             self.release(name)
 
     def others(self) -> set[str]:
-        """Names that somebody else has claimed, dead or alive."""
+        """Names that somebody else has leased, dead or alive."""
         with self._lock:
             return self._standing().keys() - self._owned.keys()
 
@@ -202,8 +202,8 @@ class Claims:
         found: dict[str, int] = {}
         with suppress(OSError), os.scandir(self.folder) as entries:
             for entry in entries:
-                if claim := _CLAIM.fullmatch(entry.name):
-                    found[claim[1]] = max(int(claim[2]), found.get(claim[1], 0))
+                if lease := _CLAIM.fullmatch(entry.name):
+                    found[lease[1]] = max(int(lease[2]), found.get(lease[1], 0))
         return found
 
     def _next_generation(self, name: str) -> int | None:
@@ -214,7 +214,7 @@ class Claims:
         return highest + 1 if self._is_dead(self._path(name, highest)) else None
 
     def _make(self, name: str, generation: int, cells: Collection[str]) -> bool:
-        """Whether it was us who made this claim."""
+        """Whether it was us who made this lease."""
         self._begin_beating()
         path = self._path(name, generation)
         content = {"token": self.token, "host": platform.node(), "pid": os.getpid(), "cells": sorted(cells)}
@@ -242,34 +242,34 @@ class Claims:
                 return True
         return False
 
-    def _makes(self, claim: Path, cells: Collection[str]) -> bool:
-        """Whether it is a claim on some of these cells."""
-        owner = self._owner(claim)
+    def _makes(self, lease: Path, cells: Collection[str]) -> bool:
+        """Whether it is a lease on some of these cells."""
+        owner = self._owner(lease)
         return owner is not None and not owner.cells.isdisjoint(cells)
 
-    def _is_alive(self, claim: Path) -> bool:
+    def _is_alive(self, lease: Path) -> bool:
         """Whether that is known; not the opposite of being dead."""
-        owner = self._owner(claim)
-        if owner is None or self._is_dead(claim):
+        owner = self._owner(lease)
+        if owner is None or self._is_dead(lease):
             return False
         return is_here(owner.token) or owner.token in self._counted
 
-    def _owner(self, claim: Path) -> _Owner | None:
-        """Who made a claim; None if it is gone, or still being written."""
+    def _owner(self, lease: Path) -> _Owner | None:
+        """Who made a lease; None if it is gone, or still being written."""
         try:
-            content = json.loads(claim.read_bytes())
+            content = json.loads(lease.read_bytes())
             return _Owner(token=str(content["token"]), cells=frozenset(content["cells"]))
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
-    def _is_dead(self, claim: Path) -> bool:
-        owner = self._owner(claim)
+    def _is_dead(self, lease: Path) -> bool:
+        owner = self._owner(lease)
         if owner is not None and is_gone(owner.token):
             return True
         count = b""
         with suppress(OSError):
             count = self._beat_file(owner.token).read_bytes() if owner is not None else b""
-        watched = claim.name if owner is None else owner.token
+        watched = lease.name if owner is None else owner.token
         known, since = self._watched.get(watched, (None, 0.0))
         if known != count:
             if known:
@@ -287,7 +287,7 @@ class Claims:
             with suppress(FileNotFoundError):
                 self._count(0)
                 counted = True
-        self._beating = Thread(target=self._beat, name="claims", daemon=True)
+        self._beating = Thread(target=self._beat, name="leases", daemon=True)
         self._beating.start()
 
     def _beat(self) -> None:

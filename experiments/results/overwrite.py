@@ -8,11 +8,11 @@ from experiments.results import layout
 from experiments.results.cell_file import stamp
 from experiments.results.disk import write_atomically
 from experiments.results.layout import REDO, DamagedError
-from experiments.results.leases import Claims
+from experiments.results.leases import Leases
 from experiments.results.study_record import unwritable
 
 
-def begin_redo(folder: Path, cells: Iterable[str], mine: Claims) -> bool:
+def begin_redo(folder: Path, cells: Iterable[str], mine: Leases) -> bool:
     """Note which writing of each cell is to be replaced, unless that is noted already: a redo begun is gone on with.
 
     Whether something new was noted.

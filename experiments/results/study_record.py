@@ -34,11 +34,11 @@ from experiments.results.layout import (
     read_plan,
     seal,
 )
-from experiments.results.leases import CLAIMS, Claims
+from experiments.results.leases import LEASES, Leases
 from experiments.results.rebuild import rebuilt
 from experiments.results.study_folder import recorded
 
-_FOLDERS = (CELLS, f"{CELLS}/{DAMAGED}", CLAIMS, "carries", "figures", JOBS)  # that a study may make
+_FOLDERS = (CELLS, f"{CELLS}/{DAMAGED}", LEASES, "carries", "figures", JOBS)  # that a study may make
 
 
 _FILES = ("results.parquet", "results.csv", "report.html", "tables.md", "tables.tex")  # that it cannot do without
@@ -108,7 +108,7 @@ def open_folder(folder: Path, record: Mapping[str, Any], *, extend: bool = False
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with Claims(folder) as mine, mine.exclusively("config"):
+        with Leases(folder) as mine, mine.exclusively("config"):
             known, trouble = _known(folder, record)  # another process may have been quicker
             (folder / CELLS).mkdir(exist_ok=True)
             wanted = (
@@ -175,7 +175,7 @@ def _known(folder: Path, record: Mapping[str, Any]) -> tuple[Mapping[str, Any] |
 
 def _is_ours(path: Path) -> bool:
     """What may be there of a study whose record was not, a moment ago: it was killed, or begins beside us."""
-    return path.name in (CELLS, CLAIMS, RECORD, JOBS) or TEMPORARY.fullmatch(path.name) is not None
+    return path.name in (CELLS, LEASES, RECORD, JOBS) or TEMPORARY.fullmatch(path.name) is not None
 
 
 def _with_study(known: Mapping[str, Any], record: Mapping[str, Any], folder: Path, extend: bool) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""Claims are owned by one process at a time, and the dead give theirs up."""
+"""Leases are owned by one process at a time, and the dead give theirs up."""
 
 import errno
 import os
@@ -16,14 +16,14 @@ import pytest
 
 from experiments.jobs.queue import Block, Work
 from experiments.results import leases
-from experiments.results.leases import Claims
+from experiments.results.leases import Leases
 
 ROOT = Path(__file__).resolve().parent.parent
 HOLD = """
 import sys, time
 from pathlib import Path
-from experiments.results.leases import Claims
-mine = Claims(Path(sys.argv[1]))
+from experiments.results.leases import Leases
+mine = Leases(Path(sys.argv[1]))
 assert mine.acquire("block", ["a"])
 print("mine", flush=True)
 time.sleep(600)
@@ -42,11 +42,11 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def files(folder: Path) -> set[str]:
-    return {path.name for path in (folder / "claims").iterdir() if path.suffix != ".beat"}
+    return {path.name for path in (folder / "leases").iterdir() if path.suffix != ".beat"}
 
 
 def test_one_owns_until_it_gives_back(tmp_path: Path) -> None:
-    with Claims(tmp_path) as one, Claims(tmp_path) as other:
+    with Leases(tmp_path) as one, Leases(tmp_path) as other:
         assert one.acquire("a") and other.acquire("b")
         assert not other.acquire("a") and not one.acquire("b")
         assert one.others() == {"b"} and other.others() == {"a"}
@@ -58,7 +58,7 @@ def test_one_owns_until_it_gives_back(tmp_path: Path) -> None:
 
 def test_an_error_gives_everything_back(tmp_path: Path) -> None:
     def interrupted() -> None:
-        with Claims(tmp_path) as one:
+        with Leases(tmp_path) as one:
             assert one.acquire("a")
             raise KeyboardInterrupt
 
@@ -68,7 +68,7 @@ def test_an_error_gives_everything_back(tmp_path: Path) -> None:
 
 
 def test_a_killed_process_is_followed_at_once(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
-    with Claims(tmp_path, stale_seconds=600.0) as mine:
+    with Leases(tmp_path, stale_seconds=600.0) as mine:
         assert not mine.acquire("block")
         assert not mine.acquire("other block", ["b", "a"])  # of another shape, with a cell that is being made
         assert mine.acquire("elsewhere", ["c"])
@@ -82,7 +82,7 @@ def test_a_killed_process_is_followed_at_once(tmp_path: Path, holder: subprocess
 
 
 def test_what_the_dead_leave_is_tidied_and_nothing_else(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
-    with Claims(tmp_path) as mine:
+    with Leases(tmp_path) as mine:
         assert mine.acquire("living")
         mine.tidy()
         assert files(tmp_path) == {"block.0", "living.0"}
@@ -90,7 +90,7 @@ def test_what_the_dead_leave_is_tidied_and_nothing_else(tmp_path: Path, holder: 
         holder.wait()
         mine.tidy()
         assert files(tmp_path) == {"living.0"}
-        assert [path.name for path in tmp_path.glob("claims/*.beat")] == [f"{mine.token}.beat"]
+        assert [path.name for path in tmp_path.glob("leases/*.beat")] == [f"{mine.token}.beat"]
     assert not list(tmp_path.iterdir())
 
 
@@ -98,7 +98,7 @@ def test_who_counts_is_alive_and_who_stops_is_dead(tmp_path: Path, monkeypatch: 
     """On another machine, whose processes cannot be looked up, the count alone decides."""
     monkeypatch.setattr(leases, "is_gone", lambda identity: False)
     counting = {"beat_seconds": 0.02, "stale_seconds": 0.5}
-    with Claims(tmp_path, **counting) as alive, Claims(tmp_path, **counting) as observer:
+    with Leases(tmp_path, **counting) as alive, Leases(tmp_path, **counting) as observer:
         assert alive.acquire("a")
         until = time.monotonic() + 1.5
         while time.monotonic() < until:
@@ -114,20 +114,20 @@ def test_who_counts_is_alive_and_who_stops_is_dead(tmp_path: Path, monkeypatch: 
 
 def test_wall_clocks_are_not_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "is_gone", lambda identity: False)
-    with Claims(tmp_path) as one, Claims(tmp_path) as other:
+    with Leases(tmp_path) as one, Leases(tmp_path) as other:
         assert one.acquire("a")
         for jump in (-1e6, 1e6):
             monkeypatch.setattr(time, "time", lambda jump=jump: 1.7e9 + jump)
-            for path in (tmp_path / "claims").iterdir():
+            for path in (tmp_path / "leases").iterdir():
                 os.utime(path, (1.7e9 - jump, 1.7e9 - jump))
             assert not other.acquire("a")
 
 
 def test_a_claim_that_was_never_written_is_taken_over(tmp_path: Path) -> None:
     """Its maker was killed between making the file and writing into it, so that nobody knows who it was."""
-    (tmp_path / "claims").mkdir()
-    (tmp_path / "claims/a.0").touch()
-    with Claims(tmp_path, stale_seconds=0.2) as mine:
+    (tmp_path / "leases").mkdir()
+    (tmp_path / "leases/a.0").touch()
+    with Leases(tmp_path, stale_seconds=0.2) as mine:
         assert not mine.acquire("a")
         time.sleep(0.3)
         assert mine.acquire("a")
@@ -136,14 +136,14 @@ def test_a_claim_that_was_never_written_is_taken_over(tmp_path: Path) -> None:
 
 def test_of_many_one_takes_over(tmp_path: Path) -> None:
     number = 6
-    dead = Claims(tmp_path)
+    dead = Leases(tmp_path)
     dead.token = "00000000-1-1-dead"
     for name in map(str, range(20)):
         assert dead.acquire(name)
     dead._stopped.set()
     ready = Barrier(number)
 
-    def contend(mine: Claims) -> list[str]:
+    def contend(mine: Leases) -> list[str]:
         names = list(map(str, range(20)))
         for name in names:
             assert not mine.acquire(name)
@@ -152,7 +152,7 @@ def test_of_many_one_takes_over(tmp_path: Path) -> None:
         return [name for name in names if mine.acquire(name)]
 
     with ExitStack() as stack:
-        rivals = [stack.enter_context(Claims(tmp_path, stale_seconds=0.1)) for _ in range(number)]
+        rivals = [stack.enter_context(Leases(tmp_path, stale_seconds=0.1)) for _ in range(number)]
         with ThreadPoolExecutor(number) as pool:
             won = [name for names in pool.map(contend, rivals) for name in names]
     assert sorted(won, key=int) == list(map(str, range(20)))
@@ -168,7 +168,7 @@ def test_a_process_number_used_again_is_another_process() -> None:
 
 
 def test_a_disk_that_is_full_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Claims(tmp_path) as mine:
+    with Leases(tmp_path) as mine:
         assert mine.acquire("a")
 
         def full(*_: object) -> None:
@@ -199,8 +199,8 @@ def played_by_two(folder: Path, generator: random.Random) -> list[str]:
         return [cell for cell in block.cells if cell not in stored]
 
     with ExitStack() as stack:
-        claimed = [stack.enter_context(Claims(folder)) for _ in range(2)]
-        workers = [Work(blocks(), mine, missing, lambda cells: None) for mine in claimed]
+        leased = [stack.enter_context(Leases(folder)) for _ in range(2)]
+        workers = [Work(blocks(), mine, missing, lambda cells: None) for mine in leased]
         hands: list[Block | None] = [None, None]
         while len(stored) < 12:
             one = generator.randrange(2)
@@ -218,7 +218,7 @@ def played_by_two(folder: Path, generator: random.Random) -> list[str]:
 
 
 def test_a_group_is_compiled_by_one_worker_while_the_others_go_elsewhere(tmp_path: Path) -> None:
-    with Claims(tmp_path) as mine:
+    with Leases(tmp_path) as mine:
         work = Work(blocks(), mine, lambda block: list(block.cells), lambda cells: None)
         taken = [work.take() for _ in range(3)]
         assert [block.group for block in taken if block] == [0, 1, 2]
