@@ -105,7 +105,7 @@ class StopAt(Keeper):
 
 
 def keeper(folder: Path, tell: Callable[..., None], rounds: int = HORIZON + 1) -> Keeper:
-    made = StopAt(folder / "block", IDENTITY, 0.0, part=True, tell=tell)
+    made = StopAt(folder / "item", IDENTITY, 0.0, part=True, tell=tell)
     made.rounds = rounds
     return made
 
@@ -126,13 +126,13 @@ def test_a_run_that_is_killed_time_and_again_gives_the_same(
     assert_same_bits(simulate(keeper(tmp_path, tell)), straight)
     resumed = [fields["rounds"] for event, fields in told if event == "resumed"]
     assert len(resumed) == len(told) == 6 and resumed == sorted(resumed) and resumed[-1] == HORIZON
-    assert len(list((tmp_path / "block").glob("*.npz"))) == len(list((tmp_path / "block").glob("*.json"))) == 2
+    assert len(list((tmp_path / "item").glob("*.npz"))) == len(list((tmp_path / "item").glob("*.json"))) == 2
 
 
 def test_a_carry_holds_the_checkpoints_so_far(simulate: Simulate, tmp_path: Path, tell: Any) -> None:
     with pytest.raises(Stopped):
         simulate(keeper(tmp_path, tell, 20))
-    found = checkpoint.latest(tmp_path / "block", IDENTITY, *templates(simulate), tell)
+    found = checkpoint.latest(tmp_path / "item", IDENTITY, *templates(simulate), tell)
     assert found is not None and found.rounds == 20 and len(found.seen) == 2
 
 
@@ -154,7 +154,7 @@ def test_a_request_to_stop_saves_and_interrupts(simulate: Simulate, straight: Sn
     told: list[Any] = []
 
     def patient() -> Keeper:
-        return Keeper(tmp_path / "block", IDENTITY, 60.0, part=False, tell=lambda *event, **fields: told.append(event))
+        return Keeper(tmp_path / "item", IDENTITY, 60.0, part=False, tell=lambda *event, **fields: told.append(event))
 
     interrupt.request()
     with pytest.raises(interrupt.Interrupted):
@@ -167,14 +167,14 @@ def test_a_request_to_stop_saves_and_interrupts(simulate: Simulate, straight: Sn
 
 def test_nothing_is_saved_where_it_is_switched_off_or_not_yet_time(simulate: Simulate, tmp_path: Path) -> None:
     for minutes in (None, 60.0):
-        simulate(Keeper(tmp_path / "block", IDENTITY, minutes, part=False, tell=print))
+        simulate(Keeper(tmp_path / "item", IDENTITY, minutes, part=False, tell=print))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_carry_that_cannot_be_written_is_told_once_and_costs_nothing(
     simulate: Simulate, straight: Snapshot, tmp_path: Path, tell: Any, told: list[Any]
 ) -> None:
-    (tmp_path / "block").write_text("not a folder")
+    (tmp_path / "item").write_text("not a folder")
     assert_same_bits(simulate(keeper(tmp_path, tell)), straight)
     assert [event for event, _ in told] == ["carry_failed"]
 
@@ -192,16 +192,16 @@ def state(rounds: int) -> dict[str, jax.Array]:
 
 def save(folder: Path, rounds: int, identity: dict[str, Any] = IDENTITY) -> None:
     seen = [{"mean": np.array([mark, rounds])} for mark in range(2)]
-    checkpoint.save(folder / "block", identity, Carry(rounds=rounds, state=state(rounds), seen=seen))
+    checkpoint.save(folder / "item", identity, Carry(rounds=rounds, state=state(rounds), seen=seen))
 
 
 def latest(folder: Path, tell: Any, identity: dict[str, Any] = IDENTITY, like: Any = None) -> Carry | None:
     shapes = jax.eval_shape(lambda: state(0)) if like is None else like
-    return checkpoint.latest(folder / "block", identity, shapes, SEEN | {"mean": np.zeros(2, int)}, tell)
+    return checkpoint.latest(folder / "item", identity, shapes, SEEN | {"mean": np.zeros(2, int)}, tell)
 
 
 def files(folder: Path, suffix: str) -> list[Path]:
-    return sorted((folder / "block").glob(f"*{suffix}"))
+    return sorted((folder / "item").glob(f"*{suffix}"))
 
 
 def test_what_is_saved_is_read_back(tmp_path: Path, tell: Any, told: list[Any]) -> None:
@@ -289,10 +289,10 @@ def test_another_program_s_carry_is_ignored_and_kept(tmp_path: Path, tell: Any, 
 
 def test_carries_go_when_their_cells_are_stored(tmp_path: Path) -> None:
     for cells in (["a"], ["b"]):
-        folder = checkpoint.block_folder(tmp_path, cells)
+        folder = checkpoint.item_folder(tmp_path, cells)
         checkpoint.save(folder, IDENTITY, Carry(rounds=1, state=state(1), seen=[]))
     checkpoint.discard(tmp_path, ["a"])
-    assert list((tmp_path / checkpoint.FOLDER).iterdir()) == [checkpoint.block_folder(tmp_path, ["b"])]
+    assert list((tmp_path / checkpoint.FOLDER).iterdir()) == [checkpoint.item_folder(tmp_path, ["b"])]
     checkpoint.discard(tmp_path, ["b"])
     assert not list(tmp_path.iterdir())
     checkpoint.discard(tmp_path, ["c"])

@@ -25,7 +25,7 @@ from experiments import interrupt
 from experiments.cli import display, publication
 from experiments.config import study as study_config
 from experiments.jobs import launch, runner
-from experiments.jobs.queue import Block, Work
+from experiments.jobs.queue import Work, WorkItem
 from experiments.results import leases
 from experiments.results.events import EventLog
 from experiments.results.leases import Leases
@@ -33,8 +33,8 @@ from tests import studies
 from tests.studies import CommandLine
 
 ROOT = Path(__file__).resolve().parent.parent
-STUDY = ("policies=[uniform,ucb1]", "sweep.horizon=[20,40]", "chunk_rows=2")  # two programs, four blocks
-LONG = ("sweep.target=[0.5,0.9]", "horizon=600000", "chunk_rows=2", "checkpoint_minutes=0")  # a program, two blocks
+STUDY = ("policies=[uniform,ucb1]", "sweep.horizon=[20,40]", "chunk_rows=2")  # two programs, four items
+LONG = ("sweep.target=[0.5,0.9]", "horizon=600000", "chunk_rows=2", "checkpoint_minutes=0")  # a program, two items
 
 
 @pytest.fixture
@@ -134,9 +134,9 @@ def test_shards_begin_with_different_programs(call: CommandLine, shard: str) -> 
     orders = []
 
     class Seen(Work):
-        def __init__(self, blocks: list[Block], *others: Any, **named: Any) -> None:
-            orders.append([block.group for block in blocks])
-            super().__init__(blocks, *others, **named)
+        def __init__(self, items: list[WorkItem], *others: Any, **named: Any) -> None:
+            orders.append([item.group for item in items])
+            super().__init__(items, *others, **named)
             self.stop()
 
     call.monkeypatch.setattr(runner, "Work", Seen)
@@ -145,21 +145,21 @@ def test_shards_begin_with_different_programs(call: CommandLine, shard: str) -> 
     assert orders == [[(first + n) % 3 for n in (0, 0, 1, 1, 2, 2)]]
 
 
-def blocks(*names: str) -> list[Block]:
-    return [Block(id=name, group=0, cells=(name,)) for name in names]
+def items(*names: str) -> list[WorkItem]:
+    return [WorkItem(id=name, group=0, cells=(name,)) for name in names]
 
 
 def leaving(names: str, mine: Leases) -> Work:
-    return Work(blocks(*names), mine, lambda block: list(block.cells), lambda cells: None, leaves=True)
+    return Work(items(*names), mine, lambda item: list(item.cells), lambda cells: None, leaves=True)
 
 
 def test_a_shard_leaves_what_others_hold(tmp_path: Path) -> None:
     with Leases(tmp_path) as other, Leases(tmp_path) as mine:
-        assert other.acquire("a", ["a"]) and other.acquire("in blocks of another shape", ["b", "z"])
+        assert other.acquire("a", ["a"]) and other.acquire("in items of another shape", ["b", "z"])
         work = leaving("abc", mine)
-        block = work.take()
-        assert block is not None and block.id == "c"
-        work.give_back(block)
+        item = work.take()
+        assert item is not None and item.id == "c"
+        work.give_back(item)
         began = time.monotonic()
         assert work.take() is None
         assert work.left == {"a", "b"} and time.monotonic() - began < 0.5
@@ -175,9 +175,9 @@ def test_a_shard_makes_sure_that_others_elsewhere_live(tmp_path: Path, monkeypat
         dead._stopped.set()  # as a machine that is switched off
         with Leases(tmp_path, **counting) as mine:
             work = leaving("ab", mine)
-            block = work.take()
-            assert block is not None and block.id == "b"
-            work.give_back(block)
+            item = work.take()
+            assert item is not None and item.id == "b"
+            work.give_back(item)
             assert work.take() is None and work.left == {"a"}
 
 

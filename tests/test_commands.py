@@ -106,9 +106,9 @@ def test_a_study_under_way(tmp_path: Path, call: Callable) -> None:
         *(beat(HERE, 90.0, 4000), {"event": "warning", "text": "odd"}, {"event": "damaged", "cell": ids[0]}),
     )
     (folder / "leases").mkdir()
-    for name, owner in (("block.0", GONE), ("block.1", HERE), ("other.0", GONE)):
+    for name, owner in (("item.0", GONE), ("item.1", HERE), ("other.0", GONE)):
         host, _, pid = owner.partition(":")
-        lease = {"token": "t", "host": host, "pid": int(pid), "cells": [ids[4]] if "block" in name else [ids[5]]}
+        lease = {"token": "t", "host": host, "pid": int(pid), "cells": [ids[4]] if "item" in name else [ids[5]]}
         (folder / "leases" / name).write_text(json.dumps(lease))
     (folder / "leases" / "torn.0").write_text("{")
     (folder / "leases" / "t.beat").write_text("000000000003")

@@ -14,7 +14,7 @@ from threading import Barrier
 
 import pytest
 
-from experiments.jobs.queue import Block, Work
+from experiments.jobs.queue import Work, WorkItem
 from experiments.results import leases
 from experiments.results.leases import Leases
 
@@ -24,7 +24,7 @@ import sys, time
 from pathlib import Path
 from experiments.results.leases import Leases
 mine = Leases(Path(sys.argv[1]))
-assert mine.acquire("block", ["a"])
+assert mine.acquire("item", ["a"])
 print("mine", flush=True)
 time.sleep(600)
 """
@@ -32,7 +32,7 @@ time.sleep(600)
 
 @pytest.fixture
 def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that owns "block" and never gives it back."""
+    """Another process that owns "item" and never gives it back."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as started:
@@ -69,15 +69,15 @@ def test_an_error_gives_everything_back(tmp_path: Path) -> None:
 
 def test_a_killed_process_is_followed_at_once(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
     with Leases(tmp_path, stale_seconds=600.0) as mine:
-        assert not mine.acquire("block")
-        assert not mine.acquire("other block", ["b", "a"])  # of another shape, with a cell that is being made
+        assert not mine.acquire("item")
+        assert not mine.acquire("other item", ["b", "a"])  # of another shape, with a cell that is being made
         assert mine.acquire("elsewhere", ["c"])
         holder.kill()
         deadline = time.monotonic() + 20
-        while not mine.acquire("block", ["a"]):  # also before anybody has waited for it
+        while not mine.acquire("item", ["a"]):  # also before anybody has waited for it
             assert time.monotonic() < deadline
-        assert files(tmp_path) == {"block.0", "block.1", "elsewhere.0"}
-        mine.release("block")
+        assert files(tmp_path) == {"item.0", "item.1", "elsewhere.0"}
+        mine.release("item")
         assert files(tmp_path) == {"elsewhere.0"}
 
 
@@ -85,7 +85,7 @@ def test_what_the_dead_leave_is_tidied_and_nothing_else(tmp_path: Path, holder: 
     with Leases(tmp_path) as mine:
         assert mine.acquire("living")
         mine.tidy()
-        assert files(tmp_path) == {"block.0", "living.0"}
+        assert files(tmp_path) == {"item.0", "living.0"}
         holder.kill()
         holder.wait()
         mine.tidy()
@@ -180,38 +180,38 @@ def test_a_disk_that_is_full_is_told_of(tmp_path: Path, monkeypatch: pytest.Monk
         mine.release("b")  # nothing of ours
 
 
-def blocks() -> list[Block]:
-    return [Block(id=f"{group}{n}", group=group, cells=(f"c{group}{n}",)) for group in range(3) for n in range(4)]
+def items() -> list[WorkItem]:
+    return [WorkItem(id=f"{group}{n}", group=group, cells=(f"c{group}{n}",)) for group in range(3) for n in range(4)]
 
 
 def test_two_processes_share_the_blocks_and_do_each_once(tmp_path: Path) -> None:
     """Whatever their speeds: played by hand, one step of one of them after the other."""
     for seed in range(10):
-        assert sorted(played_by_two(tmp_path, random.Random(seed))) == sorted(block.id for block in blocks())
+        assert sorted(played_by_two(tmp_path, random.Random(seed))) == sorted(item.id for item in items())
 
 
 def played_by_two(folder: Path, generator: random.Random) -> list[str]:
-    """The ids of the blocks that were done."""
+    """The ids of the items that were done."""
     stored: set[str] = set()
     done: list[str] = []
 
-    def missing(block: Block) -> list[str]:
-        return [cell for cell in block.cells if cell not in stored]
+    def missing(item: WorkItem) -> list[str]:
+        return [cell for cell in item.cells if cell not in stored]
 
     with ExitStack() as stack:
         leased = [stack.enter_context(Leases(folder)) for _ in range(2)]
-        workers = [Work(blocks(), mine, missing, lambda cells: None) for mine in leased]
-        hands: list[Block | None] = [None, None]
+        workers = [Work(items(), mine, missing, lambda cells: None) for mine in leased]
+        hands: list[WorkItem | None] = [None, None]
         while len(stored) < 12:
             one = generator.randrange(2)
-            block, work = hands[one], workers[one]
-            if block is None:
+            item, work = hands[one], workers[one]
+            if item is None:
                 hands[one] = work._take_now()
             else:
-                work.compiled(block.group)
-                stored.update(block.cells)
-                done.append(block.id)
-                work.give_back(block)
+                work.compiled(item.group)
+                stored.update(item.cells)
+                done.append(item.id)
+                work.give_back(item)
                 hands[one] = None
         assert all(work.take() is None for work in workers)
     return done
@@ -219,14 +219,14 @@ def played_by_two(folder: Path, generator: random.Random) -> list[str]:
 
 def test_a_group_is_compiled_by_one_worker_while_the_others_go_elsewhere(tmp_path: Path) -> None:
     with Leases(tmp_path) as mine:
-        work = Work(blocks(), mine, lambda block: list(block.cells), lambda cells: None)
+        work = Work(items(), mine, lambda item: list(item.cells), lambda cells: None)
         taken = [work.take() for _ in range(3)]
-        assert [block.group for block in taken if block] == [0, 1, 2]
+        assert [item.group for item in taken if item] == [0, 1, 2]
         assert work._take_now() is None  # all are being compiled
         work.compiled(1)
-        assert [block.group for block in (work.take(), work.take()) if block] == [1, 1]
+        assert [item.group for item in (work.take(), work.take()) if item] == [1, 1]
         work.drop(1)
         work.compiled(0)
-        assert [block.group for block in (work.take(), work.take(), work.take()) if block] == [0, 0, 0]
+        assert [item.group for item in (work.take(), work.take(), work.take()) if item] == [0, 0, 0]
         work.stop()
         assert work.take() is None

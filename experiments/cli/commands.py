@@ -145,8 +145,8 @@ def _replay(arguments: Sequence[str]) -> int:
     parser = _parser(
         "replay",
         "Simulates one run of a stored cell again and prints its final numbers and its curve, bit for bit as stored. "
-        "The last bit may depend on the run's place in its batch, so the whole block of cells and seeds is simulated, "
-        "as the study did it, and the run picked from it: this takes as long as the block took.",
+        "The last bit may depend on the run's place in its batch, so the whole item of cells and seeds is simulated, "
+        "as the study did it, and the run picked from it: this takes as long as the item took.",
         "exit codes: 0 every bit is as stored, 1 it is not (another jax, device or number of processes), 2 bad input, "
         "or code or files that are another version here",
     )

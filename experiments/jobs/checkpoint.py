@@ -1,8 +1,8 @@
 """Carries on disk: what a chunk of runs is within its horizon, so that a long cell goes on where it was stopped.
 
-``<out>/carries/<block>/<chunk>-<rounds>.npz`` holds the leaves of the state and of the snapshots so far. A manifest of
+``<out>/carries/<item>/<chunk>-<rounds>.npz`` holds the leaves of the state and of the snapshots so far. A manifest of
 the same name, ``.json``, is written after it and says what they are, whose they are, and their SHA-256. Both are
-atomic, the last two are kept, and all of a block's are removed when its cells are stored. Nothing is pickled.
+atomic, the last two are kept, and all of a item's are removed when its cells are stored. Nothing is pickled.
 """
 
 import hashlib
@@ -38,8 +38,8 @@ FORMAT = 1
 _KEPT = 2
 
 
-def block_folder(out: Path, cells: Sequence[str]) -> Path:
-    """Where the carries of a block of cells lie, given the cells' ids."""
+def item_folder(out: Path, cells: Sequence[str]) -> Path:
+    """Where the carries of a item of cells lie, given the cells' ids."""
     return out / FOLDER / _digest(list(cells))
 
 
@@ -107,8 +107,8 @@ def latest(folder: Path, identity: dict[str, Any], state: Any, seen: Any, tell: 
 
 
 def discard(out: Path, cells: Sequence[str]) -> None:
-    """Remove the carries of a block of cells, which is stored."""
-    folder = block_folder(out, cells)
+    """Remove the carries of a item of cells, which is stored."""
+    folder = item_folder(out, cells)
     if folder.is_dir():
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):  # others are there

@@ -1,7 +1,7 @@
 """Several processes play one study together, each on its own devices: ``jax.distributed``, for one giant batch.
 
 Runs tell each other nothing, so devices need not either. The first process leads: it alone looks at the folder, says
-which block of cells is next, stores, logs and shows. Every process plays its share of the block's seeds, and sends what
+which item of cells is next, stores, logs and shows. Every process plays its share of the item's seeds, and sends what
 it saw to the first. Words and arrays go through the key-value store of JAX's coordination service, which waits as long
 as a share takes, needs no memory on a device, and ends all processes when one of them dies.
 """

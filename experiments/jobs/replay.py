@@ -1,6 +1,6 @@
 """One run of a stored cell again: ``llm-bandits-replay DIR CELL --seed 17``.
 
-The last bit of a result may depend on the run's place in its batch, so the whole block of cells and seeds is simulated
+The last bit of a result may depend on the run's place in its batch, so the whole item of cells and seeds is simulated
 as the study did it, and the run is picked from it.
 """
 

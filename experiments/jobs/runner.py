@@ -25,7 +25,7 @@ from experiments.engine import batch
 from experiments.engine.batch import Program
 from experiments.engine.rollout import Snapshot
 from experiments.jobs import checkpoint, hosts, warning_log
-from experiments.jobs.queue import Block, Work
+from experiments.jobs.queue import Work, WorkItem
 from experiments.jobs.warning_log import Log
 from experiments.results import cell_file, measure, overwrite, study_folder, study_record
 from experiments.results.cell_file import CellResult
@@ -67,7 +67,7 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class _Chunk:
-    """A block of cells and seeds that this process simulates in one go; padding repeats and does not count."""
+    """A item of cells and seeds that this process simulates in one go; padding repeats and does not count."""
 
     cells: list[Cell]
     seeds: np.ndarray  # [S] padded
@@ -81,7 +81,7 @@ _COPIES = 32  # of a run's state that a chunk may need at once; 5 (uniform) to 2
 def run(study: StudyConfig, planned: list[Cell], folder: Path, log: EventLog, progress: Progress) -> Outcome:
     """Simulate what is missing in ``folder`` and read the rest; every cell is stored as soon as it is done.
 
-    Other processes may be at work in the same folder: each block of cells is simulated by one of them.
+    Other processes may be at work in the same folder: each item of cells is simulated by one of them.
     """
     with Leases(folder) as leases:
         return _run(study, planned, folder, leases, log, progress)
@@ -95,16 +95,16 @@ def follow(study: StudyConfig, planned: list[Cell], folder: Path) -> None:
 
 
 def simulate_again(study: StudyConfig, planned: list[Cell], folder: Path, cell: str) -> CellResult:
-    """What a study makes of one of its cells, whose whole block is simulated; nothing is read or stored."""
+    """What a study makes of one of its cells, whose whole item is simulated; nothing is read or stored."""
     silent = hosts.Told()
     alone = replace(study, checkpoint_minutes=None)
     runner = _Runner(alone, _NoShelf(folder, silent, silent), Leases(folder), planned)
-    block = next(block for block in runner.blocks if cell in block.cells)
+    item = next(item for item in runner.items if cell in item.cells)
     try:
-        joined = _join([seen for seen, _ in runner.followed(block.id)])
+        joined = _join([seen for seen, _ in runner.followed(item.id)])
     finally:
         runner.simulators.shutdown()
-    chunk, number = runner.chunks[block.id][0], block.cells.index(cell)
+    chunk, number = runner.chunks[item.id][0], item.cells.index(cell)
     mine = jax.tree.map(lambda leaf: leaf[:, number], joined)
     seeds = np.arange(study.seeds)
     return measure.cell_result(chunk.cells[number], mine, runner._marks(chunk), seeds, 0.0, {})
@@ -127,7 +127,7 @@ def _run(
             f"a run with force=true was stopped here; going on with the {old - len(kept)} cells left to replace"
         )
     runner = _Runner(study, shelf, leases, planned)
-    if runner.blocks:
+    if runner.items:
         study_record.check_writable(folder)
     progress.begin(len(kept), len(planned), runner.decisions_left())
     counts = {"cells": len(planned), "done": len(kept), "groups": runner.groups_left()}
@@ -213,14 +213,14 @@ def _padded(some: list[Cell], number: int) -> list[Cell]:
 
 
 def _chunks(study: StudyConfig, same_horizon: list[Cell], wide: int, deep: int) -> Iterator[list[_Chunk]]:
-    """For each block of cells, the blocks of seeds it is run with: of each, this process's share."""
+    """For each item of cells, the items of seeds it is run with: of each, this process's share."""
     together = deep * hosts.processes()
     for first in range(0, len(same_horizon), wide):
-        block = same_horizon[first : first + wide]
+        item = same_horizon[first : first + wide]
         chunks = []
         for low in range(0, study.seeds, together):
             mine, number = hosts.share(low, min(together, study.seeds - low))
-            chunks.append(_Chunk(cells=block, seeds=np.arange(mine, mine + deep), real_seeds=number))
+            chunks.append(_Chunk(cells=item, seeds=np.arange(mine, mine + deep), real_seeds=number))
         yield chunks
 
 
@@ -266,8 +266,8 @@ class _NoShelf(_Shelf):
 class _Runner:
     """Simulates what is missing; what several threads share is kept here.
 
-    What lies side by side in a block follows from the whole study and never from what happens to be missing, because
-    the last bit of a result may depend on its place in a batch. A block with something missing is simulated whole.
+    What lies side by side in a item follows from the whole study and never from what happens to be missing, because
+    the last bit of a result may depend on its place in a batch. A item with something missing is simulated whole.
     """
 
     def __init__(self, study: StudyConfig, shelf: _Shelf, leases: Leases, planned: list[Cell]) -> None:
@@ -275,7 +275,7 @@ class _Runner:
         self.folder, self.log, self.progress = shelf.folder, shelf.log, shelf.progress
         self.groups = cells.groups(planned)
         self.shapes = [_shape(study, group) for group in self.groups]
-        self.chunks: dict[str, list[_Chunk]] = {}  # of each block that is to be simulated
+        self.chunks: dict[str, list[_Chunk]] = {}  # of each item that is to be simulated
         self.programs: dict[int, _Programs] = {}
         self.benchmarks: dict[Any, Any] = {}
         self.failed: dict[str, str] = {}  # cell id -> error
@@ -283,27 +283,27 @@ class _Runner:
         self.compilations, self.cached, self.compile_seconds, self.decisions = 0, 0, 0.0, 0
         self.lock, self.writing = Lock(), Lock()
         self.simulators = ThreadPoolExecutor(cores())
-        # Shards that start together begin with different programs; from there on leases divide the blocks.
+        # Shards that start together begin with different programs; from there on leases divide the items.
         first = (study.shard or 0) % len(self.groups)
         order = [*range(first, len(self.groups)), *range(first)]
-        self.blocks = [block for number in order for block in self._blocks(number)]
+        self.items = [item for number in order for item in self._items(number)]
         self.begun, self.programs_needed = 0, self.groups_left()
         leaves = study.shard is not None
-        self.work = Work(self.blocks, leases, self._missing, self._found, self._waiting, leaves=leaves)
+        self.work = Work(self.items, leases, self._missing, self._found, self._waiting, leaves=leaves)
 
     def decisions_left(self) -> int:
-        """How many decisions the missing blocks hold."""
-        return sum(self._decisions(block) for block in self.blocks)
+        """How many decisions the missing items hold."""
+        return sum(self._decisions(item) for item in self.items)
 
     def groups_left(self) -> int:
         """How many static groups have something missing."""
-        return len({block.group for block in self.blocks})
+        return len({item.group for item in self.items})
 
     def run(self, work: Callable[[], None] | None = None) -> None:
         """Until nothing is left that this process could do; ``work`` in place of what a worker usually does."""
         # A program runs on one CPU core, and so does its compilation: several side by side use them all. One worker
-        # more, so that a core has its next block while a worker stores its last one.
-        # Of several processes, each plays one block at a time, the same.
+        # more, so that a core has its next item while a worker stores its last one.
+        # Of several processes, each plays one item at a time, the same.
         number = cores() + 1 if hosts.processes() == 1 else 1
         workers = ThreadPoolExecutor(number)
         try:
@@ -322,30 +322,30 @@ class _Runner:
         self.simulators.shutdown()
 
     def followed(self, name: str) -> list[tuple[Snapshot, float]]:
-        """This process's parts of a block that another process has named."""
-        found = [block for block in self.blocks if block.id == name]
+        """This process's parts of a item that another process has named."""
+        found = [item for item in self.items if item.id == name]
         if not found:
             raise InputError("it plans other cells; start all processes with the same command and the same files")
         for group in self.programs.keys() - {found[0].group}:
             del self.programs[group]
         return self._parts(found[0])
 
-    def _blocks(self, number: int) -> list[Block]:
-        """The blocks of a group of which something is missing, the longest first, so that none is left at the end."""
+    def _items(self, number: int) -> list[WorkItem]:
+        """The items of a group of which something is missing, the longest first, so that none is left at the end."""
         found = []
         wide, deep = self.shapes[number]
         for same in _by_clock(self.groups[number]):
             for chunks in _chunks(self.study, same, wide, deep):
                 ids = tuple(cell.id for cell in chunks[0].cells)
                 digest = hashlib.sha256(" ".join(ids).encode()).hexdigest()[:16]
-                block = Block(id=digest, group=number, cells=ids)
-                if self._missing(block):
-                    self.chunks[block.id] = chunks
-                    found.append(block)
+                item = WorkItem(id=digest, group=number, cells=ids)
+                if self._missing(item):
+                    self.chunks[item.id] = chunks
+                    found.append(item)
         return found[::-1]
 
-    def _missing(self, block: Block) -> list[str]:
-        return [cell for cell in block.cells if not self.shelf.has(cell)]
+    def _missing(self, item: WorkItem) -> list[str]:
+        return [cell for cell in item.cells if not self.shelf.has(cell)]
 
     def _found(self, ids: list[str]) -> None:
         for _ in ids:
@@ -354,37 +354,37 @@ class _Runner:
     def _waiting(self) -> None:
         self.progress.note("waiting for other processes, which are at work on what is left")
 
-    def _decisions(self, block: Block) -> int:
-        return sum(cell.config.horizon for cell in self.chunks[block.id][0].cells) * self.study.seeds
+    def _decisions(self, item: WorkItem) -> int:
+        return sum(cell.config.horizon for cell in self.chunks[item.id][0].cells) * self.study.seeds
 
     def _work(self) -> None:
         """What one worker does. One group's error costs that group's unfinished cells and nothing else."""
-        while (block := self.work.take()) is not None:
+        while (item := self.work.take()) is not None:
             try:
-                with warning_log.working_on(block.cells):
-                    self._run_block(block)
+                with warning_log.working_on(item.cells):
+                    self._run_item(item)
             except BaseException as error:  # a user's rule may raise anything
                 if rule_errors.is_request_to_stop(error):
                     raise
-                self._give_up(block.group, error)
+                self._give_up(item.group, error)
             finally:
-                if self.work.give_back(block):
-                    self.programs.pop(block.group, None)
+                if self.work.give_back(item):
+                    self.programs.pop(item.group, None)
 
-    def _run_block(self, block: Block) -> None:
-        parts = hosts.together(block.id, partial(self._parts, block), self.log)
+    def _run_item(self, item: WorkItem) -> None:
+        parts = hosts.together(item.id, partial(self._parts, item), self.log)
         with interrupt.finishing():  # what is simulated is not lost
-            self._store_block(block, parts)
+            self._store_item(item, parts)
 
-    def _parts(self, block: Block) -> list[tuple[Snapshot, float]]:
-        """What this process sees of a block, chunk by chunk."""
-        group, (wide, deep) = self.groups[block.group], self.shapes[block.group]
-        if block.group not in self.programs:  # only the group's first worker comes here then
-            self.programs[block.group] = self._compile(group, wide, deep)
-            self.work.compiled(block.group)
+    def _parts(self, item: WorkItem) -> list[tuple[Snapshot, float]]:
+        """What this process sees of a item, chunk by chunk."""
+        group, (wide, deep) = self.groups[item.group], self.shapes[item.group]
+        if item.group not in self.programs:  # only the group's first worker comes here then
+            self.programs[item.group] = self._compile(group, wide, deep)
+            self.work.compiled(item.group)
         self.progress.note(f"{group[0].config.policy.name}: {len(group)} cells")
-        program = self.programs[block.group]
-        chunks = [chunk for chunk in self.chunks[block.id] if chunk.real_seeds]  # one process may have none of them
+        program = self.programs[item.group]
+        chunks = [chunk for chunk in self.chunks[item.id] if chunk.real_seeds]  # one process may have none of them
         # Each in a copy of this thread's context, which knows whose warnings they are.
         simulate = [partial(copy_context().run, self._simulate, program, chunk, wide) for chunk in chunks]
         parts = [self.simulators.submit(part) for part in simulate]
@@ -395,7 +395,7 @@ class _Runner:
                 part.cancel()
 
     def _give_up(self, number: int, error: BaseException) -> None:
-        """Once a group: its other blocks are not begun any more."""
+        """Once a group: its other items are not begun any more."""
         self.work.drop(number)
         group = self.groups[number]
         text = rule_errors.sentence(error, _parts_of(group[0]))
@@ -441,15 +441,15 @@ class _Runner:
         self.log.write("compiled", policy=name, seconds=seconds, cells=len(group), **about)
         return program
 
-    def _store_block(self, block: Block, parts: list[tuple[Snapshot, float]]) -> None:
-        """Store each cell of a block that is missing, all seeds simulated; the others stay as they are."""
-        chunks = self.chunks[block.id]
+    def _store_item(self, item: WorkItem, parts: list[tuple[Snapshot, float]]) -> None:
+        """Store each cell of a item that is missing, all seeds simulated; the others stay as they are."""
+        chunks = self.chunks[item.id]
         marks = self._marks(chunks[0])
         joined = _join([seen for seen, _ in parts])
         wall = sum(seconds for _, seconds in parts) / len(chunks[0].cells)
-        missing = self._missing(block)
+        missing = self._missing(item)
         with self.lock:
-            self.decisions += self._decisions(block)
+            self.decisions += self._decisions(item)
         for number, cell in enumerate(chunks[0].cells):
             if cell.id not in missing:
                 continue
@@ -458,7 +458,7 @@ class _Runner:
             with self.lock, warning_log.working_on([cell.id]):
                 result = measure.cell_result(cell, mine, marks, seeds, wall, self.benchmarks)
             self._store(cell, replace(result, study=self.shelf.about))
-        if not self._missing(block):  # what could not be written need not be simulated from its beginning again
+        if not self._missing(item):  # what could not be written need not be simulated from its beginning again
             checkpoint.discard(self.folder, [cell.id for cell in chunks[0].cells])
 
     def _store(self, cell: Cell, result: CellResult) -> None:
@@ -508,7 +508,7 @@ class _Runner:
         """
         with interrupt.stoppable():
             began = perf_counter()
-            folder = checkpoint.block_folder(self.folder, [cell.id for cell in chunk.cells])
+            folder = checkpoint.item_folder(self.folder, [cell.id for cell in chunk.cells])
             return self._fitted(programs, chunk, wide, folder), perf_counter() - began
 
     def _fitted(self, programs: "_Programs", chunk: _Chunk, wide: int, folder: Path) -> Snapshot:
@@ -559,7 +559,7 @@ class _Runner:
             if "error" in fields:
                 self.progress.note(f"{name}: {event.replace('_', ' ')}: {fields.get('carry', '')} {fields['error']}")
 
-        whole = checkpoint.block_folder(self.folder, [cell.id for cell in chunk.cells]) == folder
+        whole = checkpoint.item_folder(self.folder, [cell.id for cell in chunk.cells]) == folder
         part = not whole or chunk.real_seeds < self.study.seeds
         identity = checkpoint.identity(padded, chunk.seeds)
         return checkpoint.Keeper(folder, identity, self.study.checkpoint_minutes, part=part, tell=tell)

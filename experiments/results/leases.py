@@ -232,7 +232,7 @@ class Leases:
         return True
 
     def _is_contested(self, name: str, generation: int, cells: frozenset[str]) -> bool:
-        """Whether somebody alive was quicker: a higher generation, or the same cells in blocks of another shape."""
+        """Whether somebody alive was quicker: a higher generation, or the same cells in items of another shape."""
         standing = self._standing()
         if standing.get(name, generation) > generation:
             return True
