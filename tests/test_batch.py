@@ -81,7 +81,7 @@ def test_checkpoints_change_nothing(whole: Snapshot) -> None:
 def test_blocks_change_nothing(whole: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
     """Six runs, two at a time, are another shape than anything traced with blocks of the usual size."""
     monkeypatch.setattr(batch, "_LANES", 2)
-    assert batch.block_shape(3, 6) == (1, 2)
+    assert batch.tile_shape(3, 6) == (1, 2)
     parted = worlds.play(worlds_of(), worlds.learner(RULE), runs=6, marks=(HORIZON,))
     assert_same(books(parted, np.s_[-1, :, :RUNS]), books(whole))
     np.testing.assert_allclose(parted.world.violation_worst[-1, :, :RUNS], whole.world.violation_worst[-1], rtol=1e-6)
@@ -101,8 +101,8 @@ def test_blocks_change_nothing(whole: Snapshot, monkeypatch: pytest.MonkeyPatch)
 def test_batches_are_made_of_whole_blocks(
     cells: int, seeds: int, block: tuple[int, int], padded: tuple[int, int]
 ) -> None:
-    assert batch.block_shape(cells, seeds) == block
-    assert batch.whole_blocks(cells, seeds) == padded
+    assert batch.tile_shape(cells, seeds) == block
+    assert batch.whole_tiles(cells, seeds) == padded
 
 
 def test_a_saved_run_goes_on_as_if_it_had_never_stopped(whole: Snapshot) -> None:

@@ -655,7 +655,7 @@ def test_alone_in_a_batch_and_in_nested_batches_the_same() -> None:
         single = alone(objective[row], matrix[row], bound[row], upper[row])
         jax.tree.map(np.testing.assert_array_equal, single, jax.tree.map(lambda array, row=row: array[row], batch))
     twice = jnp.broadcast_to(bound[:, None], (BATCH, 4, NUM_ROWS)).swapaxes(0, 1)
-    assert lp._block_size(jnp.zeros((NUM_ROWS, NUM_VARIABLES), "float32")) < 4 * BATCH
+    assert lp._tile_size(jnp.zeros((NUM_ROWS, NUM_VARIABLES), "float32")) < 4 * BATCH
     inner = jax.vmap(lp.maximize, in_axes=(0, 0, 0, 0))
     nested = jax.jit(jax.vmap(inner, in_axes=(None, None, 0, None)))(objective, matrix, twice, upper)
     for copy in range(4):

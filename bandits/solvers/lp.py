@@ -286,16 +286,16 @@ def _fields(solution: Solution) -> list[jax.Array]:
     return [getattr(solution, name) for name in _RESULTS]
 
 
-def _block_size(matrix: jax.Array) -> int:
+def _tile_size(matrix: jax.Array) -> int:
     """How many lanes a CPU should work on at a time: about as many as its cache holds, a power of two."""
     rows, variables = matrix.shape[0], matrix.shape[0] + matrix.shape[1]
     lane_bytes = matrix.dtype.itemsize * (rows * variables + 3 * rows * rows + 12 * variables)
     return 1 << max(5, ((1 << 16) // lane_bytes).bit_length() - 1)
 
 
-def _solve_in_blocks(*operands: jax.Array) -> Solution:
+def _solve_in_tiles(*operands: jax.Array) -> Solution:
     """``_solve``, one block of lanes after the other, each for as many steps as its own slowest lane needs."""
-    lanes, size = operands[-1].shape[-1], _block_size(operands[1])
+    lanes, size = operands[-1].shape[-1], _tile_size(operands[1])
     if lanes <= size:
         return _solve(*operands)
     blocks = -(-lanes // size)
@@ -1110,4 +1110,4 @@ _PRIMITIVE.def_abstract_eval(_result_shapes)
 batching.primitive_batchers[_PRIMITIVE] = _merge_lanes
 ad.primitive_jvps[_PRIMITIVE] = _refuse_derivatives
 mlir.register_lowering(_PRIMITIVE, mlir.lower_fun(lambda *operands: _fields(_solve(*operands))))
-mlir.register_lowering(_PRIMITIVE, mlir.lower_fun(lambda *operands: _fields(_solve_in_blocks(*operands))), "cpu")
+mlir.register_lowering(_PRIMITIVE, mlir.lower_fun(lambda *operands: _fields(_solve_in_tiles(*operands))), "cpu")

@@ -70,7 +70,7 @@ def _start_runs(worlds: World, learners: Learner, keys: jax.Array, horizon: jax.
         return rollout.start(world, learner, key, horizon)
 
     over_seeds = _over_cells(one, (True, False, False))
-    return _block_by_block(lambda keys, *cells: over_seeds(horizon >= 0, keys, *cells), keys, (worlds, learners))
+    return _tile_by_tile(lambda keys, *cells: over_seeds(horizon >= 0, keys, *cells), keys, (worlds, learners))
 
 
 def _advance_runs(
@@ -96,7 +96,7 @@ def _advance_runs(
         return state, rollout.snapshot(world, learner, state, clock, stop)
 
     over_seeds = _over_cells(one, (True, True, False, False))
-    state, seen = _block_by_block(
+    state, seen = _tile_by_tile(
         lambda runs, *cells: over_seeds(stop >= 0, *runs, *cells), (state, keys), (worlds, learners)
     )
     return state, jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 1), seen)
@@ -121,7 +121,7 @@ _start = jax.jit(_start_runs)
 _advance = jax.jit(_advance_runs, donate_argnames="state")
 
 
-def block_shape(cells: int, seeds: int) -> tuple[int, int]:
+def tile_shape(cells: int, seeds: int) -> tuple[int, int]:
     """(cells, seeds) that are simulated side by side: on a CPU about as many as its nearest cache holds, else all."""
     if jax.default_backend() != "cpu":
         return cells, seeds
@@ -130,17 +130,17 @@ def block_shape(cells: int, seeds: int) -> tuple[int, int]:
     return -(-cells // -(-cells // wide)), deep
 
 
-def whole_blocks(cells: int, seeds: int) -> tuple[int, int]:
-    """The smallest batch of at least that many cells and seeds that consists of whole blocks."""
-    wide, deep = block_shape(cells, seeds)
+def whole_tiles(cells: int, seeds: int) -> tuple[int, int]:
+    """The smallest batch of at least that many cells and seeds that consists of whole tiles."""
+    wide, deep = tile_shape(cells, seeds)
     return -(-cells // wide) * wide, -(-seeds // deep) * deep
 
 
-def _block_by_block(function: Callable[..., Any], runs: Any, cells: Any) -> Any:
-    """``function`` of the leaves [cells, ..., seeds] of ``runs`` and [cells, ...] of ``cells``, a block at a time."""
+def _tile_by_tile(function: Callable[..., Any], runs: Any, cells: Any) -> Any:
+    """``function`` of the leaves [cells, ..., seeds] of ``runs`` and [cells, ...] of ``cells``, a tile at a time."""
     width, depth = jax.tree.leaves(cells)[0].shape[0], jax.tree.leaves(runs)[0].shape[-1]
-    wide, deep = block_shape(width, depth)
-    if (wide, deep) == (width, depth) or width % wide or depth % deep:  # of whole blocks only
+    wide, deep = tile_shape(width, depth)
+    if (wide, deep) == (width, depth) or width % wide or depth % deep:  # of whole tiles only
         return function(runs, *cells)
 
     def split(leaf: jax.Array) -> jax.Array:

@@ -600,9 +600,9 @@ def _parts_of(cell: Cell) -> list[Any]:
 
 
 def _whole(wide: int, seeds: int) -> tuple[int, int]:
-    """At least so many cells and seeds, in whole blocks, and the same number of seeds for each device."""
+    """At least so many cells and seeds, in whole tiles, and the same number of seeds for each device."""
     devices = jax.local_device_count()
-    wide, deep = batch.whole_blocks(wide, math.ceil(seeds / devices))
+    wide, deep = batch.whole_tiles(wide, math.ceil(seeds / devices))
     return wide, devices * deep
 
 
