@@ -23,7 +23,7 @@ decides nothing beside a larger one of its row. They are powers of two, so that 
 
 Inside, the batch is the *last* axis ("lanes"): sums over rows and variables are then plain elementwise work that
 vectorises over lanes on CPU and GPU alike. ``vmap`` of ``maximize``, however nested, becomes more lanes. Lanes take
-steps together until the slowest is done; on CPU in blocks that fit the cache, one after the other on one core.
+steps together until the slowest is done; on CPU in tiles that fit the cache, one after the other on one core.
 ``jax.shard_map`` needs ``check_vma=False``.
 
 Axis letters: n variables, m rows, N = n + m with the slacks, L lanes.
@@ -294,21 +294,21 @@ def _tile_size(matrix: jax.Array) -> int:
 
 
 def _solve_in_tiles(*operands: jax.Array) -> Solution:
-    """``_solve``, one block of lanes after the other, each for as many steps as its own slowest lane needs."""
+    """``_solve``, one tile of lanes after the other, each for as many steps as its own slowest lane needs."""
     lanes, size = operands[-1].shape[-1], _tile_size(operands[1])
     if lanes <= size:
         return _solve(*operands)
-    blocks = -(-lanes // size)
+    tiles = -(-lanes // size)
 
     def split(operand: jax.Array) -> jax.Array:
-        padded = jnp.pad(operand, [(0, 0)] * (operand.ndim - 1) + [(0, blocks * size - lanes)])
-        return jnp.moveaxis(padded.reshape(*operand.shape[:-1], blocks, size), -2, 0)
+        padded = jnp.pad(operand, [(0, 0)] * (operand.ndim - 1) + [(0, tiles * size - lanes)])
+        return jnp.moveaxis(padded.reshape(*operand.shape[:-1], tiles, size), -2, 0)
 
     def join(result: jax.Array) -> jax.Array:
         lanes_last = jnp.moveaxis(result, 0, -2)
         return lanes_last.reshape(*lanes_last.shape[:-2], -1)[..., :lanes]
 
-    return jax.tree.map(join, jax.lax.map(lambda block: _solve(*block), tuple(map(split, operands))))
+    return jax.tree.map(join, jax.lax.map(lambda tile: _solve(*tile), tuple(map(split, operands))))
 
 
 def _solve(

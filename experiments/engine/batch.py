@@ -1,6 +1,6 @@
 """Many runs at once: cells × seeds through one compiled program, walked checkpoint by checkpoint from the host.
 
-A *batch* is a block of cells that share a static signature and a clock, times a block of seeds. Worlds and learners
+A *batch* is a tile of cells that share a static signature and a clock, times a tile of seeds. Worlds and learners
 carry a leading cell axis; on the device runs carry a leading cell axis and seeds as the last one
 (``experiments.engine.vectorize``), in what comes back a leading (cell, seed) pair. Horizons share the executable because the loop
 bounds are traced and unbatched. The host walks from checkpoint to checkpoint, and stops every few seconds in between,
@@ -151,11 +151,11 @@ def _tile_by_tile(function: Callable[..., Any], runs: Any, cells: Any) -> Any:
         together = jnp.moveaxis(leaf, 1, -2)
         return together.reshape((width, *together.shape[2:-2], depth))
 
-    def over_seeds(block: tuple[Any, Any]) -> Any:
-        return jax.lax.map(lambda part: function(part, *block[1]), block[0])
+    def over_seeds(tile: tuple[Any, Any]) -> Any:
+        return jax.lax.map(lambda part: function(part, *tile[1]), tile[0])
 
-    blocks = jax.tree.map(lambda leaf: leaf.reshape((width // wide, wide, *leaf.shape[1:])), cells)
-    return jax.tree.map(joined, jax.lax.map(over_seeds, (jax.tree.map(split, runs), blocks)))
+    tiles = jax.tree.map(lambda leaf: leaf.reshape((width // wide, wide, *leaf.shape[1:])), cells)
+    return jax.tree.map(joined, jax.lax.map(over_seeds, (jax.tree.map(split, runs), tiles)))
 
 
 @dataclass(frozen=True, kw_only=True)
