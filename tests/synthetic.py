@@ -59,20 +59,20 @@ def make_cell(
     """One cell whose regret grows like t to the policy's power (:data:`POWERS`, 0.6 for other names)."""
     budget_digits = 0 if budget_per_task is None else round(1e7 * budget_per_task)
     generator = np.random.default_rng([seed, horizon, budget_digits, *policy.encode()])
-    checkpoints = np.unique(np.round(np.geomspace(1, horizon, marks)).astype(int))
+    eval_rounds = np.unique(np.round(np.geomspace(1, horizon, marks)).astype(int))
     truth = _truth(len(models))
     return CellResult(
         description=_description(policy, horizon, budget_per_task, target, clairvoyant, len(models)) | description,
         seeds=np.arange(runs),
-        checkpoints=checkpoints,
+        eval_rounds=eval_rounds,
         metrics=METRICS,
-        curves=_curves(generator, policy, checkpoints, budget_per_task, target, runs, horizon),
+        curves=_curves(generator, policy, eval_rounds, budget_per_task, target, runs, horizon),
         models=tuple(models),
         estimates=("reward", "money", "latency"),
         benchmark_share=_mix(len(models), 0.0),
         truth=truth,
-        extras=_always_there(len(models), horizon, len(checkpoints), runs),
-        **_beliefs(generator, checkpoints, truth),
+        extras=_always_there(len(models), horizon, len(eval_rounds), runs),
+        **_beliefs(generator, eval_rounds, truth),
     )
 
 
@@ -100,9 +100,9 @@ def make_staged_cell(
     plain = make_cell(policy, models=names, seed=seed, **options)
     horizon, runs = int(plain.description["horizon"]), len(plain.seeds)
     stages = round(horizon ** (1 / 3)) if stages is None else stages
-    marks = len(plain.checkpoints)
-    checkpoints = np.linspace(horizon / marks, horizon, marks).astype(int) if linear else plain.checkpoints
-    there, arrival, retirement = _presence(len(names), horizon, checkpoints)
+    marks = len(plain.eval_rounds)
+    eval_rounds = np.linspace(horizon / marks, horizon, marks).astype(int) if linear else plain.eval_rounds
+    there, arrival, retirement = _presence(len(names), horizon, eval_rounds)
     rank = there * (1.0 + np.arange(len(names)))
     cut = np.sort(rank, axis=1)[:, -min(max_deployed or len(names), len(names))][:, None]
     live = there * (rank >= cut)
@@ -121,7 +121,7 @@ def make_staged_cell(
     curves = plain.curves.copy()
     for name, part in zip(PARTS, parts, strict=True):
         curves[:, :, METRICS.index(name)] = part / sum(parts) * plain.curve("regret")
-    begun = np.searchsorted(starts, checkpoints, side="left")
+    begun = np.searchsorted(starts, eval_rounds, side="left")
     curves[:, :, METRICS.index("activations")] = 4.0 + 0.5 * begun
     curves[:, :, METRICS.index("evictions")] = 0.25 * begun
     curves[:, :, METRICS.index("deployment_gap")] = 0.01
@@ -130,7 +130,7 @@ def make_staged_cell(
     return replace(
         plain,
         description=plain.description | changed | {name: options[name] for name in changed if name in options},
-        checkpoints=checkpoints,
+        eval_rounds=eval_rounds,
         curves=curves,
         share=_so_far(served, demand),
         extras={
@@ -203,7 +203,7 @@ def _description(
 def _curves(
     generator: np.random.Generator,
     policy: str,
-    checkpoints: np.ndarray,
+    eval_rounds: np.ndarray,
     budget: float | None,
     target: float | None,
     runs: int,
@@ -211,7 +211,7 @@ def _curves(
 ) -> np.ndarray:
     """[R, E, K]"""
     power = POWERS.get(policy, 0.6)
-    rounds = np.broadcast_to(checkpoints.astype(float), (runs, len(checkpoints)))
+    rounds = np.broadcast_to(eval_rounds.astype(float), (runs, len(eval_rounds)))
     wiggle = 1 + 0.15 * generator.standard_normal((runs, 1)) + 0.01 * generator.standard_normal(rounds.shape)
     demand = MEAN_DEMAND * rounds + np.sqrt(rounds) * generator.standard_normal((runs, 1))
     demand = np.maximum.accumulate(np.maximum(demand, 0.5), axis=1)
@@ -274,17 +274,17 @@ def _always_there(num_models: int, horizon: int, marks: int, runs: int) -> dict[
     }
 
 
-def _presence(num_models: int, horizon: int, checkpoints: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _presence(num_models: int, horizon: int, eval_rounds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """[E, M] 1 where a model is there, and the rounds [M] from which it is there and gone."""
     number = np.arange(num_models)
     arrival = np.where(number < 5, 0, (number - 4) * horizon // (num_models - 3))
     retirement = np.where(number == 0, int(0.7 * horizon), horizon)
-    rounds = checkpoints[:, None] - 1
+    rounds = eval_rounds[:, None] - 1
     return ((rounds >= arrival) & (rounds < retirement)).astype(float), arrival, retirement
 
 
 def _so_far(share: np.ndarray, demand: np.ndarray) -> np.ndarray:
-    """[E, M] shares of all demand so far, from those of each checkpoint interval."""
+    """[E, M] shares of all demand so far, from those of each evaluation interval."""
     return np.asarray(np.cumsum(share * np.diff(demand, prepend=0.0)[:, None], axis=0) / demand[:, None])
 
 
@@ -301,10 +301,10 @@ def _mix(num_models: int, blur: float) -> np.ndarray:
     return 0.98 * mix
 
 
-def _beliefs(generator: np.random.Generator, checkpoints: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
-    blur = checkpoints[:, None] ** -0.3
+def _beliefs(generator: np.random.Generator, eval_rounds: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
+    blur = eval_rounds[:, None] ** -0.3
     share = np.stack([_mix(len(truth), float(value)) for value in blur[:, 0]])
-    radius = np.minimum(1.0, 1.5 / np.sqrt(1 + checkpoints[:, None] * share))[:, :, None] * truth[None] * 0.6
+    radius = np.minimum(1.0, 1.5 / np.sqrt(1 + eval_rounds[:, None] * share))[:, :, None] * truth[None] * 0.6
     centre = truth[None] + 0.4 * radius * generator.standard_normal(radius.shape)
     return {
         "share": share,

@@ -33,7 +33,7 @@ def worlds_of(horizon: int = HORIZON, **overrides: Any) -> list[World]:
 
 
 def books(snapshot: Snapshot, at: Any = np.s_[-1]) -> dict[str, np.ndarray]:
-    """Whole quanta [cells, runs, ...] at one checkpoint."""
+    """Whole quanta [cells, runs, ...] at one evaluation round."""
     return {name: ledger.host_units(getattr(snapshot.world, name))[at] for name in BOOKS}
 
 
@@ -189,7 +189,7 @@ def cell_config(policy: str = "uniform", **overrides: Any) -> CellConfig:
 
 
 def build(*configs: CellConfig, **overrides: Any) -> list[Cell]:
-    usual: dict[str, Any] = {"seeds": 4, "root_seed": 0, "checkpoints": 3, "checkpoint_spacing": "log"}
+    usual: dict[str, Any] = {"seeds": 4, "root_seed": 0, "eval_rounds": 3, "eval_spacing": "log"}
     usual |= {
         "precision": "float32",
         "chunk_rows": 64,

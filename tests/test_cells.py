@@ -70,7 +70,7 @@ def test_the_identity_is_the_same_however_it_is_said(one: list[str], other: list
 @pytest.mark.parametrize(
     "argument",
     [
-        *("horizon=21", "seeds=3", "root_seed=1", "checkpoints=9", "precision=float64"),
+        *("horizon=21", "seeds=3", "root_seed=1", "eval_rounds=9", "precision=float64"),
         *("env=paretobandit", "env.num_models=3", "env.budget_per_task=2e-4", "env.budget_per_task=null"),
         *("env.budget_rule=stop", "env.target=0.8", "env.target=null", "env.latency_slo_s=5", "env.cloud_rtt_s=0.2"),
         *("env.floors={quality: 0.4}", "env.resources={quality_variance: 0.2}", "env.edge_throughput=0.5"),

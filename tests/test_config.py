@@ -97,7 +97,7 @@ REFUSED = {
     "seeds=0": ["seeds is 0"],
     "root_seed=-1": ["root_seed is -1"],
     "root_seed=4294967296": ["root_seed"],  # JAX would drop the high bits
-    "checkpoints=1": ["checkpoints is 1"],
+    "eval_rounds=1": ["eval_rounds is 1"],
     "chunk_rows=0": ["chunk_rows is 0"],
     "checkpoint_minutes=-1": ["checkpoint_minutes is -1", "at least 0"],
     "env.target=1.5": ["env.target is 1.5", "at most 1"],
@@ -221,7 +221,7 @@ REFUSED = {
     "--config-name=nope": ["'nope'"],
     # Sizes that cannot fit.
     "seeds=1000000000": ["seeds", "1,000,000,000", "GB"],
-    "checkpoints=1000000000": ["checkpoints", "1000000"],
+    "eval_rounds=1000000000": ["eval_rounds", "1000000"],
     "x" * 5000 + "=1": ["cannot read the argument"],
     "horizon=" + "9" * 5000: ["horizon", "digits"],
     "horizon=" + "[" * 500 + "]" * 500: ["nested too deeply"],

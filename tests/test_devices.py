@@ -26,7 +26,7 @@ from tests.conftest import ROOT
 
 STUDY = (
     *("policies=[uniform]", "demand.counts=poisson", "sweep.budget_per_task=[1e-4,1e-3]", "seeds=5"),
-    *("env.target=null", "horizon=40", "checkpoints=4"),  # no target: some arrays hold nothing
+    *("env.target=null", "horizon=40", "eval_rounds=4"),  # no target: some arrays hold nothing
 )
 COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter", "collective-broadcast")
 

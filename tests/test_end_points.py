@@ -24,7 +24,7 @@ def cell(policy: str, regret: float, violation: float, *, serving_all: float = m
     known = [name for name in made.metrics if name not in ends]
     curves = [made.curve(name) for name in known]
     shape = made.curves.shape[:2]
-    rising = made.checkpoints / made.checkpoints[-1]
+    rising = made.eval_rounds / made.eval_rounds[-1]
     curves += [np.broadcast_to(end * rising, shape) for end in ends.values()]
     return replace(made, metrics=(*known, *ends), curves=np.stack(curves, axis=-1))
 

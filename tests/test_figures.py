@@ -115,7 +115,7 @@ def test_bands_show_mean_and_interval(study: list) -> None:
     figure = gallery.regret_by_round(study)
     cell = next(c for c in study if c.description["horizon"] == 16000 and c.description["policy"] == "ucb")
     line = next(line for line in figure.axes[0].lines if to_hex(line.get_color()) == "#0072b2")
-    np.testing.assert_allclose(np.asarray(line.get_xdata()), cell.checkpoints)
+    np.testing.assert_allclose(np.asarray(line.get_xdata()), cell.eval_rounds)
     np.testing.assert_allclose(np.asarray(line.get_ydata()), cell.curve("regret").mean(axis=0))
     assert figure.axes[0].get_xscale() == "log"
     assert "95%" in texts(figure)
@@ -203,7 +203,7 @@ def test_traffic_of_a_changing_inventory_is_a_map_beside_the_benchmarks(linear: 
     names = [tick.get_text() for tick in panels[0][0].get_yticklabels()]
     assert names == [gallery.short_names(cells[0].models, 24)[cells[0].models[model]] for model in order]
     for axes, mesh in panels:
-        np.testing.assert_array_equal(mesh.get_coordinates()[0, :, 0], [0, *cells[0].checkpoints])
+        np.testing.assert_array_equal(mesh.get_coordinates()[0, :, 0], [0, *cells[0].eval_rounds])
         assert axes.get_xlim() == (0, 6000)
         assert marks(axes, ARRIVES) == [(7, 5), (300, 6), (300, 7), (900, 8), (5000, 9)]
         assert marks(axes, RETIRES) == [(4200, 0)]

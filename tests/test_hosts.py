@@ -14,7 +14,7 @@ from experiments.jobs import hosts
 from tests import studies
 from tests.processes import Child, Nursery, nursery
 
-STUDY = studies.merged("demand.counts=poisson", "horizon=1000", "seeds=5", "checkpoints=4")
+STUDY = studies.merged("demand.counts=poisson", "horizon=1000", "seeds=5", "eval_rounds=4")
 TWO_DEVICES = 'import os; os.environ["XLA_FLAGS"] += " --xla_force_host_platform_device_count=2";'
 SLOWLY = """
 from experiments.engine import batch

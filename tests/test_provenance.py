@@ -230,7 +230,7 @@ def test_a_run_is_made_again_bit_for_bit(call: CommandLine, ask: Callable, tmp_p
     curve = list(csv.reader(io.StringIO(path.read_text())))
     assert curve[0] == ["rounds", *cell.metrics]
     np.testing.assert_array_equal(np.array([line[1:] for line in curve[1:]], float), cell.curves[2])
-    assert [int(line[0]) for line in curve[1:]] == cell.checkpoints.tolist()
+    assert [int(line[0]) for line in curve[1:]] == cell.eval_rounds.tolist()
     (call.folder / "mine.py").unlink()  # the cells have its text
     code, out, err = ask("replay", folder, identity, "--seed", 0)
     assert (code, err) == (0, "") and f"\n20,{cell.curves[0, -1, 0]!r}".replace("np.float64(", "").replace(

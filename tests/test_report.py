@@ -58,7 +58,7 @@ def test_summary_agrees_with_the_curves(study: list) -> None:
 
 def test_forecast_error_is_that_of_half_time() -> None:
     cell = make_cell(horizon=1000)
-    mark = int(np.flatnonzero(cell.checkpoints <= 500)[-1])
+    mark = int(np.flatnonzero(cell.eval_rounds <= 500)[-1])
     entry = summarise([cell])["cells"][0]
     assert entry["forecast_error"]["mean"] == pytest.approx(float(cell.curve("forecast_error")[:, mark].mean()))
 
@@ -201,7 +201,7 @@ def test_failed_runs_and_models_that_never_come_are_no_newcomers() -> None:
 
 def test_counts_are_taken_over_the_stages_begun_so_far() -> None:
     cell = make_staged_cell(horizon=1000, stages=3, runs=2)  # stages start at rounds 0, 334 and 667
-    cell = replace(cell, checkpoints=np.array([1, 334, 335, 667, 668, 1000]), curves=cell.curves[:, :6])
+    cell = replace(cell, eval_rounds=np.array([1, 334, 335, 667, 668, 1000]), curves=cell.curves[:, :6])
     curve = metric_curve(cell, "activations_per_stage")
     np.testing.assert_allclose(curve * [1, 1, 2, 2, 3, 3], cell.curve("activations"))
 

@@ -321,7 +321,7 @@ def test_a_run_a_cell_and_an_aggregate(tmp_path: Path, log: EventLog, wandb: Fak
 def test_history_and_finals_are_the_results_own_numbers(tmp_path: Path) -> None:
     cell = make_cell(runs=5, marks=7)
     rows = history(cell)
-    assert [row["t"] for row in rows] == cell.checkpoints.tolist()
+    assert [row["t"] for row in rows] == cell.eval_rounds.tolist()
     assert rows[-1]["regret/mean"] == pytest.approx(cell.final("regret").mean())
     assert rows[-1]["regret/ci_low"] < rows[-1]["regret/mean"] < rows[-1]["regret/ci_high"]
     assert rows[2]["share/edge-small"] == cell.share[2, 0]
@@ -611,7 +611,7 @@ def test_a_cells_file_holds_what_was_meant(written) -> None:
     assert config["horizon"] == 2000 and config["asked"]["name"] == "pilot"
     assert found["metric"][0]["glob_name"] == "*" and found["metric"][0]["step_metric"] == "t"
     rows = [entry["item"] for entry in found["history"]]
-    assert [row["t"] for row in rows] == cell.checkpoints.tolist()
+    assert [row["t"] for row in rows] == cell.eval_rounds.tolist()
     assert rows[-1]["regret/mean"] == pytest.approx(cell.final("regret").mean())
     assert rows[-1]["share/cloud-pro"] == pytest.approx(cell.share[-1, -1])
     summary = {name: value for entry in found["summary"] for name, value in entry["update"].items()}

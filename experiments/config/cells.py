@@ -111,7 +111,7 @@ def _cell(
         "forecaster": config.forecaster,
         "seeds": study.seeds,
         "root_seed": study.root_seed,
-        "checkpoints": [study.checkpoints, study.checkpoint_spacing],
+        "eval_rounds": [study.eval_rounds, study.eval_spacing],
         "precision": study.precision,
     }
     # Policies, budgets and targets share their streams, so that they are compared on the same demand and luck.
@@ -204,8 +204,8 @@ def _parameters(study: StudyConfig, config: CellConfig) -> dict[str, Any]:
         "horizon": config.horizon,
         "seeds": study.seeds,
         "root_seed": study.root_seed,
-        "checkpoints": study.checkpoints,
-        "checkpoint_spacing": study.checkpoint_spacing,
+        "eval_rounds": study.eval_rounds,
+        "eval_spacing": study.eval_spacing,
         "precision": study.precision,
     }
 

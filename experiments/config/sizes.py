@@ -11,7 +11,7 @@ from experiments.config import rule_errors
 from experiments.config.cells import Cell
 from experiments.config.study import StudyConfig
 
-_METRICS = 12  # of every run at every checkpoint, at least
+_METRICS = 12  # of every run at every evaluation round, at least
 _ESTIMATES = 3  # numbers that a run keeps of every quantity of every model: a mean and two bounds
 _COPIES = 5  # of what a run remembers that a program needs at once, at least; up to 20 were measured
 _DOUBLE = 8  # bytes
@@ -39,13 +39,13 @@ def memory() -> int:
 
 def _check_results(study: StudyConfig, planned: list[Cell]) -> None:
     """All results are in memory together when tables and figures are made."""
-    marks = sum(min(study.checkpoints, cell.config.horizon) for cell in planned)
+    marks = sum(min(study.eval_rounds, cell.config.horizon) for cell in planned)
     a_seed = marks * _METRICS * _DOUBLE
     if a_seed * study.seeds > memory():
         raise InputError(
-            f"seeds: {study.seeds:,} seeds at {study.checkpoints:,} checkpoints of {len(planned):,} cells make results "
+            f"seeds: {study.seeds:,} seeds at {study.eval_rounds:,} eval_rounds of {len(planned):,} cells make results "
             f"of at least {_gigabytes(a_seed * study.seeds)}, and this machine has {_gigabytes(memory())} of memory; "
-            f"fewer seeds (about {max(1, memory() // (2 * a_seed)):,}), checkpoints or cells fit"
+            f"fewer seeds (about {max(1, memory() // (2 * a_seed)):,}), eval_rounds or cells fit"
         )
 
 

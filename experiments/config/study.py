@@ -86,8 +86,8 @@ class StudyConfig:
     cells: tuple[CellConfig, ...]
     seeds: int
     root_seed: int
-    checkpoints: int
-    checkpoint_spacing: str
+    eval_rounds: int
+    eval_spacing: str
     precision: str
     chunk_rows: int | None
     checkpoint_minutes: float | None  # between two saved carries of a chunk; None: none is saved
@@ -140,7 +140,7 @@ def study_from(given: Mapping[str, Any]) -> StudyConfig:
     return StudyConfig(
         name=plain["name"],
         cells=tuple(cells.values()),
-        **{key: values[key] for key in ("seeds", "root_seed", "checkpoints", "checkpoint_spacing", "precision")},
+        **{key: values[key] for key in ("seeds", "root_seed", "eval_rounds", "eval_spacing", "precision")},
         **{
             key: values[key]
             for key in ("chunk_rows", "checkpoint_minutes", "program_cache", "force", "extend", "shard")

@@ -1,9 +1,9 @@
-"""Many runs at once: cells × seeds through one compiled program, walked checkpoint by checkpoint from the host.
+"""Many runs at once: cells × seeds through one compiled program, walked evaluation round by evaluation round from the host.
 
 A *batch* is a tile of cells that share a static signature and a clock, times a tile of seeds. Worlds and learners
 carry a leading cell axis; on the device runs carry a leading cell axis and seeds as the last one
 (``experiments.engine.vectorize``), in what comes back a leading (cell, seed) pair. Horizons share the executable because the loop
-bounds are traced and unbatched. The host walks from checkpoint to checkpoint, and stops every few seconds in between,
+bounds are traced and unbatched. The host walks from evaluation round to evaluation round, and stops every few seconds in between,
 which gives progress, memory that does not grow with the horizon, carries that can be saved and a study that can be
 interrupted. Stops leave no trace in the results.
 
@@ -48,7 +48,7 @@ def traces() -> int:
     return _traces
 
 
-def checkpoints(horizon: int, number: int, spacing: str = "log") -> np.ndarray:
+def eval_rounds(horizon: int, number: int, spacing: str = "log") -> np.ndarray:
     """At most ``number`` distinct rounds, ``log`` or ``linear``-ly spaced, the last one the horizon."""
     space = np.geomspace(1, horizon, number) if spacing == "log" else np.linspace(horizon / number, horizon, number)
     marks = np.unique(np.maximum(np.round(space), 1).astype(np.int64))
@@ -275,7 +275,7 @@ def simulate(
     progress: Callable[[int], None] = lambda rounds: None,
     keeper: Keeper | None = None,
 ) -> rollout.Snapshot:
-    """Snapshots at every mark, stacked on the host along a leading checkpoint axis [E, ...].
+    """Snapshots at every mark, stacked on the host along a leading evaluation round axis [E, ...].
 
     All cells share the ``clock``; the last mark is its horizon. Books are [E, cells, seeds, ...], beliefs weighted
     means over seeds, [E, cells, ...]. ``weights`` [seeds] sum to 1 over the seeds that count and are 0 for padding.

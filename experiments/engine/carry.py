@@ -10,4 +10,4 @@ class Carry:
 
     rounds: int  # played
     state: Any  # pytree of arrays
-    seen: list[Any]  # a snapshot for every checkpoint so far, NumPy arrays
+    seen: list[Any]  # a snapshot for every evaluation round so far, NumPy arrays

@@ -1,6 +1,6 @@
 """One run: a learner in a world, stage by stage and round by round; ``experiments.engine.batch`` makes it many.
 
-Nothing is stacked over rounds: totals live in the carry and are read at checkpoints. Randomness of round t comes from
+Nothing is stacked over rounds: totals live in the carry and are read at eval_rounds. Randomness of round t comes from
 ``fold_in(key_run, t)`` alone, so a trajectory does not depend on batch, chunk, padding or where a run was resumed.
 Books that are summed in floating point are entered at boundaries of the clock alone: where a run stops leaves no trace.
 """
@@ -47,7 +47,7 @@ class RunState:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """What is measured at a checkpoint."""
+    """What is measured at a evaluation round."""
 
     world: WorldState  # the totals; demand_state is dropped (None)
     books: DeploymentBooks | None

@@ -69,7 +69,7 @@ def save(folder: Path, identity: dict[str, Any], carry: Carry) -> None:
     manifest = {
         "format": FORMAT,
         "rounds": carry.rounds,
-        "checkpoints": len(carry.seen),
+        "eval_rounds": len(carry.seen),
         "identity": identity,
         "leaves": _described(arrays),
     }
@@ -100,8 +100,8 @@ def latest(folder: Path, identity: dict[str, Any], state: Any, seen: Any, tell: 
             tell("carry_ignored", carry=str(path))
             continue
         known = jax.tree.map(_typed, state, _tree("state", raw, arrays))
-        stacked = _tree("seen", seen, arrays) if manifest["checkpoints"] else None
-        marks = [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(manifest["checkpoints"])]
+        stacked = _tree("seen", seen, arrays) if manifest["eval_rounds"] else None
+        marks = [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(manifest["eval_rounds"])]
         return Carry(rounds=manifest["rounds"], state=known, seen=marks)
     return None
 
@@ -195,7 +195,7 @@ def _fits(manifest: dict[str, Any], identity: dict[str, Any], state: Any, seen: 
     if (manifest["format"], manifest["identity"]) != (FORMAT, identity):
         return False
     expected = _described(_named("state", state))
-    looked = _named("seen", seen) if manifest["checkpoints"] else {}
+    looked = _named("seen", seen) if manifest["eval_rounds"] else {}
     leaves = dict(manifest["leaves"])
     return leaves.keys() == expected.keys() | looked.keys() and all(leaves[k] == expected[k] for k in expected)
 

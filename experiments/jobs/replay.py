@@ -32,7 +32,7 @@ class Replay:
     cell: CellResult  # as stored
     seed: int
     final: dict[str, float]  # at the horizon, under the names of results.parquet
-    curve: np.ndarray  # [E, K] at the cell's checkpoints, of the cell's metrics
+    curve: np.ndarray  # [E, K] at the cell's eval_rounds, of the cell's metrics
     equal: bool  # whether every bit is as stored
     versions: dict[str, tuple[Any, Any]]  # what differs: name -> (there, here)
 
@@ -41,7 +41,7 @@ class Replay:
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["rounds", *self.cell.metrics])
-        for rounds, values in zip(self.cell.checkpoints, self.curve, strict=True):
+        for rounds, values in zip(self.cell.eval_rounds, self.curve, strict=True):
             writer.writerow([int(rounds), *(repr(float(value)) for value in values)])
         return stream.getvalue()
 

@@ -499,7 +499,7 @@ class _Runner:
         self.progress.warn(text)
 
     def _marks(self, chunk: _Chunk) -> np.ndarray:
-        return batch.checkpoints(chunk.cells[0].config.horizon, self.study.checkpoints, self.study.checkpoint_spacing)
+        return batch.eval_rounds(chunk.cells[0].config.horizon, self.study.eval_rounds, self.study.eval_spacing)
 
     def _simulate(self, programs: "_Programs", chunk: _Chunk, wide: int) -> tuple[Snapshot, float]:
         """(snapshots [E, cells, seeds, ...] of a chunk, seconds it took).

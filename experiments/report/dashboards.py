@@ -384,7 +384,7 @@ def _revision(versions: Any) -> str | None:
 
 
 def history(cell: CellResult) -> list[dict[str, float]]:
-    """A row a checkpoint: ``t``, ``<metric>/mean|ci_low|ci_high`` over runs, and ``share/<model>`` of few models.
+    """A row a evaluation round: ``t``, ``<metric>/mean|ci_low|ci_high`` over runs, and ``share/<model>`` of few models.
 
     Values that are not finite are left out; runs that are not finite do not count.
     """
@@ -394,7 +394,7 @@ def history(cell: CellResult) -> list[dict[str, float]]:
     if len(cell.models) <= MOST_MODELS:
         columns |= {f"share/{model}": cell.share[:, number] for number, model in enumerate(cell.models)}
     rows = []
-    for number, rounds in enumerate(cell.checkpoints):
+    for number, rounds in enumerate(cell.eval_rounds):
         row = {name: float(line[number]) for name, line in columns.items() if math.isfinite(line[number])}
         rows.append({"t": int(rounds)} | row)
     return rows

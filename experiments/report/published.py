@@ -68,7 +68,7 @@ def signed_violation(cell: CellResult) -> np.ndarray | None:
     target = cell.description.get("target")
     if target is None or "service_latency" not in cell.metrics:
         return None
-    return np.asarray((target * cell.curve("demand") - cell.curve("service_latency")) / cell.checkpoints)
+    return np.asarray((target * cell.curve("demand") - cell.curve("service_latency")) / cell.eval_rounds)
 
 
 def regret_from(cell: CellResult, benchmark: str) -> np.ndarray | None:

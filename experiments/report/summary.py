@@ -241,8 +241,8 @@ def _newcomer_values(cell: CellResult, event: str, never: bool) -> np.ndarray | 
 
 
 def _half(cell: CellResult) -> int:
-    """The last checkpoint in the first half of the run, or the first one."""
-    return max(0, int(np.searchsorted(cell.checkpoints, cell.checkpoints[-1] / 2, side="right")) - 1)
+    """The last evaluation round in the first half of the run, or the first one."""
+    return max(0, int(np.searchsorted(cell.eval_rounds, cell.eval_rounds[-1] / 2, side="right")) - 1)
 
 
 def metric_curve(cell: CellResult, name: str) -> np.ndarray | None:
@@ -279,7 +279,7 @@ def metric_curve(cell: CellResult, name: str) -> np.ndarray | None:
 
 def _per_stage(cell: CellResult, count: str) -> np.ndarray | None:
     """[R, E] of a count so far, a stage that has begun."""
-    begun = np.searchsorted(stage_starts(cell), cell.checkpoints, side="left")
+    begun = np.searchsorted(stage_starts(cell), cell.eval_rounds, side="left")
     if count not in cell.metrics or not begun.any():
         return None
     return np.asarray(cell.curve(count) / np.maximum(begun, 1))

@@ -39,7 +39,7 @@ class CellResult:
     violation_<metric>, service_<metric> (tasks that met the target), dual_<resource or metric>. Money is in USD.
     Where the inventory is fixed, also benchmark_serving_all (no task may be declined; NaN where the budget does not
     allow that) and benchmark_unconstrained (the best models by quality). All sums are cumulative up to the
-    checkpoint's round.
+    evaluation round's round.
 
     Where what is live can change, also regret_waiting, regret_deployment and regret_routing (see
     ``experiments.engine.deployment_regret``; they sum to regret), benchmark_fluid (the best plan for the whole run, blind to
@@ -52,7 +52,7 @@ class CellResult:
 
     description: dict[str, Any]
     seeds: np.ndarray  # [R] int
-    checkpoints: np.ndarray  # [E] int, rounds completed; the last one is the horizon
+    eval_rounds: np.ndarray  # [E] int, rounds completed; the last one is the horizon
     metrics: tuple[str, ...]  # K names
     curves: np.ndarray  # [R, E, K] float64
     models: tuple[str, ...]  # M names

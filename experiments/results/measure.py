@@ -35,7 +35,7 @@ def cell_result(
     return CellResult(
         description=_description(cell, ideal.feasible, wall_seconds),
         seeds=seeds,
-        checkpoints=np.asarray(marks),
+        eval_rounds=np.asarray(marks),
         metrics=tuple(curves),
         curves=np.stack(list(curves.values()), axis=-1).transpose(1, 0, 2),
         models=instance.models,

@@ -138,7 +138,7 @@ def demand_forecast(cells: Sequence[CellResult]) -> Figure:
 
 
 def traffic(cells: Sequence[CellResult]) -> Figure:
-    """Which model served when: share of demand per checkpoint interval, beside the benchmark's.
+    """Which model served when: share of demand per evaluation interval, beside the benchmark's.
 
     Areas where all models are always live; a map with a row a model where they come and go or some must stay out.
     """
@@ -312,7 +312,7 @@ def _regret_by_round(view: View) -> Figure:
                 curves = metric_curve(cell, metric)
                 if curves is not None:
                     draw_band(axes, cell, metric, curves, style)
-                    scale_rounds(axes, cell.checkpoints)
+                    scale_rounds(axes, cell.eval_rounds)
             if row == 0:
                 axes.set_title(spell_budget(budget))
         grid[row, 0].set_ylabel(text)
@@ -502,16 +502,16 @@ def _quantile_band(axes: Axes, rounds: np.ndarray, curves: np.ndarray, colour: s
 def _forecast_panel(axes: Axes, cell: CellResult) -> None:
     total = cell.final("demand")
     axes.axhline(float(total[np.isfinite(total)].mean()), color="#444444", linestyle=":", linewidth=1.0)
-    _quantile_band(axes, cell.checkpoints, cell.curve("demand"), POLICY_COLOURS[0])
-    _quantile_band(axes, cell.checkpoints, cell.curve("forecast_total"), POLICY_COLOURS[1], DASHES[0])
-    scale_rounds(axes, cell.checkpoints)
+    _quantile_band(axes, cell.eval_rounds, cell.curve("demand"), POLICY_COLOURS[0])
+    _quantile_band(axes, cell.eval_rounds, cell.curve("forecast_total"), POLICY_COLOURS[1], DASHES[0])
+    scale_rounds(axes, cell.eval_rounds)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
 
 
 def _error_panel(axes: Axes, cell: CellResult) -> None:
     if "forecast_error" in cell.metrics:
-        _quantile_band(axes, cell.checkpoints, cell.curve("forecast_error"), POLICY_COLOURS[2])
+        _quantile_band(axes, cell.eval_rounds, cell.curve("forecast_error"), POLICY_COLOURS[2])
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
 
@@ -532,7 +532,7 @@ def _traffic_areas(view: View) -> Figure:
     figure, grid = _traffic_grid(len(row), legend_width(names))
     for position, ((style, cell), area) in enumerate(zip(row, areas, strict=True)):
         axes, bar = grid[position]
-        _area(axes, cell.checkpoints, _fold(area, chosen))
+        _area(axes, cell.eval_rounds, _fold(area, chosen))
         _mix_bar(bar, _fold(cell.benchmark_share[None], chosen)[0])
         axes.set_title(style.text, loc="left", fontsize=7)
         if position % 3 == 0:
@@ -542,7 +542,7 @@ def _traffic_areas(view: View) -> Figure:
         axes.set_xlabel("Rounds")
     _model_legend(figure, names, len(models) - len(chosen))
     notes = [
-        f"Share of the demand of each checkpoint interval, mean over runs, {at_budget(view.budget)}.",
+        f"Share of the demand of each evaluation interval, mean over runs, {at_budget(view.budget)}.",
         "Narrow bar: the benchmark's mix over the whole run.",
         f"Own area: the {MAX_MODELS} models that serve most." if len(models) > len(chosen) else "",
         focus_note(list(view.styles.values()), "Shown"),
@@ -583,18 +583,18 @@ def _fills(count: int) -> list[dict[str, Any]]:
     ]
 
 
-def _area(axes: Axes, checkpoints: np.ndarray, share: np.ndarray) -> None:
-    """Stacked steps: each interval ends at its checkpoint."""
-    log = log_spaced(checkpoints)
-    start = checkpoints[0] ** 2 / checkpoints[1] if log else 0.0
-    edges = np.concatenate([[start], checkpoints])
+def _area(axes: Axes, eval_rounds: np.ndarray, share: np.ndarray) -> None:
+    """Stacked steps: each interval ends at its evaluation round."""
+    log = log_spaced(eval_rounds)
+    start = eval_rounds[0] ** 2 / eval_rounds[1] if log else 0.0
+    edges = np.concatenate([[start], eval_rounds])
     tops = np.cumsum(share, axis=1)
     tops = np.concatenate([tops[:1], tops])
     below = np.zeros(len(edges))
     for top, fill in zip(tops.T, _fills(share.shape[1] - 2), strict=True):
         axes.fill_between(edges, below, top, step="pre", linewidth=0.3, **fill)
         below = top
-    scale_rounds(axes, checkpoints)
+    scale_rounds(axes, eval_rounds)
     axes.set_xlim(edges[0], edges[-1])
     axes.set_ylim(0, 1)
     axes.grid(visible=False)

@@ -62,7 +62,7 @@ def _draw(axes: Axes, style: LineStyle, cell: CellResult, quantity: str | None, 
         draw_band(axes, cell, "regret", curves, style)  # of any sign
     end = cell.description["published"].get(quantity)
     if end is not None:
-        axes.plot([cell.checkpoints[-1]], [end], marker="x", color=style.colour, markersize=7, zorder=4, clip_on=False)
+        axes.plot([cell.eval_rounds[-1]], [end], marker="x", color=style.colour, markersize=7, zorder=4, clip_on=False)
 
 
 def _range(axes: Axes) -> tuple[float, float]:

@@ -74,7 +74,7 @@ def draw_traffic_maps(view: View, row: Sequence[tuple[LineStyle, CellResult]]) -
     maps += [_Map(title=style.text, cell=cell, shade=interval_share(cell, cell.share)) for style, cell in row]
     figure, rows = _draw_maps(maps, "Share of demand")
     notes = [
-        f"Share of the demand of each checkpoint interval, mean over runs, {at_budget(view.budget)}.",
+        f"Share of the demand of each evaluation interval, mean over runs, {at_budget(view.budget)}.",
         "Benchmark: the best deployment at every instant, all means known.",
         "Models in order of arrival.",
         f"{len(rows)} of {len(first.models)} models: the largest shares." if len(rows) < len(first.models) else "",
@@ -95,7 +95,7 @@ def draw_deployment(view: View) -> Figure:
     drawn = counts[-1] and counts[0] <= MAX_STAGE_TICKS
     stages = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
     notes = [
-        f"A column shows the state at the checkpoint where it ends, {at_budget(view.budget)}.",
+        f"A column shows the state at the evaluation round where it ends, {at_budget(view.budget)}.",
         f"Ticks above a panel: starts of its {stages} stages." if drawn else "",
         "Models in order of arrival.",
         f"{len(rows)} of {len(first.models)} models: those live most." if len(rows) < len(first.models) else "",
@@ -134,9 +134,9 @@ def _draw_maps(maps: Sequence[_Map], text: str, *, ticks: bool = False) -> tuple
 
 
 def _map_panel(axes: Axes, entry: _Map, rows: Sequence[int], top: float) -> None:
-    """Shades up to ``top``, a row a model and a column a checkpoint interval; hatched while the model is not there."""
+    """Shades up to ``top``, a row a model and a column a evaluation interval; hatched while the model is not there."""
     cell = entry.cell
-    edges = np.concatenate([[0], cell.checkpoints])  # stages are equally long, so rounds are never on logs here
+    edges = np.concatenate([[0], cell.eval_rounds])  # stages are equally long, so rounds are never on logs here
     lines = np.arange(len(rows) + 1) - 0.5
     axes.pcolormesh(edges, lines, entry.shade[:, rows].T, cmap=_SHADES, vmin=0.0, vmax=top, rasterized=True)
     end = float(edges[-1])
@@ -163,7 +163,7 @@ def _presence(cell: CellResult, model: int) -> tuple[float, float]:
     arrival, retirement = cell.extras.get("arrival"), cell.extras.get("retirement")
     comes = 0.0 if arrival is None else float(arrival[model])
     goes = math.inf if retirement is None else float(retirement[model])
-    end = cell.checkpoints[-1]
+    end = cell.eval_rounds[-1]
     return comes if comes < end else math.inf, goes if goes < end else math.inf
 
 

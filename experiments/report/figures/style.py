@@ -190,9 +190,9 @@ def log_spaced(points: np.ndarray) -> bool:
     return bool(ratios.std() / ratios.mean() < steps.std() / steps.mean())
 
 
-def scale_rounds(axes: Axes, checkpoints: np.ndarray) -> None:
-    """A logarithmic axis of rounds where the checkpoints are spaced that way; decades only, minor ticks are slow."""
-    if log_spaced(checkpoints):
+def scale_rounds(axes: Axes, eval_rounds: np.ndarray) -> None:
+    """A logarithmic axis of rounds where the eval_rounds are spaced that way; decades only, minor ticks are slow."""
+    if log_spaced(eval_rounds):
         axes.set_xscale("log")
         axes.xaxis.set_minor_locator(NullLocator())
 
@@ -275,7 +275,7 @@ def interval_note(cells: Sequence[CellResult]) -> str:
 
 def draw_band(axes: Axes, cell: CellResult, metric: str, curves: np.ndarray, style: LineStyle) -> None:
     """Mean and interval of a metric's [R, E] curves without failed runs and marks that some run lacks."""
-    rounds = cell.checkpoints
+    rounds = cell.eval_rounds
     curves = curves[np.isfinite(curves[:, -1])]
     marks = np.isfinite(curves).all(axis=0)
     if len(curves) == 0 or not marks.any():

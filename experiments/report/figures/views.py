@@ -89,7 +89,7 @@ def styles_of(rows: Sequence[Sequence[tuple[LineStyle, CellResult]]]) -> list[Li
 
 
 def interval_share(cell: CellResult, so_far: np.ndarray) -> np.ndarray:
-    """[E, M] share of the demand within each checkpoint interval, from shares [E, M] of all demand so far.
+    """[E, M] share of the demand within each evaluation interval, from shares [E, M] of all demand so far.
 
     Uses the runs' mean demand, so it is exact when demand is equal over runs and close otherwise.
     """
