@@ -344,7 +344,7 @@ def finished(process: subprocess.Popen[str], folder: Path, expected: bytes) -> N
     assert process.returncode == 0, out + err + said
     assert (folder / "results.parquet").read_bytes() == expected
     each_once(folder, 2)
-    assert not (folder / "carries").exists() and not (folder / "leases").exists()
+    assert not (folder / "checkpoints").exists() and not (folder / "leases").exists()
 
 
 @pytest.mark.slow
@@ -363,7 +363,7 @@ def test_a_local_job_that_is_interrupted_goes_on(long_study: tuple[dict[str, str
     folder, (environment, expected) = tmp_path / "größe 'zwei' Läufe", long_study
     options = ("-m", "hydra/launcher=submitit_local", "shard=0,1", "hydra.launcher.timeout_min=5")
     with started(tmp_path, environment, *options, f"out={folder.name}") as command:
-        until(lambda: list(folder.glob("carries/*/*.json")), command, "nothing was saved")
+        until(lambda: list(folder.glob("checkpoints/*/*.json")), command, "nothing was saved")
         process = told(folder, "compiled")[0]["process"]
         os.kill(int(process.partition(":")[2]), signal.SIGUSR2)
         finished(command, folder, expected)
@@ -409,7 +409,11 @@ def test_jobs_that_are_preempted_go_on_after_their_requeue(
     environment = environment | slurm
     options = ("-m", "hydra/launcher=submitit_slurm", "shard=range(0,2)", "hydra.launcher.timeout_min=5")
     with started(tmp_path, environment, *options, f"out={folder.name}") as command:
-        until(lambda: len({path.parent for path in folder.glob("carries/*/*.json")}) == 2, command, "nothing was saved")
+        until(
+            lambda: len({path.parent for path in folder.glob("checkpoints/*/*.json")}) == 2,
+            command,
+            "nothing was saved",
+        )
         shards = {line["process"]: line["shard"] for line in told(folder, "study")}
         (array,) = {path.name.partition("_")[0] for path in (folder / "jobs").glob("[0-9]*_*")}
         # Mostly two; on a busy machine the first shard may have taken everything before the second one came.

@@ -249,7 +249,7 @@ def test_cells_may_be_removed_with_their_folder(call: CommandLine, out: Path) ->
     assert (out / "results.parquet").read_bytes() == expected
 
 
-@pytest.mark.parametrize("name", ["cells", "leases", "carries", "figures", "jobs"])
+@pytest.mark.parametrize("name", ["cells", "leases", "checkpoints", "figures", "jobs"])
 def test_a_file_in_place_of_a_folder_is_refused_before_simulating(call: CommandLine, out: Path, name: str) -> None:
     shutil.rmtree(out / "cells")
     shutil.rmtree(out / name, ignore_errors=True)

@@ -227,7 +227,7 @@ def test_a_study_that_is_asked_to_stop_goes_on_within_its_chunks(alone: Path, tm
     """Also with the chunks that are done, of cells that are not; one whose file is damaged is played again."""
     with interrupt.signals(), pytest.raises(interrupt.Interrupted):
         simulate(tmp_path, "chunk_rows=2", patience=9)  # of 6 chunks with 4 stops each
-    saved = sorted((tmp_path / "carries").glob("*/*.npz"))
+    saved = sorted((tmp_path / "checkpoints").glob("*/*.npz"))
     done = [path for path in saved if path.stem.endswith("-000000000040")]
     assert done
     damaged = done[0]
@@ -235,10 +235,10 @@ def test_a_study_that_is_asked_to_stop_goes_on_within_its_chunks(alone: Path, tm
     outcome, notes = simulate(tmp_path, "chunk_rows=2")
     assert not outcome.failed
     assert len(events(tmp_path, "resumed")) >= len(saved) - 2
-    (event,) = events(tmp_path, "carry_damaged")
+    (event,) = events(tmp_path, "checkpoint_damaged")
     assert event["carry"] == str(damaged.with_suffix(".json"))
     assert [note for note in notes if "damaged" in note and event["carry"] in note]
-    assert {path.stem for path in (tmp_path / "carries/damaged").iterdir()} == {f"{damaged.stem}.0"}
+    assert {path.stem for path in (tmp_path / "checkpoints/damaged").iterdir()} == {f"{damaged.stem}.0"}
     assert_same_counts(outcome, alone)
     for cell in outcome.cells:
         np.testing.assert_allclose(

@@ -85,7 +85,7 @@ def test_two_processes_make_what_one_makes_and_the_first_one_stores_it(
 def test_processes_that_are_stopped_go_on_together(children: Nursery, alone: bytes, tmp_path: Path) -> None:
     both = pair(children, tmp_path, "checkpoint_minutes=0", prepare=SLOWLY)
     until = time.monotonic() + 60
-    while len({path.stem.partition("-")[0] for path in tmp_path.glob("out/carries/*/*.json")}) < 2:
+    while len({path.stem.partition("-")[0] for path in tmp_path.glob("out/checkpoints/*/*.json")}) < 2:
         assert time.monotonic() < until and both[0].is_there(), [child.said.read_text() for child in both]
         time.sleep(0.01)
     for child in both:

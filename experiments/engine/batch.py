@@ -29,7 +29,7 @@ from bandits.policy import Learner
 from envs.timeline import Clock
 from envs.world import World
 from experiments.engine import program_cache, rollout
-from experiments.engine.carry import Carry
+from experiments.engine.checkpoint_state import Checkpoint
 from experiments.engine.vectorize import lanes_last
 
 BELIEFS = ("lower", "upper", "covered")  # of a snapshot: what is kept as a mean over runs
@@ -242,13 +242,13 @@ def _over_devices(state: rollout.RunState) -> tuple[Any, Any]:
     return start, advance
 
 
-class Keeper(Protocol):
+class Checkpointer(Protocol):
     """What may keep a batch within its horizon, for a later process to go on with."""
 
-    def resume(self, state: rollout.RunState, seen: rollout.Snapshot) -> Carry | None:
+    def resume(self, state: rollout.RunState, seen: rollout.Snapshot) -> Checkpoint | None:
         """What to go on with; the arguments tell shapes and dtypes. None to begin with the first round."""
 
-    def stopped(self, carry: Carry, *, last: bool) -> None:
+    def stopped(self, carry: Checkpoint, *, last: bool) -> None:
         """Told at every stop, of arrays that are on the device; what it raises ends the simulation."""
 
 
@@ -273,18 +273,20 @@ def simulate(
     clock: Clock,
     marks: np.ndarray,
     progress: Callable[[int], None] = lambda rounds: None,
-    keeper: Keeper | None = None,
+    checkpointer: Checkpointer | None = None,
 ) -> rollout.Snapshot:
     """Snapshots at every mark, stacked on the host along a leading evaluation round axis [E, ...].
 
     All cells share the ``clock``; the last mark is its horizon. Books are [E, cells, seeds, ...], beliefs weighted
     means over seeds, [E, cells, ...]. ``weights`` [seeds] sum to 1 over the seeds that count and are 0 for padding.
-    ``progress`` is told the rounds played since the last stop, ``keeper`` is asked at every one.
+    ``progress`` is told the rounds played since the last stop, ``checkpointer`` is asked at every one.
     """
     clock = jax.tree.map(lambda rounds: np.asarray(rounds, np.int32), clock)
-    carry = keeper.resume(program.state, program.seen) if keeper else None
+    carry = checkpointer.resume(program.state, program.seen) if checkpointer else None
     if carry is None:
-        carry = Carry(rounds=0, state=program.start(*program.placed(worlds, learners, keys), clock.horizon), seen=[])
+        carry = Checkpoint(
+            rounds=0, state=program.start(*program.placed(worlds, learners, keys), clock.horizon), seen=[]
+        )
     elif carry.rounds:
         progress(carry.rounds)
     first, seen, pace = carry.rounds, carry.seen, Pace()
@@ -300,8 +302,8 @@ def simulate(
             pace.took(stop - first, perf_counter() - began)
             progress(stop - first)
             first = stop
-            if keeper:
-                keeper.stopped(Carry(rounds=first, state=state, seen=seen), last=first == marks[-1])
+            if checkpointer:
+                checkpointer.stopped(Checkpoint(rounds=first, state=state, seen=seen), last=first == marks[-1])
     return jax.tree.map(lambda *leaves: np.stack(leaves), *seen)
 
 

@@ -1,6 +1,6 @@
 """Carries on disk: what a chunk of runs is within its horizon, so that a long cell goes on where it was stopped.
 
-``<out>/carries/<item>/<chunk>-<rounds>.npz`` holds the leaves of the state and of the snapshots so far. A manifest of
+``<out>/checkpoints/<item>/<chunk>-<rounds>.npz`` holds the leaves of the state and of the snapshots so far. A manifest of
 the same name, ``.json``, is written after it and says what they are, whose they are, and their SHA-256. Both are
 atomic, the last two are kept, and all of a item's are removed when its cells are stored. Nothing is pickled.
 """
@@ -23,10 +23,10 @@ from jax.tree_util import keystr, tree_flatten_with_path
 
 from experiments import interrupt
 from experiments.config import sources
-from experiments.engine.carry import Carry
+from experiments.engine.checkpoint_state import Checkpoint
 from experiments.results import disk
 
-FOLDER = "carries"
+FOLDER = "checkpoints"
 
 
 DAMAGED = "damaged"  # within it: what could not be read
@@ -58,7 +58,7 @@ def identity(cells: Sequence[str], seeds: np.ndarray) -> dict[str, Any]:
     }
 
 
-def save(folder: Path, identity: dict[str, Any], carry: Carry) -> None:
+def save(folder: Path, identity: dict[str, Any], carry: Checkpoint) -> None:
     """Write a carry and forget all but the last two of the same identity. OSError where it cannot be written."""
     arrays = _named("state", jax.device_get(jax.tree.map(_raw, carry.state)))
     if carry.seen:
@@ -81,12 +81,14 @@ def save(folder: Path, identity: dict[str, Any], carry: Carry) -> None:
     _forget_older(folder, identity)
 
 
-def latest(folder: Path, identity: dict[str, Any], state: Any, seen: Any, tell: Callable[..., None]) -> Carry | None:
+def latest(
+    folder: Path, identity: dict[str, Any], state: Any, seen: Any, tell: Callable[..., None]
+) -> Checkpoint | None:
     """The last carry that is whole; None to begin with the first round.
 
     ``state`` and ``seen`` are pytrees of the shapes and dtypes that are expected. A damaged carry is set aside and told
-    (``tell("carry_damaged", carry=path, error=why)``); one that another program has written, or for other shapes, is
-    left where it is (``tell("carry_ignored", carry=path)``).
+    (``tell("checkpoint_damaged", carry=path, error=why)``); one that another program has written, or for other shapes, is
+    left where it is (``tell("checkpoint_ignored", carry=path)``).
     """
     raw = jax.eval_shape(lambda tree: jax.tree.map(_raw, tree), state)
     for path in _manifests(folder, identity):
@@ -94,15 +96,15 @@ def latest(folder: Path, identity: dict[str, Any], state: Any, seen: Any, tell: 
             manifest, arrays = _read(path)
         except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
             _set_aside(folder, path)
-            tell("carry_damaged", carry=str(path), error=f"{type(error).__name__}: {error}")
+            tell("checkpoint_damaged", carry=str(path), error=f"{type(error).__name__}: {error}")
             continue
         if not _fits(manifest, identity, raw, seen):
-            tell("carry_ignored", carry=str(path))
+            tell("checkpoint_ignored", carry=str(path))
             continue
         known = jax.tree.map(_typed, state, _tree("state", raw, arrays))
         stacked = _tree("seen", seen, arrays) if manifest["eval_rounds"] else None
         marks = [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(manifest["eval_rounds"])]
-        return Carry(rounds=manifest["rounds"], state=known, seen=marks)
+        return Checkpoint(rounds=manifest["rounds"], state=known, seen=marks)
     return None
 
 
@@ -120,7 +122,7 @@ def discard_all(out: Path) -> None:
     shutil.rmtree(out / FOLDER, ignore_errors=True)
 
 
-class Keeper:
+class Checkpointer:
     """Saves the carry of one chunk every so many minutes, and where the study is asked to stop."""
 
     def __init__(
@@ -131,7 +133,7 @@ class Keeper:
         self.saved = monotonic()
         self.warned = False
 
-    def resume(self, state: Any, seen: Any) -> Carry | None:
+    def resume(self, state: Any, seen: Any) -> Checkpoint | None:
         """The chunk's last carry."""
         if self.minutes is None:
             return None
@@ -140,7 +142,7 @@ class Keeper:
             self.tell("resumed", rounds=found.rounds)
         return found
 
-    def stopped(self, carry: Carry, *, last: bool) -> None:
+    def stopped(self, carry: Checkpoint, *, last: bool) -> None:
         """Save if it is time to. Interrupted where the study was asked to stop."""
         asked = interrupt.requested()
         if self.minutes is not None and (asked or (last and self.part) or (not last and self._due(self.minutes))):
@@ -151,14 +153,14 @@ class Keeper:
     def _due(self, minutes: float) -> bool:
         return monotonic() - self.saved >= 60 * minutes
 
-    def _save(self, carry: Carry) -> None:
+    def _save(self, carry: Checkpoint) -> None:
         """A carry that cannot be written costs nothing but itself."""
         self.saved = monotonic()
         try:
             save(self.folder, self.identity, carry)
         except OSError as error:
             if not self.warned:
-                self.tell("carry_failed", error=error.strerror or type(error).__name__)
+                self.tell("checkpoint_failed", error=error.strerror or type(error).__name__)
             self.warned = True
 
 

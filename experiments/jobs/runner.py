@@ -541,17 +541,17 @@ class _Runner:
         real = np.arange(len(chunk.seeds)) < chunk.real_seeds
         weights = np.where(real, 1.0 / self.study.seeds, 0.0)
         per_round = len(chunk.cells) * chunk.real_seeds * hosts.processes()  # as if all were as fast
-        clock, keeper = padded[0].clock, self._keeper(chunk, [cell.id for cell in padded], folder)
+        clock, checkpointer = padded[0].clock, self._checkpointer(chunk, [cell.id for cell in padded], folder)
         seen = batch.simulate(
             *(program, worlds, learners, keys, weights, clock, marks),
             progress=lambda rounds: self.progress.played(rounds * per_round),
-            keeper=keeper,
+            checkpointer=checkpointer,
         )
         books = {name: value for name, value in vars(seen).items() if name not in batch.BELIEFS}
         kept = jax.tree.map(lambda leaf: leaf[:, :, : chunk.real_seeds], books)
         return replace(seen, **kept)
 
-    def _keeper(self, chunk: _Chunk, padded: list[str], folder: Path) -> checkpoint.Keeper:
+    def _checkpointer(self, chunk: _Chunk, padded: list[str], folder: Path) -> checkpoint.Checkpointer:
         name = chunk.cells[0].config.policy.name
 
         def tell(event: str, **fields: Any) -> None:
@@ -562,7 +562,7 @@ class _Runner:
         whole = checkpoint.item_folder(self.folder, [cell.id for cell in chunk.cells]) == folder
         part = not whole or chunk.real_seeds < self.study.seeds
         identity = checkpoint.identity(padded, chunk.seeds)
-        return checkpoint.Keeper(folder, identity, self.study.checkpoint_minutes, part=part, tell=tell)
+        return checkpoint.Checkpointer(folder, identity, self.study.checkpoint_minutes, part=part, tell=tell)
 
 
 class _Programs:

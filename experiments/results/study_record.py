@@ -38,7 +38,7 @@ from experiments.results.leases import LEASES, Leases
 from experiments.results.rebuild import rebuilt
 from experiments.results.study_folder import recorded
 
-_FOLDERS = (CELLS, f"{CELLS}/{DAMAGED}", LEASES, "carries", "figures", JOBS)  # that a study may make
+_FOLDERS = (CELLS, f"{CELLS}/{DAMAGED}", LEASES, "checkpoints", "figures", JOBS)  # that a study may make
 
 
 _FILES = ("results.parquet", "results.csv", "report.html", "tables.md", "tables.tex")  # that it cannot do without

@@ -12,10 +12,10 @@ import pytest
 
 from experiments import interrupt
 from experiments.engine import batch
-from experiments.engine.carry import Carry
+from experiments.engine.checkpoint_state import Checkpoint
 from experiments.engine.rollout import Snapshot
 from experiments.jobs import checkpoint
-from experiments.jobs.checkpoint import Keeper
+from experiments.jobs.checkpoint import Checkpointer
 from tests import worlds
 
 RUNS, HORIZON = 3, 90
@@ -38,15 +38,15 @@ Simulate = Callable[..., Snapshot]
 
 @pytest.fixture(scope="module", params=["fixed", pytest.param("staged", marks=pytest.mark.slow)])
 def simulate(request: pytest.FixtureRequest) -> Simulate:
-    """The same batch, played with any keeper."""
+    """The same batch, played with any checkpointer."""
     routing, deployment, schedule, stages = SETUPS[request.param]
     made = [worlds.world(horizon=HORIZON, budget_per_task=budget, **schedule) for budget in (1e-4, 1e-3)]
     arguments = worlds.arranged(made, worlds.learner(routing, deployment=deployment), RUNS)
     clock = worlds.clock(made[0], HORIZON, stages=stages)
     program, weights = worlds.program(*arguments), np.full(RUNS, 1 / RUNS)
 
-    def play(keeper: Any = None) -> Snapshot:
-        return batch.simulate(program, *arguments, weights, clock, MARKS, keeper=keeper)
+    def play(checkpointer: Any = None) -> Snapshot:
+        return batch.simulate(program, *arguments, weights, clock, MARKS, checkpointer=checkpointer)
 
     return play
 
@@ -93,18 +93,18 @@ def assert_same_bits(left: Any, right: Any) -> None:
         assert np.asarray(mine).tobytes() == np.asarray(other).tobytes()
 
 
-class StopAt(Keeper):
-    """A keeper that saves at every stop, in a process that ends at the first one at or after ``rounds``."""
+class StopAt(Checkpointer):
+    """A checkpointer that saves at every stop, in a process that ends at the first one at or after ``rounds``."""
 
     rounds = HORIZON
 
-    def stopped(self, carry: Carry, *, last: bool) -> None:
+    def stopped(self, carry: Checkpoint, *, last: bool) -> None:
         super().stopped(carry, last=last)
         if carry.rounds >= self.rounds:
             raise Stopped
 
 
-def keeper(folder: Path, tell: Callable[..., None], rounds: int = HORIZON + 1) -> Keeper:
+def checkpointer(folder: Path, tell: Callable[..., None], rounds: int = HORIZON + 1) -> Checkpointer:
     made = StopAt(folder / "item", IDENTITY, 0.0, part=True, tell=tell)
     made.rounds = rounds
     return made
@@ -122,8 +122,8 @@ def test_a_run_that_is_killed_time_and_again_gives_the_same(
     random_stops(monkeypatch, 5)
     for rounds in (1, 15, 20, 33, 70, HORIZON):
         with pytest.raises(Stopped):
-            simulate(keeper(tmp_path, tell, rounds))
-    assert_same_bits(simulate(keeper(tmp_path, tell)), straight)
+            simulate(checkpointer(tmp_path, tell, rounds))
+    assert_same_bits(simulate(checkpointer(tmp_path, tell)), straight)
     resumed = [fields["rounds"] for event, fields in told if event == "resumed"]
     assert len(resumed) == len(told) == 6 and resumed == sorted(resumed) and resumed[-1] == HORIZON
     assert len(list((tmp_path / "item").glob("*.npz"))) == len(list((tmp_path / "item").glob("*.json"))) == 2
@@ -131,7 +131,7 @@ def test_a_run_that_is_killed_time_and_again_gives_the_same(
 
 def test_a_carry_holds_the_checkpoints_so_far(simulate: Simulate, tmp_path: Path, tell: Any) -> None:
     with pytest.raises(Stopped):
-        simulate(keeper(tmp_path, tell, 20))
+        simulate(checkpointer(tmp_path, tell, 20))
     found = checkpoint.latest(tmp_path / "item", IDENTITY, *templates(simulate), tell)
     assert found is not None and found.rounds == 20 and len(found.seen) == 2
 
@@ -140,7 +140,7 @@ def templates(simulate: Simulate) -> tuple[Any, Any]:
     """Shapes and dtypes of the state and of the snapshot."""
     asked: list[Any] = []
 
-    class Asked(Keeper):
+    class Asked(Checkpointer):
         def resume(self, state: Any, seen: Any) -> None:
             asked.extend((state, seen))
             raise Stopped
@@ -153,8 +153,10 @@ def templates(simulate: Simulate) -> tuple[Any, Any]:
 def test_a_request_to_stop_saves_and_interrupts(simulate: Simulate, straight: Snapshot, tmp_path: Path) -> None:
     told: list[Any] = []
 
-    def patient() -> Keeper:
-        return Keeper(tmp_path / "item", IDENTITY, 60.0, part=False, tell=lambda *event, **fields: told.append(event))
+    def patient() -> Checkpointer:
+        return Checkpointer(
+            tmp_path / "item", IDENTITY, 60.0, part=False, tell=lambda *event, **fields: told.append(event)
+        )
 
     interrupt.request()
     with pytest.raises(interrupt.Interrupted):
@@ -167,7 +169,7 @@ def test_a_request_to_stop_saves_and_interrupts(simulate: Simulate, straight: Sn
 
 def test_nothing_is_saved_where_it_is_switched_off_or_not_yet_time(simulate: Simulate, tmp_path: Path) -> None:
     for minutes in (None, 60.0):
-        simulate(Keeper(tmp_path / "item", IDENTITY, minutes, part=False, tell=print))
+        simulate(Checkpointer(tmp_path / "item", IDENTITY, minutes, part=False, tell=print))
     assert not list(tmp_path.iterdir())
 
 
@@ -175,8 +177,8 @@ def test_a_carry_that_cannot_be_written_is_told_once_and_costs_nothing(
     simulate: Simulate, straight: Snapshot, tmp_path: Path, tell: Any, told: list[Any]
 ) -> None:
     (tmp_path / "item").write_text("not a folder")
-    assert_same_bits(simulate(keeper(tmp_path, tell)), straight)
-    assert [event for event, _ in told] == ["carry_failed"]
+    assert_same_bits(simulate(checkpointer(tmp_path, tell)), straight)
+    assert [event for event, _ in told] == ["checkpoint_failed"]
 
 
 # Files.
@@ -192,10 +194,10 @@ def state(rounds: int) -> dict[str, jax.Array]:
 
 def save(folder: Path, rounds: int, identity: dict[str, Any] = IDENTITY) -> None:
     seen = [{"mean": np.array([mark, rounds])} for mark in range(2)]
-    checkpoint.save(folder / "item", identity, Carry(rounds=rounds, state=state(rounds), seen=seen))
+    checkpoint.save(folder / "item", identity, Checkpoint(rounds=rounds, state=state(rounds), seen=seen))
 
 
-def latest(folder: Path, tell: Any, identity: dict[str, Any] = IDENTITY, like: Any = None) -> Carry | None:
+def latest(folder: Path, tell: Any, identity: dict[str, Any] = IDENTITY, like: Any = None) -> Checkpoint | None:
     shapes = jax.eval_shape(lambda: state(0)) if like is None else like
     return checkpoint.latest(folder / "item", identity, shapes, SEEN | {"mean": np.zeros(2, int)}, tell)
 
@@ -247,7 +249,7 @@ def test_a_damaged_carry_is_set_aside_for_the_one_before(
     found = latest(tmp_path, tell)
     assert found is not None and found.rounds == 5
     ((event, fields),) = told
-    assert event == "carry_damaged" and fields["carry"] == str(newest) and fields["error"]
+    assert event == "checkpoint_damaged" and fields["carry"] == str(newest) and fields["error"]
     assert len(files(tmp_path, ".json")) == len(files(tmp_path, ".npz")) == 1
     aside = {path.suffix for path in (tmp_path / checkpoint.DAMAGED).iterdir()}
     assert aside == ({".json"} if damage == "lost arrays" else {".json", ".npz"})
@@ -273,7 +275,7 @@ def test_another_program_s_carry_is_ignored_and_kept(tmp_path: Path, tell: Any, 
     save(tmp_path, 7)
     newer = {**IDENTITY, "jax": "2"}
     assert latest(tmp_path, tell, newer) is None
-    assert [event for event, _ in told] == ["carry_ignored"]
+    assert [event for event, _ in told] == ["checkpoint_ignored"]
     for rounds in (3, 4, 5):
         save(tmp_path, rounds, newer)
     for identity, rounds in ((newer, 5), (IDENTITY, 7)):
@@ -284,13 +286,13 @@ def test_another_program_s_carry_is_ignored_and_kept(tmp_path: Path, tell: Any, 
     path = files(tmp_path, ".json")[-1]
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
     assert latest(tmp_path, tell) is None
-    assert {event for event, _ in told} == {"carry_ignored"} and len(files(tmp_path, ".json")) == 3
+    assert {event for event, _ in told} == {"checkpoint_ignored"} and len(files(tmp_path, ".json")) == 3
 
 
 def test_carries_go_when_their_cells_are_stored(tmp_path: Path) -> None:
     for cells in (["a"], ["b"]):
         folder = checkpoint.item_folder(tmp_path, cells)
-        checkpoint.save(folder, IDENTITY, Carry(rounds=1, state=state(1), seen=[]))
+        checkpoint.save(folder, IDENTITY, Checkpoint(rounds=1, state=state(1), seen=[]))
     checkpoint.discard(tmp_path, ["a"])
     assert list((tmp_path / checkpoint.FOLDER).iterdir()) == [checkpoint.item_folder(tmp_path, ["b"])]
     checkpoint.discard(tmp_path, ["b"])

@@ -5,7 +5,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
-class Carry:
+class Checkpoint:
     """A chunk of runs between two rounds."""
 
     rounds: int  # played
