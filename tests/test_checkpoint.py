@@ -1,4 +1,4 @@
-"""Saved carries: where a run is stopped, saved, damaged or gone on with leaves no trace in what it gives."""
+"""Saved checkpoints: where a run is stopped, saved, damaged or gone on with leaves no trace in what it gives."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -98,9 +98,9 @@ class StopAt(Checkpointer):
 
     rounds = HORIZON
 
-    def stopped(self, carry: Checkpoint, *, last: bool) -> None:
-        super().stopped(carry, last=last)
-        if carry.rounds >= self.rounds:
+    def stopped(self, checkpoint: Checkpoint, *, last: bool) -> None:
+        super().stopped(checkpoint, last=last)
+        if checkpoint.rounds >= self.rounds:
             raise Stopped
 
 
@@ -249,7 +249,7 @@ def test_a_damaged_carry_is_set_aside_for_the_one_before(
     found = latest(tmp_path, tell)
     assert found is not None and found.rounds == 5
     ((event, fields),) = told
-    assert event == "checkpoint_damaged" and fields["carry"] == str(newest) and fields["error"]
+    assert event == "checkpoint_damaged" and fields["checkpoint"] == str(newest) and fields["error"]
     assert len(files(tmp_path, ".json")) == len(files(tmp_path, ".npz")) == 1
     aside = {path.suffix for path in (tmp_path / checkpoint.DAMAGED).iterdir()}
     assert aside == ({".json"} if damage == "lost arrays" else {".json", ".npz"})

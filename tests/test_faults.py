@@ -226,10 +226,10 @@ def test_a_cell_that_cannot_be_written_goes_on_from_its_carry(
     with monkeypatch.context() as patched:
         patched.setattr(cell_file, "write_cell", full)
         assert call(*command).code == 1
-    assert list((call.folder / "out/carries").glob("*/*.json"))
+    assert list((call.folder / "out/checkpoints").glob("*/*.json"))
     call.done(*command)
     assert "resumed" in {event["event"] for event in events(call.folder / "out")}
-    assert not (call.folder / "out/carries").exists()
+    assert not (call.folder / "out/checkpoints").exists()
 
 
 def full(*_: Any) -> None:

@@ -39,12 +39,12 @@ _KEPT = 2
 
 
 def item_folder(out: Path, cells: Sequence[str]) -> Path:
-    """Where the carries of a item of cells lie, given the cells' ids."""
+    """Where the checkpoints of a item of cells lie, given the cells' ids."""
     return out / FOLDER / _digest(list(cells))
 
 
 def identity(cells: Sequence[str], seeds: np.ndarray) -> dict[str, Any]:
-    """Whose a carry is and what computed it: it is gone on with only by the very same.
+    """Whose a checkpoint is and what computed it: it is gone on with only by the very same.
 
     ``cells`` are the ids of a batch's cells, padding included; ``seeds`` are those of its runs.
     """
@@ -54,28 +54,28 @@ def identity(cells: Sequence[str], seeds: np.ndarray) -> dict[str, Any]:
         "backend": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
-        "program": sources.everything(),  # a carry means nothing to another one
+        "program": sources.everything(),  # a checkpoint means nothing to another one
     }
 
 
-def save(folder: Path, identity: dict[str, Any], carry: Checkpoint) -> None:
-    """Write a carry and forget all but the last two of the same identity. OSError where it cannot be written."""
-    arrays = _named("state", jax.device_get(jax.tree.map(_raw, carry.state)))
-    if carry.seen:
-        arrays |= _named("seen", jax.tree.map(lambda *leaves: np.stack(leaves), *carry.seen))
+def save(folder: Path, identity: dict[str, Any], checkpoint: Checkpoint) -> None:
+    """Write a checkpoint and forget all but the last two of the same identity. OSError where it cannot be written."""
+    arrays = _named("state", jax.device_get(jax.tree.map(_raw, checkpoint.state)))
+    if checkpoint.seen:
+        arrays |= _named("seen", jax.tree.map(lambda *leaves: np.stack(leaves), *checkpoint.seen))
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     content = buffer.getvalue()
     manifest = {
         "format": FORMAT,
-        "rounds": carry.rounds,
-        "eval_rounds": len(carry.seen),
+        "rounds": checkpoint.rounds,
+        "eval_rounds": len(checkpoint.seen),
         "identity": identity,
         "leaves": _described(arrays),
     }
     manifest["sha256"] = _checksum(manifest, content)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{_chunk(identity)}-{carry.rounds:012d}.json"
+    path = folder / f"{_chunk(identity)}-{checkpoint.rounds:012d}.json"
     disk.write_atomically(path.with_suffix(".npz"), content)
     disk.write_atomically(path, json.dumps(manifest).encode())
     _forget_older(folder, identity)
@@ -84,11 +84,11 @@ def save(folder: Path, identity: dict[str, Any], carry: Checkpoint) -> None:
 def latest(
     folder: Path, identity: dict[str, Any], state: Any, seen: Any, tell: Callable[..., None]
 ) -> Checkpoint | None:
-    """The last carry that is whole; None to begin with the first round.
+    """The last checkpoint that is whole; None to begin with the first round.
 
-    ``state`` and ``seen`` are pytrees of the shapes and dtypes that are expected. A damaged carry is set aside and told
-    (``tell("checkpoint_damaged", carry=path, error=why)``); one that another program has written, or for other shapes, is
-    left where it is (``tell("checkpoint_ignored", carry=path)``).
+    ``state`` and ``seen`` are pytrees of the shapes and dtypes that are expected. A damaged checkpoint is set aside and told
+    (``tell("checkpoint_damaged", checkpoint=path, error=why)``); one that another program has written, or for other shapes, is
+    left where it is (``tell("checkpoint_ignored", checkpoint=path)``).
     """
     raw = jax.eval_shape(lambda tree: jax.tree.map(_raw, tree), state)
     for path in _manifests(folder, identity):
@@ -96,10 +96,10 @@ def latest(
             manifest, arrays = _read(path)
         except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
             _set_aside(folder, path)
-            tell("checkpoint_damaged", carry=str(path), error=f"{type(error).__name__}: {error}")
+            tell("checkpoint_damaged", checkpoint=str(path), error=f"{type(error).__name__}: {error}")
             continue
         if not _fits(manifest, identity, raw, seen):
-            tell("checkpoint_ignored", carry=str(path))
+            tell("checkpoint_ignored", checkpoint=str(path))
             continue
         known = jax.tree.map(_typed, state, _tree("state", raw, arrays))
         stacked = _tree("seen", seen, arrays) if manifest["eval_rounds"] else None
@@ -109,7 +109,7 @@ def latest(
 
 
 def discard(out: Path, cells: Sequence[str]) -> None:
-    """Remove the carries of a item of cells, which is stored."""
+    """Remove the checkpoints of a item of cells, which is stored."""
     folder = item_folder(out, cells)
     if folder.is_dir():
         shutil.rmtree(folder, ignore_errors=True)
@@ -118,12 +118,12 @@ def discard(out: Path, cells: Sequence[str]) -> None:
 
 
 def discard_all(out: Path) -> None:
-    """Remove all carries of a folder, whose cells are to be made anew."""
+    """Remove all checkpoints of a folder, whose cells are to be made anew."""
     shutil.rmtree(out / FOLDER, ignore_errors=True)
 
 
 class Checkpointer:
-    """Saves the carry of one chunk every so many minutes, and where the study is asked to stop."""
+    """Saves the checkpoint of one chunk every so many minutes, and where the study is asked to stop."""
 
     def __init__(
         self, folder: Path, identity: dict[str, Any], minutes: float | None, *, part: bool, tell: Callable[..., None]
@@ -134,7 +134,7 @@ class Checkpointer:
         self.warned = False
 
     def resume(self, state: Any, seen: Any) -> Checkpoint | None:
-        """The chunk's last carry."""
+        """The chunk's last checkpoint."""
         if self.minutes is None:
             return None
         found = latest(self.folder, self.identity, state, seen, self.tell)
@@ -142,22 +142,22 @@ class Checkpointer:
             self.tell("resumed", rounds=found.rounds)
         return found
 
-    def stopped(self, carry: Checkpoint, *, last: bool) -> None:
+    def stopped(self, checkpoint: Checkpoint, *, last: bool) -> None:
         """Save if it is time to. Interrupted where the study was asked to stop."""
         asked = interrupt.requested()
         if self.minutes is not None and (asked or (last and self.part) or (not last and self._due(self.minutes))):
-            self._save(carry)
+            self._save(checkpoint)
         if asked:
             raise interrupt.Interrupted
 
     def _due(self, minutes: float) -> bool:
         return monotonic() - self.saved >= 60 * minutes
 
-    def _save(self, carry: Checkpoint) -> None:
-        """A carry that cannot be written costs nothing but itself."""
+    def _save(self, checkpoint: Checkpoint) -> None:
+        """A checkpoint that cannot be written costs nothing but itself."""
         self.saved = monotonic()
         try:
-            save(self.folder, self.identity, carry)
+            save(self.folder, self.identity, checkpoint)
         except OSError as error:
             if not self.warned:
                 self.tell("checkpoint_failed", error=error.strerror or type(error).__name__)
@@ -193,7 +193,7 @@ def _described(arrays: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fits(manifest: dict[str, Any], identity: dict[str, Any], state: Any, seen: Any) -> bool:
-    """Whether a carry is this chunk's, from this very program, and of these shapes."""
+    """Whether a checkpoint is this chunk's, from this very program, and of these shapes."""
     if (manifest["format"], manifest["identity"]) != (FORMAT, identity):
         return False
     expected = _described(_named("state", state))
@@ -203,7 +203,7 @@ def _fits(manifest: dict[str, Any], identity: dict[str, Any], state: Any, seen: 
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """A carry's manifest and arrays; the arrays of another format are not looked at."""
+    """A checkpoint's manifest and arrays; the arrays of another format are not looked at."""
     manifest = _read_manifest(path)
     if manifest["format"] != FORMAT:
         return manifest, {}
@@ -244,7 +244,7 @@ def _forget_older(folder: Path, identity: dict[str, Any]) -> None:
 
 
 def _set_aside(folder: Path, path: Path) -> None:
-    """Move a carry to where nobody looks for one, under a name that is free."""
+    """Move a checkpoint to where nobody looks for one, under a name that is free."""
     damaged = folder.parent / DAMAGED
     number = len(list(damaged.glob(f"{path.stem}.*.json")))
     for part in (path, path.with_suffix(".npz")):

@@ -158,7 +158,7 @@ def _run(
 
 
 def begin_redo(planned: list[Cell], folder: Path, leases: Leases) -> None:
-    """Have all of these cells made anew, unless that was begun already. Saved carries are forgotten."""
+    """Have all of these cells made anew, unless that was begun already. Saved checkpoints are forgotten."""
     if overwrite.begin_redo(folder, [cell.id for cell in planned], leases):
         checkpoint.discard_all(folder)
 
@@ -557,7 +557,9 @@ class _Runner:
         def tell(event: str, **fields: Any) -> None:
             self.log.write(event, policy=name, cells=[cell.id for cell in chunk.cells], **fields)
             if "error" in fields:
-                self.progress.note(f"{name}: {event.replace('_', ' ')}: {fields.get('carry', '')} {fields['error']}")
+                self.progress.note(
+                    f"{name}: {event.replace('_', ' ')}: {fields.get('checkpoint', '')} {fields['error']}"
+                )
 
         whole = checkpoint.item_folder(self.folder, [cell.id for cell in chunk.cells]) == folder
         part = not whole or chunk.real_seeds < self.study.seeds
