@@ -76,14 +76,14 @@ def random_stops(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     """Stops anywhere, in place of those that the machine's speed would give."""
     draw = np.random.default_rng(seed)
 
-    class Restless(batch.Pace):
+    class Restless(batch.StepBudget):
         def __init__(self) -> None:
             self.took(0, 0.0)
 
         def took(self, rounds: int, seconds: float) -> None:
             self.rounds = int(draw.integers(1, 12))
 
-    monkeypatch.setattr(batch, "Pace", Restless)
+    monkeypatch.setattr(batch, "StepBudget", Restless)
 
 
 def assert_same_bits(left: Any, right: Any) -> None:
@@ -140,13 +140,13 @@ def templates(simulate: Simulate) -> tuple[Any, Any]:
     """Shapes and dtypes of the state and of the snapshot."""
     asked: list[Any] = []
 
-    class Asked(Checkpointer):
+    class LaunchRequest(Checkpointer):
         def resume(self, state: Any, seen: Any) -> None:
             asked.extend((state, seen))
             raise Stopped
 
     with pytest.raises(Stopped):
-        simulate(Asked(Path(), IDENTITY, None, part=False, tell=print))
+        simulate(LaunchRequest(Path(), IDENTITY, None, part=False, tell=print))
     return asked[0], asked[1]
 
 

@@ -221,7 +221,7 @@ def test_a_report_that_cannot_be_written_leaves_the_cells(call: CommandLine, mon
 def test_a_cell_that_cannot_be_written_goes_on_from_its_carry(
     call: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch.Pace, "took", lambda pace, *_: vars(pace).update(rounds=64))
+    monkeypatch.setattr(batch.StepBudget, "took", lambda pace, *_: vars(pace).update(rounds=64))
     command = ("horizon=1000", "checkpoint_minutes=0", "out=out")
     with monkeypatch.context() as patched:
         patched.setattr(cell_file, "write_cell", full)

@@ -19,7 +19,7 @@ TWO_DEVICES = 'import os; os.environ["XLA_FLAGS"] += " --xla_force_host_platform
 SLOWLY = """
 from experiments.engine import batch
 import time
-batch.Pace.took = lambda pace, *_: vars(pace).update(rounds=64, slept=time.sleep(0.1))
+batch.StepBudget.took = lambda pace, *_: vars(pace).update(rounds=64, slept=time.sleep(0.1))
 """
 BROKEN = "from experiments.engine import batch; batch.simulate = lambda *_, **__: 1 / 0;"
 REFUSING = """

@@ -252,7 +252,7 @@ class Checkpointer(Protocol):
         """Told at every stop, of arrays that are on the device; what it raises ends the simulation."""
 
 
-class Pace:
+class StepBudget:
     """How many rounds to play to the next stop, from how long the last ones took."""
 
     def __init__(self) -> None:
@@ -289,7 +289,7 @@ def simulate(
         )
     elif carry.rounds:
         progress(carry.rounds)
-    first, seen, pace = carry.rounds, carry.seen, Pace()
+    first, seen, pace = carry.rounds, carry.seen, StepBudget()
     *fixed, state, clock = program.placed(worlds, learners, keys, carry.state, clock)
     del carry  # its state is given away below
     for mark in marks[len(seen) :]:

@@ -38,7 +38,7 @@ class LostJobError(RuntimeError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class LaunchRequest:
     """What a command with ``-m`` asks for."""
 
     arguments: list[str]  # its overrides
@@ -57,7 +57,7 @@ def is_asked_for(arguments: Sequence[str]) -> bool:
     return False
 
 
-def read(arguments: Sequence[str]) -> Asked:
+def read(arguments: Sequence[str]) -> LaunchRequest:
     """Understand the arguments of a command with ``-m``; InputError where they ask for what it does not do."""
     own = [argument for argument in arguments if argument not in (*FLAGS, "hydra.mode=MULTIRUN")]
     flags = [argument for argument in own if argument.startswith("-")]
@@ -78,7 +78,7 @@ def read(arguments: Sequence[str]) -> Asked:
     launchers = [_said(override).partition("=")[2] for override in parsed if _key(override) == "hydra/launcher"]
     with hydra.initialize_config_module("conf", version_base="1.3"):
         plain = OmegaConf.to_container(hydra.compose("config", overrides=common), resolve=True)
-    asked = Asked(
+    asked = LaunchRequest(
         arguments=own,
         launcher=launchers[-1] if launchers else "basic",
         shards=shards,
@@ -117,7 +117,7 @@ def _listed(override: Override) -> list[str]:
     return values
 
 
-def completed(asked: Asked, folder: Path) -> list[str]:
+def completed(asked: LaunchRequest, folder: Path) -> list[str]:
     """The arguments for Hydra: all jobs work in this absolute folder, and what is said about them lies in it, too."""
     if asked.launcher == _SLURM and "%" in str(folder):
         raise InputError(f"out: {folder} has a % in it, which SLURM reads as a pattern; give another folder")
