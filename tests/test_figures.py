@@ -18,7 +18,7 @@ from matplotlib.text import Text
 
 from experiments.report.figures import gallery
 from experiments.report.figures import style as figure_style
-from experiments.report.figures.style import NothingToDrawError, apart, line_styles, log_spaced, short_names
+from experiments.report.figures.style import NothingToDrawError, line_styles, log_spaced, short_names, thin_ticks
 from experiments.report.figures.views import interval_share
 from experiments.report.scaling import mean_interval
 from experiments.report.summary import label_cells, stage_starts
@@ -486,9 +486,9 @@ def test_each_setting_has_its_own_files() -> None:
 
 
 def test_tick_labels_keep_apart() -> None:
-    assert apart([1, 10, 11, 100, 1000], logarithmic=True) == [1, 11, 100, 1000]
-    assert apart([1, 2, 50, 99, 100], logarithmic=False) == [2, 50, 100]
-    assert apart([7], logarithmic=True) == [7]
+    assert thin_ticks([1, 10, 11, 100, 1000], logarithmic=True) == [1, 11, 100, 1000]
+    assert thin_ticks([1, 2, 50, 99, 100], logarithmic=False) == [2, 50, 100]
+    assert thin_ticks([7], logarithmic=True) == [7]
 
 
 @pytest.mark.parametrize("points", [[1, 10, 100, 1000], [1, 2, 4, 9, 20, 45, 100]])

@@ -19,7 +19,7 @@ from experiments.config.study import study_from
 from experiments.config.texts import readable, text
 from experiments.report import html_report
 from experiments.report.figures import gallery
-from experiments.report.figures.style import finish, house_style, panel_grid, short_names
+from experiments.report.figures.style import add_title, house_style, panel_grid, short_names
 from experiments.report.summary import summarise
 from experiments.results import layout, tables
 from experiments.results.events import EventLog
@@ -274,7 +274,7 @@ def test_figures_lie_in_their_folder_whatever_settings_are_called(tmp_path: Path
 def test_long_settings_are_wrapped_before_they_are_escaped() -> None:
     with house_style():
         figure, _ = panel_grid(1, 1)
-        finish(figure, "$" * 400, "title", [])
+        add_title(figure, "$" * 400, "title", [])
         figure.draw_without_rendering()
     assert figure.get_suptitle().count(r"\$") == 400
 

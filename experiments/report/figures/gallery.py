@@ -42,13 +42,11 @@ from experiments.report.figures.style import (
     NothingToDrawError,
     add_legend,
     add_line_legend,
-    apart,
-    badness,
+    add_title,
     bar_handle,
     compact_count,
     draw_band,
     draw_point,
-    finish,
     focus_note,
     house_style,
     interval_note,
@@ -56,11 +54,13 @@ from experiments.report.figures.style import (
     line_styles,
     log_spaced,
     panel_grid,
+    rank_score,
     safe_text,
     scale_rounds,
+    shared_y_scale,
     short_names,
     spread,
-    tame,
+    thin_ticks,
 )
 from experiments.report.figures.views import (
     MAX_PANELS,
@@ -316,13 +316,13 @@ def _regret_by_round(view: View) -> Figure:
             if row == 0:
                 axes.set_title(spell_budget(budget))
         grid[row, 0].set_ylabel(text)
-        tame(list(grid[row]))
+        shared_y_scale(list(grid[row]))
     for axes in grid[-1]:
         axes.set_xlabel("Rounds")
     add_line_legend(figure, styles)
     scale = "Vertical axes with powers of ten are linear between -1 and 1 task."
     notes = [interval_note(drawn), scale, _violation_note(drawn), budget_note(view, budgets), focus_note(styles)]
-    return finish(figure, view.setting, f"{_headline(metrics)} over {view.horizon:,} rounds", notes)
+    return add_title(figure, view.setting, f"{_headline(metrics)} over {view.horizon:,} rounds", notes)
 
 
 def _reward_by_budget(view: View) -> Figure:
@@ -338,7 +338,7 @@ def _reward_by_budget(view: View) -> Figure:
         for axes, (metric, text) in zip(grid[0], metrics, strict=True):
             _by_policy(axes, rows[0], metric, text)
         title = f"{_headline(metrics)} {at_budget(view.budget)}, {view.horizon:,} rounds"
-        return finish(figure, view.setting, title, notes)
+        return add_title(figure, view.setting, title, notes)
     legend = legend_width([style.text for style in styles])
     figure, grid = panel_grid(1, len(metrics), width=3.0, height=2.4, legend=legend)
     for axes, (metric, text) in zip(grid[0], metrics, strict=True):
@@ -346,7 +346,7 @@ def _reward_by_budget(view: View) -> Figure:
         axes.set_ylabel(text)
     add_line_legend(figure, styles)
     missing = "Cells without a budget are not drawn." if None in view.budgets else ""
-    return finish(
+    return add_title(
         figure,
         view.setting,
         f"{_headline(metrics)} against the budget, {view.horizon:,} rounds",
@@ -385,7 +385,7 @@ def _by_budget(axes: Axes, view: View, metric: str) -> None:
     """A line a policy over the budgets at the longest horizon."""
     budgets = [budget for budget in view.budgets if budget is not None]
     logarithmic = budgets[0] > 0 and budgets[-1] / budgets[0] >= 6
-    ticks = apart(budgets, logarithmic=logarithmic)
+    ticks = thin_ticks(budgets, logarithmic=logarithmic)
     _lines(axes, view, metric, {budget: (budget, view.horizon) for budget in budgets}, logarithmic=logarithmic)
     axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
     axes.set_xlabel("Budget (USD a task)")
@@ -393,7 +393,7 @@ def _by_budget(axes: Axes, view: View, metric: str) -> None:
 
 def _by_horizon(axes: Axes, view: View, metric: str) -> None:
     """A line a policy over the horizons at the middle budget."""
-    ticks = apart(view.horizons, logarithmic=True, gap=0.15)
+    ticks = thin_ticks(view.horizons, logarithmic=True, gap=0.15)
     _lines(axes, view, metric, {horizon: (view.budget, horizon) for horizon in view.horizons}, logarithmic=True)
     axes.set_xticks(ticks, [compact_count(round(tick)) for tick in ticks])
     axes.set_xlabel("Horizon (rounds)")
@@ -444,7 +444,7 @@ def _spend(view: View) -> Figure:
         axes.set_title(title)
     grid[0, 0].set_ylabel("Spent, share of the budget")
     add_line_legend(figure, styles)
-    return finish(figure, view.setting, "Money spent", [interval_note(limited), focus_note(styles)])
+    return add_title(figure, view.setting, "Money spent", [interval_note(limited), focus_note(styles)])
 
 
 def _demand_forecast(view: View) -> Figure:
@@ -474,7 +474,7 @@ def _demand_forecast(view: View) -> Figure:
         f"First policy of the study with each forecaster, {at_budget(view.budget)}.",
         dropped,
     ]
-    return finish(figure, view.setting, f"Demand and its forecast over {view.horizon:,} rounds", notes)
+    return add_title(figure, view.setting, f"Demand and its forecast over {view.horizon:,} rounds", notes)
 
 
 def _one_a_forecaster(view: View) -> dict[str, CellResult]:
@@ -547,7 +547,7 @@ def _traffic_areas(view: View) -> Figure:
         f"Own area: the {MAX_MODELS} models that serve most." if len(models) > len(chosen) else "",
         focus_note(list(view.styles.values()), "Shown"),
     ]
-    return finish(figure, view.setting, f"Which model served when, {view.horizon:,} rounds", notes)
+    return add_title(figure, view.setting, f"Which model served when, {view.horizon:,} rounds", notes)
 
 
 def _traffic_grid(count: int, legend: float) -> tuple[Figure, list[tuple[Axes, Axes]]]:
@@ -632,7 +632,7 @@ def _beliefs(view: View) -> Figure:
     ]
     if not learners:
         raise NothingToDrawError("no learning policy holds confidence intervals")
-    shown = sorted(learners, key=lambda pair: badness(pair[1]))[:MAX_LEARNERS]
+    shown = sorted(learners, key=lambda pair: rank_score(pair[1]))[:MAX_LEARNERS]
     first = shown[0][1]
     served: np.ndarray = np.max([cell.share[-1] for _, cell in shown] + [first.benchmark_share], axis=0)
     models = sorted(np.argsort(-served, kind="stable")[:MAX_BELIEFS].tolist())
@@ -659,7 +659,7 @@ def _beliefs(view: View) -> Figure:
         few,
         best,
     ]
-    return finish(figure, view.setting, f"What the learner believes after {view.horizon:,} rounds", notes)
+    return add_title(figure, view.setting, f"What the learner believes after {view.horizon:,} rounds", notes)
 
 
 def _belief_panel(

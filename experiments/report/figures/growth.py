@@ -24,9 +24,8 @@ from experiments.report.figures.style import (
     _mean,
     add_legend,
     add_line_legend,
-    apart,
+    add_title,
     compact_count,
-    finish,
     focus_note,
     interval_note,
     legend_width,
@@ -34,6 +33,7 @@ from experiments.report.figures.style import (
     line_styles,
     panel_grid,
     spread,
+    thin_ticks,
 )
 from experiments.report.figures.views import (
     MAX_PANELS,
@@ -92,14 +92,14 @@ def draw_regret_by_horizon(view: View) -> Figure:
         budget_note(view, budgets),
         focus_note(list(view.styles.values())),
     ]
-    return finish(figure, view.setting, "Growth with the horizon", notes)
+    return add_title(figure, view.setting, "Growth with the horizon", notes)
 
 
 def _growth_panel(axes: Axes, view: View, budget: float | None, metric: str) -> None:
     """One budget: points, fits, theory lines, and the slopes beneath."""
     axes.set_xscale("log")
     axes.set_yscale("log")
-    ticks = apart(view.horizons, logarithmic=True, gap=0.15)
+    ticks = thin_ticks(view.horizons, logarithmic=True, gap=0.15)
     axes.set_xticks(ticks, [compact_count(round(tick)) for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_minor_locator(NullLocator())
@@ -260,7 +260,7 @@ def draw_stage_count(view: StageView) -> Figure:
         f"{len(budgets)} of {len(known)} budgets." if len(budgets) < len(known) else "",
         focus_note(styles),
     ]
-    return finish(figure, view.setting, "Regret by number of stages", notes)
+    return add_title(figure, view.setting, "Regret by number of stages", notes)
 
 
 def _stage_panel(axes: Axes, view: StageView, budget: float | None) -> None:
@@ -273,7 +273,7 @@ def _stage_panel(axes: Axes, view: StageView, budget: float | None) -> None:
         if (cells := view.table.get((line, budget), ()))
     ]
     counts = sorted({int(cell.description["stages"]) for _, group in groups for cell in group.cells})
-    ticks = apart(counts, logarithmic=True, gap=0.12)
+    ticks = thin_ticks(counts, logarithmic=True, gap=0.12)
     axes.set_xticks(ticks, [compact_count(round(tick)) for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
     floor = _growth_limits(axes, groups, "regret")

@@ -10,8 +10,8 @@ from experiments.report.figures.style import (
     LineStyle,
     NothingToDrawError,
     add_line_legend,
+    add_title,
     draw_band,
-    finish,
     interval_note,
     legend_width,
     panel_grid,
@@ -54,7 +54,7 @@ def draw_published(view: View) -> Figure:
         interval_note([cell for _, cell in row]),
         "Crosses: published end points, in both panels of regret, as the publication does not name its benchmark.",
     ]
-    return finish(figure, view.setting, "Beside published end points", notes)
+    return add_title(figure, view.setting, "Beside published end points", notes)
 
 
 def _draw(axes: Axes, style: LineStyle, cell: CellResult, quantity: str | None, curves: np.ndarray | None) -> None:

@@ -24,7 +24,7 @@ from experiments.report.figures.style import (
     LineStyle,
     NothingToDrawError,
     add_legend,
-    finish,
+    add_title,
     focus_note,
     interval_note,
     panel_grid,
@@ -80,7 +80,7 @@ def draw_traffic_maps(view: View, row: Sequence[tuple[LineStyle, CellResult]]) -
         f"{len(rows)} of {len(first.models)} models: the largest shares." if len(rows) < len(first.models) else "",
         focus_note(list(view.styles.values()), "Shown"),
     ]
-    return finish(figure, view.setting, f"Which model served when, {view.horizon:,} rounds", notes)
+    return add_title(figure, view.setting, f"Which model served when, {view.horizon:,} rounds", notes)
 
 
 def draw_deployment(view: View) -> Figure:
@@ -101,7 +101,7 @@ def draw_deployment(view: View) -> Figure:
         f"{len(rows)} of {len(first.models)} models: those live most." if len(rows) < len(first.models) else "",
         focus_note(list(view.styles.values()), "Shown"),
     ]
-    return finish(figure, view.setting, f"Which model is live when, {view.horizon:,} rounds", notes)
+    return add_title(figure, view.setting, f"Which model is live when, {view.horizon:,} rounds", notes)
 
 
 def _draw_maps(maps: Sequence[_Map], text: str, *, ticks: bool = False) -> tuple[Figure, list[int]]:
@@ -228,7 +228,7 @@ def draw_decomposition(view: View) -> Figure:
         rule,
         focus_note(list(view.styles.values()), "Shown"),
     ]
-    return finish(figure, view.setting, "Where regret comes from", notes)
+    return add_title(figure, view.setting, "Where regret comes from", notes)
 
 
 def _decomposition_panels(view: View) -> tuple[list[tuple[str, list[tuple[LineStyle, CellResult]]]], str]:

@@ -81,7 +81,7 @@ def line_styles(cells: Sequence[CellResult], labels: Sequence[Label]) -> dict[st
     scores: dict[str, list[float]] = {}
     clairvoyant: dict[str, bool] = {}
     for cell, label in zip(cells, labels, strict=True):
-        scores.setdefault(label.line, []).append(badness(cell))
+        scores.setdefault(label.line, []).append(rank_score(cell))
         clairvoyant[label.line] = bool(cell.description.get("clairvoyant"))
     learners = [line for line in scores if not clairvoyant[line]]
     best = set(sorted(learners, key=lambda line: _mean(scores[line]))[:MAX_LINES])
@@ -119,7 +119,7 @@ def house_style() -> Iterator[None]:
         yield
 
 
-def badness(cell: CellResult) -> float:
+def rank_score(cell: CellResult) -> float:
     """Regret plus violation per task: small is good."""
     total = 0.0
     demand = metric_values(cell, "demand")
@@ -172,7 +172,7 @@ def spread(values: Sequence[Any], count: int) -> list[Any]:
     return [values[round(position)] for position in np.linspace(0, len(values) - 1, count)]
 
 
-def apart(values: Sequence[float], *, logarithmic: bool, gap: float = 0.2) -> list[float]:
+def thin_ticks(values: Sequence[float], *, logarithmic: bool, gap: float = 0.2) -> list[float]:
     """Those of some increasing values whose tick labels do not touch: each ``gap`` of the axis from the one before."""
     places = [math.log(value) if logarithmic else value for value in values]
     kept = [len(values) - 1]
@@ -214,7 +214,7 @@ def panel_grid(
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def finish(figure: Figure, setting: str, title: str, notes: Sequence[str]) -> Figure:
+def add_title(figure: Figure, setting: str, title: str, notes: Sequence[str]) -> Figure:
     """Title above, footnote below."""
     width = figure.get_size_inches()[0]
     where = "".join(f"\n{safe_text(line)}" for line in textwrap.wrap(setting, int(width * 14)))
@@ -297,7 +297,7 @@ def draw_band(axes: Axes, cell: CellResult, metric: str, curves: np.ndarray, sty
         axes.fill_between(rounds[marks], low, high, color=style.colour, alpha=0.18, linewidth=0, zorder=order - 0.5)
 
 
-def tame(row: Sequence[Axes]) -> None:
+def shared_y_scale(row: Sequence[Axes]) -> None:
     """Share a vertical range; logarithmic beyond one task either way where it spans much more than that."""
     low = min(0.0, *(float(axes.dataLim.y0) for axes in row))
     high = max(1e-9, *(float(axes.dataLim.y1) for axes in row))
