@@ -13,7 +13,7 @@ from bandits.solvers import lp
 from envs import ledger
 from envs.keys import uniforms
 from experiments.engine import rollout
-from experiments.engine.vectorize import lanes_last
+from experiments.engine.vectorize import vmap_last
 from tests import worlds
 
 LANES, MODELS, CELLS = 7, 5, 3
@@ -78,7 +78,7 @@ def assert_same(ours: Any, theirs: Any) -> None:
 def test_operations_are_those_of_vmap(name: str) -> None:
     x = jax.random.normal(jax.random.key(3), (LANES, MODELS))
     operation, number = OPERATIONS[name], jnp.int32(3)
-    lanes = jax.jit(lanes_last(operation, (True, False)))
+    lanes = jax.jit(vmap_last(operation, (True, False)))
     assert_same(lanes(number >= 0, x.T, number), jax.jit(jax.vmap(operation, (0, None)))(x, number))
 
 
@@ -87,7 +87,7 @@ def test_operations_of_several_cells_are_those_of_vmap(name: str) -> None:
     """Cells first, mapped by ``jax.vmap`` within the program that is read: [cells, ..., lanes]."""
     x = jax.random.normal(jax.random.key(4), (LANES, CELLS, MODELS))
     operation, number = jax.vmap(OPERATIONS[name], (0, None)), jnp.int32(3)
-    lanes = jax.jit(lanes_last(operation, (True, False)))
+    lanes = jax.jit(vmap_last(operation, (True, False)))
     assert_same(lanes(number >= 0, jnp.moveaxis(x, 0, -1), number), jax.jit(jax.vmap(operation, (0, None)))(x, number))
 
 
@@ -114,7 +114,7 @@ def keys_used_twice() -> Iterator[None]:
 @pytest.mark.usefixtures("keys_used_twice")
 def test_random_bits_are_those_of_jax() -> None:
     keys = jax.random.split(jax.random.key(5), LANES)
-    ours = jax.jit(lanes_last(draws, (True, False)))(jnp.array(True), keys, jnp.int32(12))
+    ours = jax.jit(vmap_last(draws, (True, False)))(jnp.array(True), keys, jnp.int32(12))
     assert_same(ours, jax.jit(jax.vmap(draws, (0, None)))(keys, jnp.int32(12)))
 
 
@@ -122,7 +122,7 @@ def test_random_bits_are_those_of_jax() -> None:
 def test_random_bits_of_several_cells_are_those_of_jax() -> None:
     keys = jax.random.split(jax.random.key(8), (CELLS, LANES))
     several = jax.vmap(draws, (0, None))
-    ours = jax.jit(lanes_last(several, (True, False)))(jnp.array(True), keys, jnp.int32(12))
+    ours = jax.jit(vmap_last(several, (True, False)))(jnp.array(True), keys, jnp.int32(12))
     assert_same(ours, jax.jit(jax.vmap(several, (1, None)))(keys, jnp.int32(12)))
 
 
@@ -135,7 +135,7 @@ def test_keys_of_several_cells_can_be_carried_as_long_as_each_wants() -> None:
 
     keys, rounds = jax.random.split(jax.random.key(9), (CELLS, LANES)), jnp.arange(CELLS)
     several = jax.vmap(carried)
-    ours = jax.jit(lanes_last(several, (True, False)))(jnp.array(True), keys, rounds)
+    ours = jax.jit(vmap_last(several, (True, False)))(jnp.array(True), keys, rounds)
     theirs = jax.vmap(several, (1, None), 1)(keys, rounds)
     np.testing.assert_array_equal(jax.random.key_data(ours), jax.random.key_data(theirs))
 
@@ -145,7 +145,7 @@ def test_keys_can_be_carried_and_come_back_as_keys() -> None:
         return jax.lax.fori_loop(0, rounds, lambda t, key: jax.random.fold_in(key, t), key)
 
     keys = jax.random.split(jax.random.key(6), LANES)
-    ours = jax.jit(lanes_last(carried, (True, False)))(jnp.array(True), keys, jnp.int32(3))
+    ours = jax.jit(vmap_last(carried, (True, False)))(jnp.array(True), keys, jnp.int32(3))
     theirs = jax.vmap(carried, (0, None))(keys, jnp.int32(3))
     np.testing.assert_array_equal(jax.random.key_data(ours), jax.random.key_data(theirs))
 
@@ -174,7 +174,7 @@ def test_whole_runs_are_those_of_vmap(name: str) -> None:
         return rollout.snapshot(world, learner, state, clock, horizon)
 
     keys, horizon = jax.random.split(jax.random.key(7), RUNS), jnp.int32(HORIZON)
-    ours = jax.jit(lanes_last(run, (True, False)))(horizon >= 0, keys, horizon)
+    ours = jax.jit(vmap_last(run, (True, False)))(horizon >= 0, keys, horizon)
     theirs = jax.jit(jax.vmap(run, (0, None)))(keys, horizon)
     for books in ("demand", "served", "refused", "reward", "spent", "service"):
         mine, other = (ledger.host_units(getattr(seen.world, books)) for seen in (ours, theirs))

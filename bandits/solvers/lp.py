@@ -41,7 +41,7 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from bandits.solvers.materialize import Stored, storage, surely
+from bandits.solvers.materialize import Materialize, materializer, opaque_true
 
 _GENEROUS = 16  # rounding errors of a sum, in units in the last place of its largest terms
 _REFINEMENTS = 3  # each gains the digits that a basis leaves of working precision
@@ -268,8 +268,8 @@ def _merge_lanes(operands: Sequence[jax.Array], axes: Sequence[int | None]) -> t
 
     def merge(operand: jax.Array, axis: int | None) -> jax.Array:
         stacked = jnp.broadcast_to(operand, (size, *operand.shape)) if axis is None else jnp.moveaxis(operand, axis, 0)
-        lanes_last = jnp.moveaxis(stacked, 0, -2)
-        return lanes_last.reshape(*lanes_last.shape[:-2], -1)
+        vmap_last = jnp.moveaxis(stacked, 0, -2)
+        return vmap_last.reshape(*vmap_last.shape[:-2], -1)
 
     def split(result: jax.Array) -> jax.Array:
         return jnp.moveaxis(result.reshape(*result.shape[:-1], size, -1), -2, 0)
@@ -305,8 +305,8 @@ def _solve_in_tiles(*operands: jax.Array) -> Solution:
         return jnp.moveaxis(padded.reshape(*operand.shape[:-1], tiles, size), -2, 0)
 
     def join(result: jax.Array) -> jax.Array:
-        lanes_last = jnp.moveaxis(result, 0, -2)
-        return lanes_last.reshape(*lanes_last.shape[:-2], -1)[..., :lanes]
+        vmap_last = jnp.moveaxis(result, 0, -2)
+        return vmap_last.reshape(*vmap_last.shape[:-2], -1)[..., :lanes]
 
     return jax.tree.map(join, jax.lax.map(lambda tile: _solve(*tile), tuple(map(split, operands))))
 
@@ -320,7 +320,7 @@ def _solve(
     limit: jax.Array,
 ) -> Solution:
     """All lanes in step with each other."""
-    stored = storage(surely(upper[0]))
+    stored = materializer(opaque_true(upper[0]))
     proper = stored(lambda: _proper(objective, matrix, bound, upper, slack))
     sane = stored(lambda: _sanitised(proper, objective, matrix, bound, upper, slack))
     program, row, column, unit = _scaled(*sane, stored=stored)
@@ -363,7 +363,13 @@ def _sanitised(
 
 
 def _scaled(
-    objective: jax.Array, matrix: jax.Array, bound: jax.Array, upper: jax.Array, slack: jax.Array, *, stored: Stored
+    objective: jax.Array,
+    matrix: jax.Array,
+    bound: jax.Array,
+    upper: jax.Array,
+    slack: jax.Array,
+    *,
+    stored: Materialize,
 ) -> tuple[_Program, jax.Array, jax.Array, jax.Array]:
     """The LP in units of what matters, and these: binary exponents of rows [m, L], columns [n, L], objective [L].
 
@@ -419,7 +425,7 @@ def _extremes(matrix: jax.Array, upper: jax.Array) -> tuple[jax.Array, jax.Array
 
 
 def _column_exponents(
-    entry: jax.Array, matrix: jax.Array, bound: jax.Array, upper: jax.Array, slack: jax.Array, stored: Stored
+    entry: jax.Array, matrix: jax.Array, bound: jax.Array, upper: jax.Array, slack: jax.Array, stored: Materialize
 ) -> jax.Array:
     """[n, L] e such that no feasible point has x >= 2^(e + 1), from the box and from each row by itself.
 
@@ -440,7 +446,7 @@ def _column_exponents(
     return jnp.minimum(own, _smallest(reach))
 
 
-def _answer(program: _Program, limit: jax.Array, stored: Stored) -> _Answer:
+def _answer(program: _Program, limit: jax.Array, stored: Materialize) -> _Answer:
     """The simplex method from the slack basis, again for the lanes that have no verdict yet."""
     lanes, nothing = program.bound.shape[-1], jnp.zeros_like(program.bound[0])
     blank = _Answer(
@@ -464,7 +470,7 @@ def _answer(program: _Program, limit: jax.Array, stored: Stored) -> _Answer:
     return jax.lax.while_loop(unjudged, attempt, (_slack_basis(program), blank))[1]
 
 
-def _simplex(program: _Program, state: _State, limit: jax.Array, stored: Stored) -> _State:
+def _simplex(program: _Program, state: _State, limit: jax.Array, stored: Materialize) -> _State:
     """The state after as many exchanges as each lane needs."""
     patience = _patience(len(state.basic))
 
@@ -499,7 +505,7 @@ def _slack_basis(program: _Program) -> _State:
     )
 
 
-def _point(program: _Program, state: _State, stored: Stored) -> _Point:
+def _point(program: _Program, state: _State, stored: Materialize) -> _Point:
     """The basic solution, from the data: only the inverse comes from earlier steps. Prices are refined once.
 
     So are values in careful lanes, see ``_refined``.
@@ -645,7 +651,7 @@ def _reduced(
     return reduced, tuple(map(to, slopes))
 
 
-def _exchange(program: _Program, state: _State, limit: jax.Array, patience: int, stored: Stored) -> _State:
+def _exchange(program: _Program, state: _State, limit: jax.Array, patience: int, stored: Materialize) -> _State:
     """One step: recompute the point, choose a row that leaves and a column that enters; with care after many."""
     point = _point(program, state, stored)
     cautious = state.steps >= patience
@@ -675,7 +681,7 @@ def _by_row(program: _Program, state: _State, values: jax.Array) -> jax.Array:
 
 
 def _leaving_row(
-    state: _State, point: _Point, cautious: jax.Array, stored: Stored
+    state: _State, point: _Point, cautious: jax.Array, stored: Materialize
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The row [m, L] (one-hot) furthest out of its box, by how much [L] (0: none is), and whether it must rise [L]."""
     excess = stored(lambda: jnp.maximum(point.lower - point.value, point.value - point.upper))
@@ -701,7 +707,7 @@ def _moves(
     row: jax.Array,
     rising: jax.Array,
     left: jax.Array,
-    stored: Stored,
+    stored: Materialize,
 ) -> _Moves:
     """What each variable can do for the row; a slack that leaves may stay, on its next piece."""
     n = len(program.upper)
@@ -744,7 +750,7 @@ def _moves(
 
 
 def _entering_column(
-    move: _Moves, shortfall: jax.Array, rounding: jax.Array, cautious: jax.Array, stored: Stored
+    move: _Moves, shortfall: jax.Array, rounding: jax.Array, cautious: jax.Array, stored: Materialize
 ) -> tuple[jax.Array, jax.Array]:
     """The index of the column that enters [L], -1 for none, and those that flip to their other bound on the way [N, L].
 
@@ -767,7 +773,7 @@ def _entering_column(
     return column, eligible & (ratio < last[None])
 
 
-def _passable(ratio: jax.Array, reach: jax.Array, shortfall: jax.Array, stored: Stored) -> jax.Array:
+def _passable(ratio: jax.Array, reach: jax.Array, shortfall: jax.Array, stored: Materialize) -> jax.Array:
     """A ratio [L] such that flipping every column up to it leaves a shortfall; -1 if not even the first may flip.
 
     Bisection between breakpoints at the mean, weighted by reach, of those still in doubt: each round is one pass, and
@@ -793,7 +799,7 @@ def _passable(ratio: jax.Array, reach: jax.Array, shortfall: jax.Array, stored: 
 
 
 def _pivoted(
-    program: _Program, state: _State, row: jax.Array, column: jax.Array, left: jax.Array, stored: Stored
+    program: _Program, state: _State, row: jax.Array, column: jax.Array, left: jax.Array, stored: Materialize
 ) -> _State:
     """The state after the variable ``column`` has taken the place of the one that ``left`` the basis."""
     n = len(program.upper)
@@ -831,7 +837,7 @@ def _rests(
     return at_upper, jnp.where(entered[n:], move.piece, place)
 
 
-def _corrected(inverse: jax.Array, basis: jax.Array, stored: Stored) -> jax.Array:
+def _corrected(inverse: jax.Array, basis: jax.Array, stored: Materialize) -> jax.Array:
     """One Newton-Schulz step towards the inverse of ``basis``, unless ``inverse`` is too far off for it to converge."""
     identity = jnp.eye(len(basis), dtype=basis.dtype)[:, :, None]
     error = stored(lambda: identity - _matmul(basis, inverse))
@@ -839,7 +845,7 @@ def _corrected(inverse: jax.Array, basis: jax.Array, stored: Stored) -> jax.Arra
     return stored(lambda: inverse + jnp.where(converging[None, None], _matmul(inverse, error), 0))
 
 
-def _vertex(program: _Program, state: _State, stored: Stored) -> tuple[jax.Array, jax.Array]:
+def _vertex(program: _Program, state: _State, stored: Materialize) -> tuple[jax.Array, jax.Array]:
     """The point [n, L], refined twice, and the row prices [m, L] of the final basis."""
     point = _point(program, state, stored)
     missing = stored(lambda: point.right - _times(state.basis, point.value))
@@ -876,7 +882,7 @@ def _residual(program: _Program, excess: jax.Array, size: jax.Array) -> jax.Arra
 
 
 def _judged(
-    program: _Program, state: _State, limit: jax.Array, x: jax.Array, price: jax.Array, stored: Stored
+    program: _Program, state: _State, limit: jax.Array, x: jax.Array, price: jax.Array, stored: Materialize
 ) -> tuple[_State, _Answer]:
     """The verdict on a point and its prices, from the data alone, and what a lane without one does next."""
     forgiven = _forgiven(x.dtype)

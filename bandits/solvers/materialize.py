@@ -6,10 +6,10 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 
-Stored: TypeAlias = Callable[[Callable[[], Any]], Any]
+Materialize: TypeAlias = Callable[[Callable[[], Any]], Any]
 
 
-def storage(always: jax.Array) -> Stored:
+def materializer(always: jax.Array) -> Materialize:
     """A function that computes its argument once and stores the result.
 
     Left alone, XLA fuses chains of small sums and computes inner ones again for each use, which is exponential in the
@@ -30,6 +30,6 @@ def storage(always: jax.Array) -> Stored:
     return stored
 
 
-def surely(numbers: jax.Array) -> jax.Array:
+def opaque_true(numbers: jax.Array) -> jax.Array:
     """[] bool: true whatever the numbers are, which the compiler cannot know."""
     return jnp.all((numbers <= jnp.inf) | jnp.isnan(numbers))

@@ -30,7 +30,7 @@ from envs.timeline import Clock
 from envs.world import World
 from experiments.engine import program_cache, rollout
 from experiments.engine.checkpoint_state import Checkpoint
-from experiments.engine.vectorize import lanes_last
+from experiments.engine.vectorize import vmap_last
 
 BELIEFS = ("lower", "upper", "covered")  # of a snapshot: what is kept as a mean over runs
 STOP_SECONDS = 2.0  # the host regains control about this often
@@ -103,16 +103,16 @@ def _advance_runs(
 
 
 def _over_cells(one: Callable[..., Any], batched: tuple[bool, ...]) -> Callable[..., Any]:
-    """``lanes_last(one, batched)`` with a leading axis of cells on all arguments and results.
+    """``vmap_last(one, batched)`` with a leading axis of cells on all arguments and results.
 
     Cells are mapped before lanes are read, while the program is small; one alone is not, which is smaller still.
     """
 
     def mapped(always: jax.Array, *arguments: Any) -> Any:
         if jax.tree.leaves(arguments)[0].shape[0] > 1:
-            return lanes_last(jax.vmap(one), batched)(always, *arguments)
+            return vmap_last(jax.vmap(one), batched)(always, *arguments)
         alone = jax.tree.map(lambda leaf: leaf[0], arguments)
-        return jax.tree.map(lambda leaf: leaf[None], lanes_last(one, batched)(always, *alone))
+        return jax.tree.map(lambda leaf: leaf[None], vmap_last(one, batched)(always, *alone))
 
     return mapped
 

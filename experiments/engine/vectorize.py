@@ -23,7 +23,7 @@ import numpy as np
 from jax import lax
 from jax.extend import core
 
-from bandits.solvers.materialize import Stored, storage
+from bandits.solvers.materialize import Materialize, materializer
 
 _Entries: TypeAlias = Callable[[int, int], jax.Array]
 _Reading: TypeAlias = Callable[[Any, list[Any], "_Width"], list[Any] | None]
@@ -65,7 +65,7 @@ class _Width:
     """How many lanes there are, and how to compute something for them once."""
 
     size: int
-    stored: Stored
+    stored: Materialize
 
 
 class _Lanes:
@@ -102,7 +102,7 @@ class _Lanes:
         return _Lanes(self.array, key=self.key)
 
 
-def lanes_last(function: Callable[..., Any], batched: Sequence[bool]) -> Callable[..., Any]:
+def vmap_last(function: Callable[..., Any], batched: Sequence[bool]) -> Callable[..., Any]:
     """``function`` of one run, mapped over the last axis of the arguments that are ``batched``, and of all results.
 
     The mapped function takes ``always`` [] first (see ``bandits.solvers.materialize``), then the arguments: pytrees of arrays.
@@ -115,7 +115,7 @@ def lanes_last(function: Callable[..., Any], batched: Sequence[bool]) -> Callabl
         singles = [jax.tree.map(_single, given) if many else given for given, many in pairs]
         closed, shape = jax.make_jaxpr(function, return_shape=True)(*singles)
         inputs = [_lane(leaf) if many else leaf for given, many in pairs for leaf in jax.tree.leaves(given)]
-        width = _Width(size, storage(always))
+        width = _Width(size, materializer(always))
         results = _evaluate(closed.jaxpr, closed.consts, inputs, width)
         return jax.tree.unflatten(jax.tree.structure(shape), [_unlane(_spread(value, width)) for value in results])
 
