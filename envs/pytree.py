@@ -8,7 +8,7 @@ import jax
 T = TypeVar("T", bound=type)
 
 
-def register_apart(cls: T) -> T:
+def register_nominal_pytree(cls: T) -> T:
     """Register a frozen dataclass as a pytree whose structure equals that of no other class.
 
     ``jax.tree_util.register_dataclass`` would not do: in jax 0.10 the structures of two classes it registered compare

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from envs.errors import InputError, nearest
 from envs.parameters import wanted
-from envs.pytree import register_apart
+from envs.pytree import register_nominal_pytree
 
 C = TypeVar("C", bound=type)
 
@@ -143,4 +143,4 @@ def _as_pytree(cls: C) -> C:
     """The class as a frozen pytree dataclass; one that is a dataclass already stays it."""
     if "__dataclass_fields__" not in vars(cls):
         cls = dataclasses.dataclass(frozen=True, kw_only=True)(cls)  # type: ignore[assignment]
-    return register_apart(cls)
+    return register_nominal_pytree(cls)
