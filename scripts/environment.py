@@ -1,6 +1,6 @@
 """Make, renew and find the project's own virtual environment, from the committed lock files.
 
-The folder is ``.venv``, or ``.venv-3.12`` and the like where ``PYTHON`` names an interpreter. A stamp, written last,
+The folder is ``.venv``, or ``.venv-3.12`` and the like where ``PYTHON`` names an interpreter. A version_id, written last,
 says what the folder holds; a folder without one was left half-made and is made again. Standard library only.
 """
 
@@ -175,10 +175,10 @@ def stamp_path(folder: Path) -> Path:
 def read_stamp(folder: Path) -> Stamp:
     """Return what the folder holds; empty where nothing trustworthy says so."""
     try:
-        stamp: Stamp = json.loads(stamp_path(folder).read_text())
+        version_id: Stamp = json.loads(stamp_path(folder).read_text())
     except (OSError, ValueError):
         return {}
-    return stamp
+    return version_id
 
 
 def digest(*names: str) -> str:

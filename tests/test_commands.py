@@ -73,8 +73,8 @@ def write_events(folder: Path, *events: dict[str, Any]) -> None:
     lines = []
     for event in events:
         ago = event.pop("ago", 0.0)
-        stamp = (datetime.now(UTC) - timedelta(seconds=ago)).isoformat(timespec="milliseconds")
-        lines.append(json.dumps({"time": stamp} | event))
+        version_id = (datetime.now(UTC) - timedelta(seconds=ago)).isoformat(timespec="milliseconds")
+        lines.append(json.dumps({"time": version_id} | event))
     with (folder / layout.EVENTS).open("a", encoding="utf-8") as log:
         log.write("\n".join(lines) + "\n")
 
@@ -194,11 +194,11 @@ def test_a_forced_run_counts_what_it_has_replaced(tmp_path: Path) -> None:
     members = cells()
     folder = make_folder(tmp_path / "out", members)
     ids = [cell.description["cell"] for cell in members]
-    stamps = {cell: cell_file.stamp(folder, cell) for cell in ids[:4]}
-    (folder / "redo.json").write_text(json.dumps(stamps))
+    stamps = {cell: cell_file.version_id(folder, cell) for cell in ids[:4]}
+    (folder / "overwrite.json").write_text(json.dumps(stamps))
     cell_file.write_cell(folder, members[0])
     assert status.read(folder).done == 3  # one made anew, two that stay
-    (folder / "redo.json").write_text("{")
+    (folder / "overwrite.json").write_text("{")
     assert status.read(folder).done == 6
 
 

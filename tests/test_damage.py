@@ -220,19 +220,19 @@ def test_a_damaged_cell_costs_itself(call: CommandLine, out: Path, how: str) -> 
 
 def test_a_redo_that_cannot_be_read_is_refused_and_stops_no_report(call: CommandLine, out: Path) -> None:
     cell = sorted(layout.stored(out))[0]
-    disk.write_atomically(out / "redo.json", layout.redo_text({cell: cell_file.stamp(out, cell)}))
-    whole = (out / "redo.json").read_bytes()
+    disk.write_atomically(out / "overwrite.json", layout.overwrite_text({cell: cell_file.version_id(out, cell)}))
+    whole = (out / "overwrite.json").read_bytes()
     assert study_folder.fresh(out) == layout.stored(out) - {cell}
     for how in ("empty", "cut", "flipped 0.3", "words", "folder"):
-        (out / "redo.json").write_bytes(whole)
-        damage(out / "redo.json", how)
+        (out / "overwrite.json").write_bytes(whole)
+        damage(out / "overwrite.json", how)
         for each in ("status", "report"):
             code, said, err = command(call, each)
-            assert code == 0 and "redo.json is damaged" in " ".join((said + err).split())
+            assert code == 0 and "overwrite.json is damaged" in " ".join((said + err).split())
         code, _, err = command(call, "run")
-        studies.one_sentence(err, "redo.json")
+        studies.one_sentence(err, "overwrite.json")
         assert code == 2
-        shutil.rmtree(out / "redo.json") if how == "folder" else (out / "redo.json").unlink()
+        shutil.rmtree(out / "overwrite.json") if how == "folder" else (out / "overwrite.json").unlink()
 
 
 # Folders
@@ -411,12 +411,12 @@ def test_what_only_informs_need_not_be_readable(call: CommandLine, out: Path, na
 
 
 def test_what_is_huge_is_passed_over(call: CommandLine, out: Path) -> None:
-    for name in (*INFORMING, "redo.json"):
+    for name in (*INFORMING, "overwrite.json"):
         (out / name).touch()
         os.truncate(out / name, 1 << 29)  # sparse
     for each in ("status", "report"):
         assert command(call, each)[0] == 0
-    (out / "redo.json").unlink()
+    (out / "overwrite.json").unlink()
     assert command(call, "run")[0] == 0
 
 

@@ -83,7 +83,7 @@ def assert_tidy(folder: Path) -> None:
     """Nothing unfinished is left once a process has come to its end."""
     assert {path.suffix for path in (folder / "cells").iterdir()} == {".npz"}
     assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
-    assert not (folder / "leases").exists() and not (folder / "redo.json").exists()
+    assert not (folder / "leases").exists() and not (folder / "overwrite.json").exists()
 
 
 def killed_at_every(stride: int, nursery: Nursery, folder: Path) -> list[str]:
@@ -257,7 +257,7 @@ def test_a_clock_that_jumps_back_changes_nothing(call: CommandLine, monkeypatch:
 
 
 def stamps(folder: Path) -> dict[str, str | None]:
-    return {path.stem: cell_file.stamp(folder, path.stem) for path in (folder / "cells").glob("*.npz")}
+    return {path.stem: cell_file.version_id(folder, path.stem) for path in (folder / "cells").glob("*.npz")}
 
 
 def test_force_makes_every_cell_anew(call: CommandLine) -> None:

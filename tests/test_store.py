@@ -122,7 +122,7 @@ def test_a_damaged_file_is_an_error(folder: Path, result: CellResult, damage: st
 
 
 def test_no_flipped_bit_goes_unseen(folder: Path, result: CellResult) -> None:
-    """Nor a file of another length. Everywhere: in the archive, its headers, the seal."""
+    """Nor a file of another length. Everywhere: in the archive, its headers, the checksum."""
     path = written(folder, result)
     whole = path.read_bytes()
     generator = random.Random(1)
@@ -150,14 +150,14 @@ def test_numpy_alone_reads_a_cell(folder: Path, result: CellResult) -> None:
 
 def test_every_writing_has_its_own_stamp(folder: Path, result: CellResult) -> None:
     cell = result.description["cell"]
-    assert cell_file.stamp(folder, cell) is None
+    assert cell_file.version_id(folder, cell) is None
     path = written(folder, result)
-    first = cell_file.stamp(folder, cell)
-    assert first and first == cell_file.stamp(folder, cell)
+    first = cell_file.version_id(folder, cell)
+    assert first and first == cell_file.version_id(folder, cell)
     written(folder, result)
-    assert cell_file.stamp(folder, cell) not in (None, first)
+    assert cell_file.version_id(folder, cell) not in (None, first)
     path.write_bytes(b"short")
-    assert cell_file.stamp(folder, cell) == ""
+    assert cell_file.version_id(folder, cell) == ""
 
 
 def test_damaged_files_are_set_aside_side_by_side(folder: Path, result: CellResult) -> None:
@@ -174,25 +174,25 @@ def test_a_redo_goes_on_until_everything_is_replaced(folder: Path) -> None:
     results = {cell.description["cell"]: cell for cell in (make_cell("uniform"), make_cell("greedy"))}
     (there, absent) = results
     written(folder, results[there])
-    old = cell_file.stamp(folder, there)
+    old = cell_file.version_id(folder, there)
     with Leases(folder) as mine:
         for _ in range(2):  # the second time it is gone on with
-            overwrite.begin_redo(folder, [there, absent], mine)
-            assert overwrite.redo(folder) == {there: old, absent: None}
-            overwrite.end_redo(folder)
+            overwrite.begin_overwrite(folder, [there, absent], mine)
+            assert overwrite.pending(folder) == {there: old, absent: None}
+            overwrite.end_overwrite(folder)
             written(folder, results[there])
-    overwrite.end_redo(folder)
-    assert (folder / "redo.json").exists()
+    overwrite.end_overwrite(folder)
+    assert (folder / "overwrite.json").exists()
     written(folder, results[absent])
-    overwrite.end_redo(folder)
-    assert overwrite.redo(folder) == {}
+    overwrite.end_overwrite(folder)
+    assert overwrite.pending(folder) == {}
     assert {path.name for path in folder.iterdir()} == {"cells"}
 
 
 def test_a_redo_s_note_that_is_no_json_is_refused(folder: Path) -> None:
-    (folder / "redo.json").write_text("[1")
-    with pytest.raises(InputError, match=r"redo\.json"):
-        overwrite.redo(folder)
+    (folder / "overwrite.json").write_text("[1")
+    with pytest.raises(InputError, match=r"overwrite\.json"):
+        overwrite.pending(folder)
 
 
 def test_only_the_dead_s_unfinished_files_are_removed(folder: Path) -> None:

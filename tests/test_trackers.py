@@ -474,9 +474,14 @@ def test_disabled_does_not_even_import(tmp_path: Path, log: EventLog, monkeypatc
 def test_only_earlier_offline_copies_of_the_same_run_are_removed(tmp_path: Path, log, wandb, monkeypatch) -> None:
     cell = make_cell()
     identity = run_id(CONFIG, cell.description["cell"])
-    stamp = "offline-run-20260101_000000"
-    gone = [f"{stamp}-{identity}", f"{stamp}-{identity}-1"]
-    kept = [f"{stamp}-{identity}x", f"{stamp}-x{identity}", f"run-20260101_000000-{identity}", f"{stamp}-other"]
+    version_id = "offline-run-20260101_000000"
+    gone = [f"{version_id}-{identity}", f"{version_id}-{identity}-1"]
+    kept = [
+        f"{version_id}-{identity}x",
+        f"{version_id}-x{identity}",
+        f"run-20260101_000000-{identity}",
+        f"{version_id}-other",
+    ]
     for name in (*gone, *kept):
         (tmp_path / "wandb" / name).mkdir(parents=True)
     with monkeypatch.context() as patch:

@@ -239,7 +239,7 @@ def _launch() -> None:
     task = _understood(asked.plain)
     folder = task.folder.absolute()
     sys.argv[1:] = launch.completed(asked, folder)
-    _begin_redo(task, folder)
+    _begin_overwrite(task, folder)
     logs = folder / layout.JOBS
     print(f"jobs: {len(asked.shards)} with {asked.launcher}; what they say: {logs}; how far they are: status {folder}")
     try:
@@ -302,7 +302,7 @@ def _understood(plain: dict[str, Any]) -> _Task:
     )
 
 
-def _begin_redo(task: _Task, folder: Path) -> None:
+def _begin_overwrite(task: _Task, folder: Path) -> None:
     """With force=true: begun once, here, and gone on with by every job, also by one that is queued again."""
     from experiments.jobs import runner
     from experiments.results.leases import Leases
@@ -310,7 +310,7 @@ def _begin_redo(task: _Task, folder: Path) -> None:
     if task.settings.force:
         study_record.open_folder(folder, task.record, extend=task.settings.extend)
         with Leases(folder) as leases:
-            runner.begin_redo(task.planned, folder, leases)
+            runner.begin_overwrite(task.planned, folder, leases)
 
 
 def execute(plain: dict[str, Any]) -> int:

@@ -118,8 +118,8 @@ def _run(
     shelf.about = study_record.study_of(folder, [cell.id for cell in planned])
     kept = {cell.id: result for cell in planned if (result := shelf.read(cell.id)) is not None}
     if study.force:
-        begin_redo(planned, folder, leases)
-    shelf.redo = overwrite.redo(folder)  # also without force: what was begun is gone on with
+        begin_overwrite(planned, folder, leases)
+    shelf.overwrite = overwrite.pending(folder)  # also without force: what was begun is gone on with
     old = len(kept)
     kept = {cell: result for cell, result in kept.items() if shelf.has(cell)}
     if len(kept) < old and not study.force and study.shard is None:
@@ -134,7 +134,7 @@ def _run(
     log.write("study", name=study.name, shard=study.shard, **counts)
     began = perf_counter()
     runner.run()
-    overwrite.end_redo(folder)
+    overwrite.end_overwrite(folder)
     leases.tidy()
     study_record.tidy(folder)  # again: others may have been killed since
     mine = [cell.id for cell in planned]
@@ -157,9 +157,9 @@ def _run(
     )
 
 
-def begin_redo(planned: list[Cell], folder: Path, leases: Leases) -> None:
+def begin_overwrite(planned: list[Cell], folder: Path, leases: Leases) -> None:
     """Have all of these cells made anew, unless that was begun already. Saved checkpoints are forgotten."""
-    if overwrite.begin_redo(folder, [cell.id for cell in planned], leases):
+    if overwrite.begin_overwrite(folder, [cell.id for cell in planned], leases):
         checkpoint.discard_all(folder)
 
 
@@ -229,13 +229,13 @@ class _Shelf:
 
     def __init__(self, folder: Path, log: Log, progress: Progress) -> None:
         self.folder, self.log, self.progress = folder, log, progress
-        self.redo: dict[str, str | None] = {}  # cell -> the stamp of the file that is to be replaced
+        self.overwrite: dict[str, str | None] = {}  # cell -> the version_id of the file that is to be replaced
         self.about = b""  # what each cell stores of its study
 
     def has(self, cell: str) -> bool:
         """Whether it is stored, and not only what is to be replaced."""
-        found = cell_file.stamp(self.folder, cell)
-        return found is not None and found != self.redo.get(cell)
+        found = cell_file.version_id(self.folder, cell)
+        return found is not None and found != self.overwrite.get(cell)
 
     def read(self, cell: str) -> CellResult | None:
         """A cell's results if they are there and whole; a damaged file is told of, set aside, and will be made anew."""

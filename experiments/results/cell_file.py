@@ -15,7 +15,7 @@ import numpy as np
 
 from experiments.results import layout
 from experiments.results.disk import write_atomically
-from experiments.results.layout import CELLS, DAMAGED, DIGEST, STAMP
+from experiments.results.layout import CELLS, DAMAGED, DIGEST, VERSION_ID
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class CellResult:
 def told_study(path: Path) -> dict[str, Any] | None:
     """What a cell's file tells of its study; None where it is damaged, or was written before cells told it."""
     try:
-        with np.load(io.BytesIO(_unsealed(path.read_bytes())), allow_pickle=False) as data:
+        with np.load(io.BytesIO(_verified(path.read_bytes())), allow_pickle=False) as data:
             return dict(json.loads(zlib.decompress(data["study"].tobytes())))
     except (OSError, *_UNREADABLE):
         return None
@@ -100,7 +100,7 @@ def write_cell(folder: Path, result: CellResult) -> None:
     arrays |= {"study": np.frombuffer(result.study, np.uint8)}
     buffer = io.BytesIO()
     np.savez(buffer, description=np.array(json.dumps(result.description)), **arrays)
-    write_atomically(cell_path(folder, result.description["cell"]), _sealed(buffer.getvalue()))
+    write_atomically(cell_path(folder, result.description["cell"]), _with_checksum(buffer.getvalue()))
 
 
 _UNREADABLE = (EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
@@ -109,16 +109,16 @@ _UNREADABLE = (EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zl
 def read_cell(path: Path) -> CellResult:
     """A cell's results; ValueError names the file where it is damaged, OSError where it cannot be read."""
     try:
-        return _parse_cell(_unsealed(path.read_bytes()))
+        return _parse_cell(_verified(path.read_bytes()))
     except IsADirectoryError as error:
         raise ValueError(f"{path} is damaged (it is a folder)") from error
     except _UNREADABLE as error:
         raise ValueError(f"{path} is damaged ({error})") from error
 
 
-def stamp(folder: Path, cell: str) -> str | None:
+def version_id(folder: Path, cell: str) -> str | None:
     """What tells one writing of a cell's file from the next; None where there is no file."""
-    return layout.stamp(cell_path(folder, cell))
+    return layout.version_id(cell_path(folder, cell))
 
 
 def set_aside(folder: Path, cell: str) -> Path | None:
@@ -143,14 +143,14 @@ def set_file_aside(path: Path, folder: Path) -> Path | None:
     return to
 
 
-def _sealed(archive: bytes) -> bytes:
-    """An archive with its seal as the comment, whose length is an archive's last two bytes."""
-    body = archive[:-2] + (STAMP + DIGEST).to_bytes(2, "little") + secrets.token_hex(STAMP // 2).encode()
+def _with_checksum(archive: bytes) -> bytes:
+    """An archive with its checksum as the comment, whose length is an archive's last two bytes."""
+    body = archive[:-2] + (VERSION_ID + DIGEST).to_bytes(2, "little") + secrets.token_hex(VERSION_ID // 2).encode()
     return body + hashlib.sha256(body).hexdigest().encode()
 
 
-def _unsealed(content: bytes) -> bytes:
-    """The same bytes; ValueError where they are not those that were sealed."""
+def _verified(content: bytes) -> bytes:
+    """The same bytes; ValueError where they are not those that were checksum_given."""
     if hashlib.sha256(content[:-DIGEST]).hexdigest().encode() != content[-DIGEST:]:
         raise ValueError("its checksum is wrong")
     return content

@@ -20,7 +20,7 @@ RECORD = "config.yaml"
 PLAN = "plan.json"
 
 
-REDO = "redo.json"  # what a run with force=true has still to replace
+OVERWRITE = "overwrite.json"  # what a run with force=true has still to replace
 
 
 JOBS = "jobs"  # what launchers write about their jobs
@@ -36,16 +36,16 @@ NOT_IDENTITY = (
 )
 
 
-STAMP, DIGEST = 16, 64  # hex digits of a cell's seal, its file's last ones (experiments.results.study_record)
+VERSION_ID, DIGEST = 16, 64  # hex digits of a cell's checksum, its file's last ones (experiments.results.study_record)
 
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-SEAL = "sha256"  # the name of a checksum of everything else in a file
+CHECKSUM = "sha256"  # the name of a checksum of everything else in a file
 
 
-_SEALED = re.compile(rb"# sha256 of all lines below: ([0-9a-f]{64})\n")
+_CHECKSUM_LINE = re.compile(rb"# sha256 of all lines below: ([0-9a-f]{64})\n")
 
 
 _LARGEST = 1 << 28  # bytes of a file that is read whole
@@ -75,10 +75,10 @@ def whole_record(folder: Path) -> dict[str, Any] | None:
         return None
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error}); it should be a study's record") from error
-    sealed = _SEALED.match(content)
-    if sealed and hashlib.sha256(content[sealed.end() :]).hexdigest().encode() != sealed[1]:
+    checksum_given = _CHECKSUM_LINE.match(content)
+    if checksum_given and hashlib.sha256(content[checksum_given.end() :]).hexdigest().encode() != checksum_given[1]:
         raise DamagedError("its checksum is wrong")
-    loader = _LOADER if sealed else yaml.SafeLoader  # libyaml itself crashes on deep nesting
+    loader = _LOADER if checksum_given else yaml.SafeLoader  # libyaml itself crashes on deep nesting
     try:
         record = yaml.load(content.decode("utf-8"), Loader=loader)
     except Exception as error:  # PyYAML raises errors of many kinds for text that is no YAML
@@ -122,7 +122,7 @@ def read_json(path: Path) -> Any:
         raise DamagedError("it is no JSON") from error
 
 
-def seal(value: Any) -> str:
+def checksum(value: Any) -> str:
     """A checksum of plain values, whatever the spaces and the order of keys in the file that holds them."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
@@ -140,8 +140,8 @@ def whole_plan(folder: Path) -> dict[str, dict[str, Any]]:
     entries = read_json(folder / PLAN)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise DamagedError("it is no plan")
-    sealed = entries.pop()[SEAL] if entries and SEAL in entries[-1] else None
-    if sealed not in (None, seal(entries)):
+    checksum_given = entries.pop()[CHECKSUM] if entries and CHECKSUM in entries[-1] else None
+    if checksum_given not in (None, checksum(entries)):
         raise DamagedError("its checksum is wrong")
     if not all(map(_is_planned, entries)):
         raise DamagedError("it is no plan")
@@ -158,39 +158,39 @@ def stored(folder: Path) -> set[str]:
     return {path.stem for path in cell_files(folder)}
 
 
-def read_redo(folder: Path) -> dict[str, str | None]:
-    """Cell id -> the stamp of what is to be replaced, None where nothing was there; empty where nothing is.
+def read_overwrite(folder: Path) -> dict[str, str | None]:
+    """Cell id -> the version_id of what is to be replaced, None where nothing was there; empty where nothing is.
 
     Raises:
         DamagedError: the note was changed since it was written.
         OSError: it cannot be read.
     """
     try:
-        noted = read_json(folder / REDO)
+        noted = read_json(folder / OVERWRITE)
     except FileNotFoundError:
         return {}
     if not isinstance(noted, dict) or not all(value is None or isinstance(value, str) for value in noted.values()):
         raise DamagedError("it is no note of cells to replace")
-    sealed = noted.pop(SEAL, None)
-    if sealed not in (None, seal(noted)):
+    checksum_given = noted.pop(CHECKSUM, None)
+    if checksum_given not in (None, checksum(noted)):
         raise DamagedError("its checksum is wrong")
     return noted
 
 
-def redo_text(noted: Mapping[str, str | None]) -> bytes:
-    """What ``read_redo`` reads."""
-    return json.dumps({**noted, SEAL: seal(dict(noted))}, indent=0).encode()
+def overwrite_text(noted: Mapping[str, str | None]) -> bytes:
+    """What ``read_overwrite`` reads."""
+    return json.dumps({**noted, CHECKSUM: checksum(dict(noted))}, indent=0).encode()
 
 
-def stamp(path: Path) -> str | None:
+def version_id(path: Path) -> str | None:
     """What tells one writing of a cell's file from the next; None where there is no file."""
     try:
         with path.open("rb") as stream:
-            stream.seek(-STAMP - DIGEST, os.SEEK_END)
-            return stream.read(STAMP).decode("ascii", "replace")
+            stream.seek(-VERSION_ID - DIGEST, os.SEEK_END)
+            return stream.read(VERSION_ID).decode("ascii", "replace")
     except FileNotFoundError:
         return None
-    except OSError:  # shorter than a seal, or no file
+    except OSError:  # shorter than a checksum, or no file
         return ""
 
 

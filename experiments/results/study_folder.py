@@ -13,15 +13,15 @@ from experiments.config import texts
 from experiments.results import study_folder
 from experiments.results.layout import (
     EVENTS,
+    OVERWRITE,
     PLAN,
     RECORD,
-    REDO,
     DamagedError,
     cell_files,
-    read_redo,
-    stamp,
+    read_overwrite,
     stored,
     study_digest,
+    version_id,
     whole_plan,
     whole_record,
 )
@@ -120,7 +120,7 @@ def _are(cells: set[str]) -> str:
 def troubles(folder: Path) -> list[str]:
     """A sentence about each file that is there and cannot be used, of those that only say how far a study is."""
     found = []
-    for name, read in ((PLAN, whole_plan), (REDO, read_redo)):
+    for name, read in ((PLAN, whole_plan), (OVERWRITE, read_overwrite)):
         try:
             read(folder)
         except FileNotFoundError:
@@ -134,11 +134,13 @@ def troubles(folder: Path) -> list[str]:
 def fresh(folder: Path) -> set[str]:
     """The ids of the cells whose results are there and are not to be replaced by a run with force=true."""
     try:
-        old = read_redo(folder)
+        old = read_overwrite(folder)
     except (OSError, DamagedError):
         return stored(folder)
     return {
-        path.stem for path in cell_files(folder) if path.stem not in old or stamp(path) not in (None, old[path.stem])
+        path.stem
+        for path in cell_files(folder)
+        if path.stem not in old or version_id(path) not in (None, old[path.stem])
     }
 
 

@@ -23,16 +23,16 @@ from experiments.results.cell_file import cell_path, read_cell, set_file_aside
 from experiments.results.disk import warn, write_atomically
 from experiments.results.layout import (
     CELLS,
+    CHECKSUM,
     DAMAGED,
     JOBS,
     NOT_IDENTITY,
     PLAN,
     RECORD,
-    SEAL,
     DamagedError,
+    checksum,
     flat,
     read_plan,
-    seal,
 )
 from experiments.results.leases import LEASES, Leases
 from experiments.results.rebuild import rebuilt
@@ -273,7 +273,7 @@ def write_plan(folder: Path, planned: Sequence["Cell"], seeds: int) -> None:
     known = before | mine
     plan = {cell: known[cell] for cell in recorded_cells(folder) if cell in known} | mine
     entries = [{"cell": cell} | entry for cell, entry in plan.items()]
-    lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in [*entries, {SEAL: seal(entries)}])
+    lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in [*entries, {CHECKSUM: checksum(entries)}])
     content = f"[\n{lines}\n]\n".encode()
     with suppress(OSError):
         write_atomically(folder / PLAN, content)
