@@ -1,1 +1,1 @@
-"""The learners: statistics, confidence, forecasts, the LP, dual ascent and the routing rules built on them."""
+"""The policies: statistics, confidence, forecasts, the LP, dual ascent and the routing rules built on them."""

@@ -1,4 +1,4 @@
-"""What a learner knows when it decides: the problem, what it has seen of each model, and how sure it is."""
+"""What a policy knows when it decides: the problem, what it has seen of each model, and how sure it is."""
 
 from dataclasses import dataclass
 

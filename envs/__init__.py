@@ -1,1 +1,1 @@
-"""The world: model catalogues, demand, outcomes, exact accounting. Knows nothing of learners."""
+"""The world: model catalogues, demand, outcomes, exact accounting. Knows nothing of policies."""

@@ -1,4 +1,4 @@
-"""The words that worlds and learners share.
+"""The words that worlds and policies share.
 
 Axis letters: M models (padded; ``Problem.exists`` marks the real ones), P packing resources, C covering metrics.
 Consumption is in *normalised units*: one unit is the worst case of one task of the dearest model, for each resource
@@ -13,7 +13,7 @@ import jax
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What the learner is told before the first round."""
+    """What the policy is told before the first round."""
 
     horizon: jax.Array  # [] int32, number of rounds T
     exists: jax.Array  # [M] bool, false for padding
@@ -41,7 +41,7 @@ class Truth:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class Observation:
-    """What the learner sees at the start of a round."""
+    """What the policy sees at the start of a round."""
 
     t: jax.Array  # [] int32, rounds completed so far
     demand: jax.Array  # [] q_t, tasks arriving this round; meaningful only where demand_seen
@@ -58,7 +58,7 @@ class Observation:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class Feedback:
-    """What the learner sees after a round: one model serves all of it, and only what that one did is seen."""
+    """What the policy sees after a round: one model serves all of it, and only what that one did is seen."""
 
     demand: jax.Array  # [] q_t
     model: jax.Array  # [] int32, the model that served; -1 where none did

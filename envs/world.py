@@ -131,7 +131,7 @@ def arrivals(world: World, state: WorldState, t: jax.Array, key: jax.Array) -> t
 
 
 def observe(world: World, state: WorldState, t: jax.Array, demand: jax.Array) -> Observation:
-    """What the learner is shown at the start of round t."""
+    """What the policy is shown at the start of round t."""
     dtype = world.reward_mean.dtype
     return Observation(
         t=t,

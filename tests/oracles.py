@@ -41,7 +41,7 @@ def bounds(
 
 @dataclass
 class Beliefs:
-    """What a learner knows of each model: samples are kept whole, so nothing is updated incrementally."""
+    """What a policy knows of each model: samples are kept whole, so nothing is updated incrementally."""
 
     ceiling: np.ndarray  # [M, D]
     samples: list[list[np.ndarray]] = field(default_factory=list)

@@ -44,7 +44,7 @@ def assert_same(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> No
 
 @pytest.fixture(scope="module")
 def whole() -> Snapshot:
-    return worlds.play(worlds_of(), worlds.learner(RULE), runs=RUNS, marks=(60, HORIZON))
+    return worlds.play(worlds_of(), worlds.policy(RULE), runs=RUNS, marks=(60, HORIZON))
 
 
 def test_runs_are_not_all_the_same(whole: Snapshot) -> None:
@@ -53,25 +53,25 @@ def test_runs_are_not_all_the_same(whole: Snapshot) -> None:
 
 
 def test_a_run_of_a_batch_is_that_run_alone(whole: Snapshot) -> None:
-    alone = worlds.play(worlds_of()[1], worlds.learner(RULE), runs=1, marks=(60, HORIZON), streams=[1], first_seed=2)
+    alone = worlds.play(worlds_of()[1], worlds.policy(RULE), runs=1, marks=(60, HORIZON), streams=[1], first_seed=2)
     for mark in range(2):
         assert_same(books(alone, np.s_[mark, 0, 0]), books(whole, np.s_[mark, 1, 2]))
 
 
 def test_a_run_does_not_depend_on_its_place_in_the_batch(whole: Snapshot) -> None:
-    moved = worlds.play(worlds_of()[::-1], worlds.learner(RULE), runs=RUNS, streams=[2, 1, 0], first_seed=2)
+    moved = worlds.play(worlds_of()[::-1], worlds.policy(RULE), runs=RUNS, streams=[2, 1, 0], first_seed=2)
     assert_same(books(moved, np.s_[-1, :, :2]), books(whole, np.s_[-1, ::-1, 2:]))
 
 
 def test_padding_changes_nothing(whole: Snapshot) -> None:
-    padded = books(worlds.play(worlds_of(padded=7), worlds.learner(RULE), runs=RUNS, marks=(HORIZON,)))
+    padded = books(worlds.play(worlds_of(padded=7), worlds.policy(RULE), runs=RUNS, marks=(HORIZON,)))
     assert not padded["served"][:, :, 4:].any()
     assert_same({**padded, "served": padded["served"][:, :, :4]}, books(whole))
 
 
 def test_checkpoints_change_nothing(whole: Snapshot) -> None:
-    straight = worlds.play(worlds_of(), worlds.learner(RULE), runs=RUNS, marks=(HORIZON,))
-    often = worlds.play(worlds_of(), worlds.learner(RULE), runs=RUNS, marks=(1, 7, 60, 61, HORIZON))
+    straight = worlds.play(worlds_of(), worlds.policy(RULE), runs=RUNS, marks=(HORIZON,))
+    often = worlds.play(worlds_of(), worlds.policy(RULE), runs=RUNS, marks=(1, 7, 60, 61, HORIZON))
     assert_same(books(straight), books(whole))
     assert_same(books(often), books(whole))
     assert_same(books(often, np.s_[2]), books(whole, np.s_[0]))
@@ -82,7 +82,7 @@ def test_blocks_change_nothing(whole: Snapshot, monkeypatch: pytest.MonkeyPatch)
     """Six runs, two at a time, are another shape than anything traced with blocks of the usual size."""
     monkeypatch.setattr(batch, "_LANES", 2)
     assert batch.tile_shape(3, 6) == (1, 2)
-    parted = worlds.play(worlds_of(), worlds.learner(RULE), runs=6, marks=(HORIZON,))
+    parted = worlds.play(worlds_of(), worlds.policy(RULE), runs=6, marks=(HORIZON,))
     assert_same(books(parted, np.s_[-1, :, :RUNS]), books(whole))
     np.testing.assert_allclose(parted.world.violation_worst[-1, :, :RUNS], whole.world.violation_worst[-1], rtol=1e-6)
 
@@ -106,15 +106,15 @@ def test_batches_are_made_of_whole_blocks(
 
 
 def test_a_saved_run_goes_on_as_if_it_had_never_stopped(whole: Snapshot) -> None:
-    made, learners, keys = worlds.arranged(worlds_of(), worlds.learner(RULE), RUNS)
-    program = worlds.program(made, learners, keys)
-    state = program.start(made, learners, keys, jnp.int32(HORIZON))
+    made, policies, keys = worlds.arranged(worlds_of(), worlds.policy(RULE), RUNS)
+    program = worlds.program(made, policies, keys)
+    state = program.start(made, policies, keys, jnp.int32(HORIZON))
     clock = jax.tree.map(jnp.asarray, worlds.clock(worlds_of()[0], HORIZON))
-    state, _ = program.advance(made, learners, keys, state, clock, jnp.int32(0), jnp.int32(73))
+    state, _ = program.advance(made, policies, keys, state, clock, jnp.int32(0), jnp.int32(73))
     saved = jax.tree.map(lambda leaf: np.array(jax.device_get(leaf)), state)
     del state
     again = jax.tree.map(jnp.asarray, saved)
-    _, seen = program.advance(made, learners, keys, again, clock, jnp.int32(73), jnp.int32(HORIZON))
+    _, seen = program.advance(made, policies, keys, again, clock, jnp.int32(73), jnp.int32(HORIZON))
     seen = jax.device_get(seen)
     assert_same({name: ledger.host_units(getattr(seen.world, name)) for name in BOOKS}, books(whole))
 
@@ -123,16 +123,16 @@ def test_horizons_share_a_program(whole: Snapshot) -> None:
     """A shorter horizon is another budget, another step size and other loop bounds: all of them data."""
     before = batch.traces()
     made = worlds_of(horizon=90)
-    short = worlds.play(made, worlds.learner(RULE), runs=RUNS, marks=(90,))
+    short = worlds.play(made, worlds.policy(RULE), runs=RUNS, marks=(90,))
     demand = ledger.host_value(short.world.demand, made[0].scale)[-1]
     assert (np.abs(demand - 450) < SIGMAS * np.sqrt(450)).all()
     assert batch.traces() == before
 
 
 # Recompilation.
-def traced(made: Sequence[World], learners: Any) -> int:
+def traced(made: Sequence[World], policies: Any) -> int:
     """Traces that simulating this batch takes, compiling left out."""
-    arguments = worlds.arranged(made, learners, RUNS)
+    arguments = worlds.arranged(made, policies, RUNS)
     before, rounds = batch.traces(), jnp.zeros((), jnp.int32)
     state = jax.eval_shape(batch._start, *arguments, rounds)
     clock = worlds.clock(made[0], 100)
@@ -141,7 +141,7 @@ def traced(made: Sequence[World], learners: Any) -> int:
 
 
 def test_numbers_share_one_trace_and_choices_do_not() -> None:
-    usual = worlds.learner(RULE)
+    usual = worlds.policy(RULE)
     traced(worlds_of(), usual)
     assert traced(worlds_of(), usual) == 0
     varied = [
@@ -149,12 +149,12 @@ def test_numbers_share_one_trace_and_choices_do_not() -> None:
         worlds.world(horizon=5000, models=3, padded=4, target=0.1, edge_throughput=0.2),
         worlds.world(demand={"mean": 4.0, "maximum": 16.0}, cost_bound_multiple=2.0),
     ]
-    numbers = worlds.learner(RULE, eta=1.0, covering_gain=1.0, confidence={"confidence": 1.0, "kappa": 2.0})
+    numbers = worlds.policy(RULE, eta=1.0, covering_gain=1.0, confidence={"confidence": 1.0, "kappa": 2.0})
     assert traced(varied, numbers) == 0
     for static in (
-        worlds.learner(RULE, covering="pessimistic"),
-        worlds.learner(RULE, confidence={"radius": "variance"}),
-        worlds.learner(RULE, forecaster="last_value"),
+        worlds.policy(RULE, covering="pessimistic"),
+        worlds.policy(RULE, confidence={"radius": "variance"}),
+        worlds.policy(RULE, forecaster="last_value"),
     ):
         assert traced(varied, static) == 1
     assert traced(worlds_of(padded=5), usual) == 1
@@ -241,7 +241,7 @@ def test_groups_are_what_shares_a_trace() -> None:
 
 
 def test_policies_meet_the_same_demand(whole: Snapshot) -> None:
-    other = worlds.play(worlds_of(), worlds.learner("uniform"), runs=RUNS, marks=(60, HORIZON))
+    other = worlds.play(worlds_of(), worlds.policy("uniform"), runs=RUNS, marks=(60, HORIZON))
     for mark in range(2):
         left, right = books(other, mark), books(whole, mark)
         assert (left["demand"] == right["demand"]).all()
@@ -304,7 +304,7 @@ def assert_alike(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> N
 @pytest.fixture(scope="module", params=[RULE, pytest.param("lp_resolving", marks=pytest.mark.slow)])
 def engine(request: pytest.FixtureRequest) -> tuple[str, dict[str, np.ndarray]]:
     world = routerbench()
-    seen = worlds.play(world, worlds.learner(request.param), runs=MANY, marks=(LONG,))
+    seen = worlds.play(world, worlds.policy(request.param), runs=MANY, marks=(LONG,))
     assert (seen.invalid == 0).all()
     assert (ledger.host_units(seen.world.spent) <= ledger.host_units(world.budget)).all()
     return request.param, per_task(seen, world)
@@ -321,16 +321,16 @@ def test_whole_runs_agree_with_an_independent_simulation(engine: tuple[str, dict
 
 def test_double_precision_tells_the_same_story() -> None:
     single = routerbench()
-    ours = worlds.play(single, worlds.learner(RULE), runs=MANY, marks=(LONG,))
+    ours = worlds.play(single, worlds.policy(RULE), runs=MANY, marks=(LONG,))
     with jax.enable_x64(True):
         double = routerbench(np.float64)
-        theirs = worlds.play(double, worlds.learner(RULE, dtype=np.float64), runs=MANY, marks=(LONG,))
+        theirs = worlds.play(double, worlds.policy(RULE, dtype=np.float64), runs=MANY, marks=(LONG,))
     assert theirs.lower.dtype == np.float64
     assert_alike(per_task(ours, single), per_task(theirs, double))
 
 
 def test_the_independent_simulation_can_tell_a_difference() -> None:
-    """The comparison above fails for a learner with another confidence or half the budget."""
+    """The comparison above fails for a policy with another confidence or half the budget."""
     usual = independent()
     poorer = replace(usual, budget=0.5 * usual.budget)
     runs = [

@@ -24,15 +24,15 @@ def plain(confidence=CONFIDENCE):
     return replace(instance.plain(HORIZON), confidence=confidence)
 
 
-def learner(rule):
-    return worlds.learner(rule, forecaster="oracle", confidence={"confidence": CONFIDENCE})
+def policy(rule):
+    return worlds.policy(rule, forecaster="oracle", confidence={"confidence": CONFIDENCE})
 
 
 @cache
 def engine(rule):
     """Totals [runs] by name."""
     world = instance.world(HORIZON)
-    seen = worlds.play(world, learner(rule), runs=1024, marks=(HORIZON,))
+    seen = worlds.play(world, policy(rule), runs=1024, marks=(HORIZON,))
     assert seen.invalid.sum() == 0
     scales = {"reward": world.scale, "spent": world.consumption_scale, "service": world.scale, "served": world.scale}
     totals = {name: ledger.host_value(getattr(seen.world, name), scale)[0, 0] for name, scale in scales.items()}
@@ -82,7 +82,7 @@ def test_an_unknown_rule_is_refused():
 
 @cache
 def recorded():
-    return worlds.record([instance.world(HORIZON)], learner("lp_resolving"), HORIZON)
+    return worlds.record([instance.world(HORIZON)], policy("lp_resolving"), HORIZON)
 
 
 def decided(rule):
@@ -90,7 +90,7 @@ def decided(rule):
     if rule == "lp_resolving":
         return np.asarray(recorded().shares, float)[0]
     view = jax.tree.map(lambda leaf: leaf[0], replace(recorded().view, resolve=np.ones((1, HORIZON), bool)))
-    made = worlds.learner(rule).routing
+    made = worlds.policy(rule).routing
     decide = jax.jit(jax.vmap(lambda one: made.decide(made.init(one.problem, None), one)[0]))
     return np.asarray(decide(view), float)
 

@@ -42,11 +42,11 @@ def play(name: str, instance: Plain, *, runs: int | None = None, seed: int = 0) 
 @cache
 def engine(horizon: int, runs: int) -> Totals:
     """The engine's totals, played once for all rivals."""
-    learner = worlds.learner(
+    policy = worlds.policy(
         "primal_dual_resolving", forecaster="oracle", confidence={"confidence": instances.CONFIDENCE}, eta=instances.ETA
     )
     world = instances.world(horizon)
-    end = worlds.play(world, learner, runs=runs, marks=(horizon,), root_seed=1).world
+    end = worlds.play(world, policy, runs=runs, marks=(horizon,), root_seed=1).world
     scales = {"reward": world.scale, "spent": world.consumption_scale, "service": world.scale, "served": world.scale}
     read = {name: ledger.host_value(getattr(end, name), scale)[0, 0] for name, scale in scales.items()}
     return Totals(

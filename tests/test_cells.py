@@ -264,10 +264,10 @@ def test_cells_of_one_structure_are_one_group_whatever_their_numbers() -> None:
 
 def test_a_group_is_stacked_cell_by_cell() -> None:
     found = planned(*BASE, "sweep.num_models=[2,11]", "sweep.target=[0.5,0.9]")
-    worlds, learners = cells.stack(found)
+    worlds, policies = cells.stack(found)
     for number, cell in enumerate(found):
-        alone = jax.tree.leaves((cell.instance.world, cell.learner))
-        together = [leaf[number] for leaf in jax.tree.leaves((worlds, learners))]
+        alone = jax.tree.leaves((cell.instance.world, cell.policy))
+        together = [leaf[number] for leaf in jax.tree.leaves((worlds, policies))]
         assert all(np.array_equal(one, other) for one, other in zip(alone, together, strict=True))
     assert worlds.problem.exists.sum(axis=1).tolist() == [cell.instance.world.problem.exists.sum() for cell in found]
     assert {cell.models_padded for cell in found} == {11}
@@ -276,6 +276,6 @@ def test_a_group_is_stacked_cell_by_cell() -> None:
 @pytest.mark.parametrize(("precision", "dtype"), [("float32", np.float32), ("float64", np.float64)])
 def test_numbers_have_the_precision_of_the_study(precision: str, dtype: type) -> None:
     (cell,) = planned(*BASE, f"precision={precision}")
-    kinds = {leaf.dtype for leaf in jax.tree.leaves(cell.learner)}
+    kinds = {leaf.dtype for leaf in jax.tree.leaves(cell.policy)}
     assert kinds == {np.dtype(dtype)}
     assert cell.instance.world.reward_mean.dtype == dtype

@@ -41,7 +41,7 @@ def simulate(request: pytest.FixtureRequest) -> Simulate:
     """The same batch, played with any checkpointer."""
     routing, deployment, schedule, stages = SETUPS[request.param]
     made = [worlds.world(horizon=HORIZON, budget_per_task=budget, **schedule) for budget in (1e-4, 1e-3)]
-    arguments = worlds.arranged(made, worlds.learner(routing, deployment=deployment), RUNS)
+    arguments = worlds.arranged(made, worlds.policy(routing, deployment=deployment), RUNS)
     clock = worlds.clock(made[0], HORIZON, stages=stages)
     program, weights = worlds.program(*arguments), np.full(RUNS, 1 / RUNS)
 

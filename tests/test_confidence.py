@@ -84,11 +84,11 @@ def test_statistics_are_those_of_numpy(samples: list[np.ndarray]) -> None:
 
 def test_the_learner_uses_its_real_models_and_each_models_own_range() -> None:
     world = worlds.world(models=3, padded=5, horizon=700)
-    learner = worlds.learner("uniform", confidence={"confidence": 0.5, "kappa": 2.0})
-    state = policies.init(learner, world.problem, None)
+    policy = worlds.policy("uniform", confidence={"confidence": 0.5, "kappa": 2.0})
+    state = policies.init(policy, world.problem, None)
     view = SimpleNamespace(problem=world.problem, observation=SimpleNamespace(profile=jnp.float32(1.0)))
     for model in (4, 0, 2, 1, 3):
-        state = policies.learn(learner, state, state, view, feedback(model, np.zeros(3)))
+        state = policies.learn(policy, state, state, view, feedback(model, np.zeros(3)))
     ceiling = np.concatenate([np.ones((5, 1)), np.asarray(world.problem.consumption_bound), np.ones((5, 1))], axis=1)
     width = 2.0 * oracles.level(0.5, 3, 700)  # at mean 0 and one observation the radius is gamma
     np.testing.assert_allclose(state.bounds.upper, np.minimum(width, 1.0) * ceiling, rtol=1e-6)

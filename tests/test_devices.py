@@ -140,12 +140,12 @@ class Small:
         self.rows, self.error, self.simulate, self.lock = rows, error, batch.simulate, threading.Lock()
         self.played: list[int] = []
 
-    def __call__(self, program: Any, worlds: Any, learners: Any, keys: jax.Array, *rest: Any, **named: Any) -> Any:
+    def __call__(self, program: Any, worlds: Any, policies: Any, keys: jax.Array, *rest: Any, **named: Any) -> Any:
         with self.lock:
             self.played.append(keys.size)
         if keys.size > self.rows:
             raise self.error("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")
-        return self.simulate(program, worlds, learners, keys, *rest, **named)
+        return self.simulate(program, worlds, policies, keys, *rest, **named)
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ def seen() -> Any:
         worlds.world(models=5, horizon=horizon, budget_per_task=budget, target=target, **worlds.TWO_OF_EACH)
         for horizon, budget, target in ((200, 2e-4, 0.9), (900, 1e-4, 0.5), (200, 2e-3, 0.99), (200, 5e-5, 0.0))
     ]
-    return worlds.record(made, worlds.learner("uniform"), ROUNDS)
+    return worlds.record(made, worlds.policy("uniform"), ROUNDS)
 
 
 def prices(rule: PrimalDualResolving, seen: Any) -> np.ndarray:

@@ -216,7 +216,7 @@ def random_world(seed: int, **overrides: Any) -> World:
 @pytest.fixture(scope="module")
 def reckless() -> tuple[list[World], Any]:
     made = [random_world(seed, budget_rule=("skip", "stop")[seed % 2]) for seed in range(CELLS)]
-    return made, worlds.play(made, worlds.learner(Reckless()), runs=RUNS, marks=MARKS)
+    return made, worlds.play(made, worlds.policy(Reckless()), runs=RUNS, marks=MARKS)
 
 
 def test_no_run_ever_spends_a_quantum_too_much(reckless: tuple[list[World], Any]) -> None:
@@ -255,8 +255,8 @@ def test_the_books_balance(reckless: tuple[list[World], Any]) -> None:
 def test_what_is_not_a_number_costs_its_own_round_and_run_only(reckless: tuple[list[World], Any]) -> None:
     made, before = reckless
     broken = [3, 8]
-    learners = [worlds.learner(Reckless(broken=0.4 if cell in broken else 0.0)) for cell in range(CELLS)]
-    seen = worlds.play(made, learners, runs=RUNS, marks=MARKS)
+    policies = [worlds.policy(Reckless(broken=0.4 if cell in broken else 0.0)) for cell in range(CELLS)]
+    seen = worlds.play(made, policies, runs=RUNS, marks=MARKS)
     others = np.setdiff1d(np.arange(CELLS), broken)
     for name in ("demand", "served", "refused", "reward", "spent", "service"):
         old, new = (ledger.host_units(getattr(snapshot.world, name)) for snapshot in (before, seen))
@@ -272,9 +272,9 @@ def test_what_is_not_a_number_costs_its_own_round_and_run_only(reckless: tuple[l
 
 @pytest.fixture(scope="module")
 def insistent() -> tuple[list[World], Any, Any]:
-    """Worlds under each rule, a record of a learner that wants to serve every round, and its books."""
+    """Worlds under each rule, a record of a policy that wants to serve every round, and its books."""
     made = [random_world(seed, budget_rule=rule) for seed in (1, 4) for rule in ("skip", "stop", "cross")]
-    always = worlds.learner(Reckless(scale=1000.0))
+    always = worlds.policy(Reckless(scale=1000.0))
     return made, worlds.record(made, always, 120), worlds.play(made, always, runs=1, marks=(120,))
 
 

@@ -144,12 +144,12 @@ def test_theory_lines_meet_in_one_point(study: list) -> None:
 
 def test_a_policy_keeps_its_colour(study: list) -> None:
     styles = line_styles(study, label_cells(study))
-    learners = [style for style in styles.values() if not style.clairvoyant]
-    assert len({style.colour for style in learners}) == len(learners) == 4
+    policies = [style for style in styles.values() if not style.clairvoyant]
+    assert len({style.colour for style in policies}) == len(policies) == 4
     assert styles["oracle"].dashes != "-"
     for draw in (gallery.regret_by_round, gallery.regret_by_horizon, gallery.reward_by_budget):
         colours = {to_hex(line.get_color()) for axes in draw(study).axes for line in axes.lines}
-        assert {style.colour.lower() for style in learners} <= colours
+        assert {style.colour.lower() for style in policies} <= colours
 
 
 def test_interval_shares_recover_each_interval() -> None:

@@ -280,8 +280,8 @@ def test_a_total_is_kept_between_powers_of_two(name):
 def test_the_past_alone_is_wrong_by_what_is_to_come(refresh):
     """COPAC's AR(1) figure: an error of 1 - t/T at the refreshes, in a run where q_t is seen after choosing."""
     world = worlds.world(demand={"mean": 4.0, "counts": "none"}, demand_seen="after", horizon=64)
-    learner = dataclasses.replace(worlds.learner(), forecaster=build("past_only", {"refresh": refresh}))
-    view = jax.tree.map(lambda leaf: np.asarray(leaf)[0], worlds.record([world], learner, 64).view)
+    policy = dataclasses.replace(worlds.policy(), forecaster=build("past_only", {"refresh": refresh}))
+    view = jax.tree.map(lambda leaf: np.asarray(leaf)[0], worlds.record([world], policy, 64).view)
     rounds = np.arange(64)
     latest = rounds if refresh == "every" else np.array([0, *(2 ** int(math.log2(t)) for t in rounds[1:])])
     np.testing.assert_allclose(1 - view.total_demand / (4.0 * 64), 1 - latest / 64, atol=1e-6)

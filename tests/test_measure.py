@@ -19,9 +19,9 @@ BUDGETS, TARGETS = (1e-4, 3e-4, 1e-3), (0.9999, 0.7, 0.7)
 def make_cell(budget: float, target: float) -> Cell:
     instance = worlds.instance(horizon=200, budget_per_task=budget, target=target)
     config = test_batch.cell_config(RULE, horizon=200, env=worlds.settings(budget_per_task=budget, target=target))
-    learner = worlds.learner(RULE)
+    policy = worlds.policy(RULE)
     clock = worlds.clock(instance.world, 200)
-    return Cell(config=config, id="cell", stream=0, instance=instance, learner=learner, models_padded=4, clock=clock)
+    return Cell(config=config, id="cell", stream=0, instance=instance, policy=policy, models_padded=4, clock=clock)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def made() -> list[Cell]:
 
 @pytest.fixture(scope="module")
 def snapshot(made: list[Cell]) -> Snapshot:
-    return worlds.play([cell.instance.world for cell in made], worlds.learner(RULE), runs=RUNS, marks=tuple(MARKS))
+    return worlds.play([cell.instance.world for cell in made], worlds.policy(RULE), runs=RUNS, marks=tuple(MARKS))
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def results(made: list[Cell], snapshot: Snapshot) -> list[CellResult]:
 @pytest.fixture(scope="module")
 def rounds(made: list[Cell]) -> Any:
     """The rounds of run 0 of each cell, in float64."""
-    seen = worlds.record([cell.instance.world for cell in made], worlds.learner(RULE), 200)
+    seen = worlds.record([cell.instance.world for cell in made], worlds.policy(RULE), 200)
     return jax.tree.map(lambda leaf: np.asarray(leaf, float), (seen.feedback, seen.duals))
 
 
@@ -162,12 +162,10 @@ def test_fixed_and_staged_runs_of_one_world_share_a_cache_and_nothing_in_it() ->
     cache: dict[Any, Any] = {}
     found = []
     for deployment in ("everything", "greedy"):
-        learner = worlds.learner("uniform", deployment=deployment)
+        policy = worlds.policy("uniform", deployment=deployment)
         clock = worlds.clock(world.world, 100, stages=4)
-        cell = Cell(
-            config=config, id=deployment, stream=0, instance=world, learner=learner, models_padded=4, clock=clock
-        )
-        seen = worlds.play(world.world, learner, runs=2, marks=(50, 100), stages=4)
+        cell = Cell(config=config, id=deployment, stream=0, instance=world, policy=policy, models_padded=4, clock=clock)
+        seen = worlds.play(world.world, policy, runs=2, marks=(50, 100), stages=4)
         mine = jax.tree.map(lambda leaf: leaf[:, 0], seen)
         found.append(measure.cell_result(cell, mine, np.array([50, 100]), np.arange(2), 1.0, cache))
     fixed, staged = found

@@ -239,9 +239,9 @@ def test_a_model_that_never_fits_keeps_nobody_from_serving(name: str) -> None:
         for moment in ("before", "after")
         for rule in ("skip", "stop")
     ]
-    learner = worlds.learner(name)
-    learner = replace(learner, forecaster=base.build("noisy_oracle", {"bias": -0.9, "noise": 0.0}))
-    seen = worlds.play(made, learner, runs=2, marks=(ROUNDS,))
+    policy = worlds.policy(name)
+    policy = replace(policy, forecaster=base.build("noisy_oracle", {"bias": -0.9, "noise": 0.0}))
+    seen = worlds.play(made, policy, runs=2, marks=(ROUNDS,))
     served = ledger.host_value(seen.world.served, made[0].scale)[-1]
     assert not served[..., 0].any()
     # The first forecast comes before any demand was seen: under `stop` the one refusal that it leads to is the last.

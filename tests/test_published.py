@@ -10,7 +10,7 @@ import pytest
 from scipy import sparse
 from scipy.optimize import linprog
 
-from bandits.policy import Learner
+from bandits.policy import Policy
 from envs import catalogue as catalogues
 from envs import keys as random_keys
 from envs import ledger
@@ -66,11 +66,11 @@ def slots(world: World, demand: np.ndarray, uniforms: np.ndarray) -> twins.Slots
     )
 
 
-def recorded(learners: list[Learner]) -> tuple[Any, list[twins.Slots]]:
-    """Records [cells, rounds] in float64 of one learner in each instance, and the instances for twins."""
-    made = [instance(seed) for seed in range(len(learners))]
+def recorded(policies: list[Policy]) -> tuple[Any, list[twins.Slots]]:
+    """Records [cells, rounds] in float64 of one policy in each instance, and the instances for twins."""
+    made = [instance(seed) for seed in range(len(policies))]
     with jax.enable_x64(True):
-        seen = worlds.record(made, learners, ROUNDS)
+        seen = worlds.record(made, policies, ROUNDS)
         keys = worlds.record_keys(len(made))
         number = 3 + made[0].service_mean.shape[1]
         each = jnp.tile(jnp.arange(ROUNDS, dtype=jnp.int32), len(made))
@@ -115,10 +115,10 @@ def test_copac_ucb_and_oa_ucb_are_their_twin_draw_for_draw(
 ) -> None:
     options = {"targets": targets, "dual_signal": dual_signal}
     numbers = [copac_numbers(seed) for seed in range(INSTANCES)]
-    learners = [
-        worlds.learner(name, forecaster=FORECASTS[forecast], dtype=np.float64, **given, **options) for given in numbers
+    policies = [
+        worlds.policy(name, forecaster=FORECASTS[forecast], dtype=np.float64, **given, **options) for given in numbers
     ]
-    seen, made = recorded(learners)
+    seen, made = recorded(policies)
     stopped = 0
     for cell, world in enumerate(made):
         rule = twins.Copac(world, **numbers[cell], **options, covers=name == "copac_ucb")
@@ -137,8 +137,8 @@ def confidence_numbers(seed: int) -> dict[str, float]:
 
 def test_pd_bwk_is_its_twin_draw_for_draw() -> None:
     numbers = [confidence_numbers(seed) for seed in range(INSTANCES)]
-    learners = [worlds.learner("pd_bwk", confidence=given, dtype=np.float64) for given in numbers]
-    seen, made = recorded(learners)
+    policies = [worlds.policy("pd_bwk", confidence=given, dtype=np.float64) for given in numbers]
+    seen, made = recorded(policies)
     for cell, world in enumerate(made):
         trace = twins.play(world, twins.PdBwK(world, **numbers[cell]), forecast="mean")
         assert_same_run(seen, cell, trace)
@@ -195,8 +195,8 @@ def test_ad_ucb_and_sw_ucb_solve_the_programs_of_their_twins_and_draw_from_the_s
     options = {"targets": targets} if targets else {}
     belief = {"confidence": 0.1, "kappa": 1.5}
     numbers = [program_numbers(name, seed) for seed in range(INSTANCES // 2)]
-    learners = [worlds.learner(name, confidence=belief, dtype=np.float64, **given, **options) for given in numbers]
-    seen, made = recorded(learners)
+    policies = [worlds.policy(name, confidence=belief, dtype=np.float64, **given, **options) for given in numbers]
+    seen, made = recorded(policies)
     for cell, world in enumerate(made):
         given = numbers[cell]
         rule = (
@@ -213,9 +213,9 @@ def test_ad_ucb_and_sw_ucb_solve_the_programs_of_their_twins_and_draw_from_the_s
 def test_with_slack_budgets_and_no_target_copac_ucb_plays_ucb1_with_its_radius() -> None:
     made = [worlds.limited(instance(seed), np.array([1e9, 1e9]), np.zeros(2)) for seed in range(INSTANCES)]
     numbers = [copac_numbers(seed) for seed in range(INSTANCES)]
-    learners = [worlds.learner("copac_ucb", forecaster="oracle", dtype=np.float64, **given) for given in numbers]
+    policies = [worlds.policy("copac_ucb", forecaster="oracle", dtype=np.float64, **given) for given in numbers]
     with jax.enable_x64(True):
-        seen = worlds.record(made, learners, ROUNDS)
+        seen = worlds.record(made, policies, ROUNDS)
     model, reward = np.asarray(seen.feedback.model), np.asarray(seen.feedback.reward)
     for cell, given in enumerate(numbers):
         count, mean = np.zeros(MODELS, int), np.zeros(MODELS)
@@ -250,9 +250,9 @@ def test_on_the_two_model_instance_the_spend_rate_tends_to_the_budget() -> None:
         consumption_mean=free * world.consumption_mean,
         consumption_table=free[:, :, None] * world.consumption_table,
     )
-    learners = [worlds.learner("copac_ucb", forecaster="oracle", delta=delta) for delta in (1e-6, 0.2)]
+    policies = [worlds.policy("copac_ucb", forecaster="oracle", delta=delta) for delta in (1e-6, 0.2)]
     marks = (100, 1000, 9000, 18000, horizon)
-    seen = worlds.play([world, world], learners, runs=4, marks=marks)
+    seen = worlds.play([world, world], policies, runs=4, marks=marks)
     spent = ledger.host_value(seen.world.spent, world.consumption_scale)[..., 0]  # [E, cells, runs]
     rate = np.diff(spent, axis=0) / np.diff(marks)[:, None, None]
     late = rate[2]  # rounds 9,000 to 18,000
@@ -322,8 +322,8 @@ def test_an_independent_trial_of_the_published_rule_is_reproduced(row: str) -> N
         demand_seen="after",
     )
     world = made.world
-    learner = worlds.learner("copac_ucb", forecaster=forecaster, **{"delta": float(np.exp(-12.4)), **rule})
-    books = worlds.play(world, learner, runs=runs, marks=(horizon,)).world
+    policy = worlds.policy("copac_ucb", forecaster=forecaster, **{"delta": float(np.exp(-12.4)), **rule})
+    books = worlds.play(world, policy, runs=runs, marks=(horizon,)).world
     demand, served, service = (
         ledger.host_value(getattr(books, name), world.scale)[0, 0] for name in ("demand", "served", "service")
     )

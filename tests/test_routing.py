@@ -133,7 +133,7 @@ def recordings() -> list[Recording]:
         )
         for budget, target, moment in varied
     ]
-    seen = worlds.record(made, worlds.learner("primal_dual_resolving"), ROUNDS)
+    seen = worlds.record(made, worlds.policy("primal_dual_resolving"), ROUNDS)
     return [Recording(cell, world, seen) for cell, world in enumerate(made)]
 
 

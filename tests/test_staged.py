@@ -126,16 +126,16 @@ def instances(scenario: Scenario, **overrides: Any) -> list[Instance]:
     return [worlds.instance(**{**usual, **scenario.shared, **cell, **overrides}) for cell in scenario.cells]
 
 
-def learner(pair: str) -> Any:
+def policy(pair: str) -> Any:
     deployment, routing = PAIRS[pair]
     # Narrow intervals: in runs as short as these, wide ones would leave every bound at 0 or 1.
-    return worlds.learner(routing, deployment=deployment, confidence={"confidence": 0.01})
+    return worlds.policy(routing, deployment=deployment, confidence={"confidence": 0.01})
 
 
 def play(pair: str, scenario: Scenario, made: list[Instance], marks: Any, **options: Any) -> Snapshot:
     return worlds.play(
         [instance.world for instance in made],
-        learner(pair),
+        policy(pair),
         runs=RUNS,
         marks=tuple(marks),
         stages=scenario.stages,
@@ -436,7 +436,7 @@ def measured(pair: str, scenario: Scenario, made: list[Instance], seen: Snapshot
         id="cell",
         stream=0,
         instance=made[cell],
-        learner=learner(pair),
+        policy=policy(pair),
         models_padded=PADDED,
         clock=clock,
     )
@@ -590,7 +590,7 @@ def test_stageroute_deploys_the_best_support_for_its_own_bounds() -> None:
         resolve_every=5,
     )
     made, starts = instances(scenario), starts_of(scenario.horizon, scenario.stages)[1:]
-    arguments = worlds.arranged([instance.world for instance in made], learner("stageroute"), RUNS)
+    arguments = worlds.arranged([instance.world for instance in made], policy("stageroute"), RUNS)
     clock = worlds.clock(made[0].world, scenario.horizon, stages=scenario.stages, resolve_every=5)
     only_first = np.eye(RUNS)[0]  # beliefs are means over runs: here, those of run 0
     marks = np.array(sorted({*starts, *(t + 1 for t in starts), scenario.horizon}))
@@ -741,7 +741,7 @@ def stage_start(world: World, wanted: list[int], t: int = 0, state: Any = None) 
     """The state after the deployment at round t, outside of any batch."""
     world = jax.tree.map(jnp.asarray, world)
     rule = Fixed(wanted=jnp.isin(jnp.arange(world.reward_mean.shape[0]), jnp.array(wanted)).astype(jnp.float32))
-    made = worlds.learner("uniform", deployment=rule)
+    made = worlds.policy("uniform", deployment=rule)
     state = rollout.start(world, made, jax.random.key(0), jnp.int32(100)) if state is None else state
     return rollout._deploy(world, made, jax.random.key(1), state, jnp.int32(t))
 

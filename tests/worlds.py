@@ -1,4 +1,4 @@
-"""Small worlds, learners and batches for tests; everything goes through the builders that studies use."""
+"""Small worlds, policies and batches for tests; everything goes through the builders that studies use."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ import numpy as np
 from bandits.deployment import DEPLOYMENT, DeploymentRule
 from bandits.estimators.confidence import Confidence
 from bandits.forecasting import base
-from bandits.policy import Learner
+from bandits.policy import Policy
 from bandits.routing import ROUTING, RoutingRule, View
 from envs import build as instances
 from envs import catalogue as catalogues
@@ -105,7 +105,7 @@ def limited(world: World, budget: np.ndarray, target: np.ndarray) -> World:
     return replace(world, problem=problem, budget=ledger.limit(amount, np.asarray(world.consumption_scale)))
 
 
-def learner(
+def policy(
     routing: str | RoutingRule = "uniform",
     *,
     deployment: str | DeploymentRule = "everything",
@@ -113,9 +113,9 @@ def learner(
     confidence: Mapping[str, Any] | None = None,
     dtype: type = np.float32,
     **values: Any,
-) -> Learner:
-    """A learner with NumPy leaves, as studies make them."""
-    made = Learner(
+) -> Policy:
+    """A policy with NumPy leaves, as studies make them."""
+    made = Policy(
         deployment=deployment if isinstance(deployment, DeploymentRule) else DEPLOYMENT[deployment](),
         routing=routing if isinstance(routing, RoutingRule) else parameters.build(ROUTING[routing], values, routing),
         forecaster=base.build(forecaster, {}),
@@ -132,29 +132,29 @@ def stacked(items: Sequence[Any]) -> Any:
 _PROGRAMS: dict[Any, batch.Program] = {}
 
 
-def program(worlds: World, learners: Learner, keys: jax.Array) -> batch.Program:
+def program(worlds: World, policies: Policy, keys: jax.Array) -> batch.Program:
     """The compiled program of these shapes, shared by all tests of a process: compiling is what tests wait for."""
-    leaves, structure = jax.tree.flatten((worlds, learners, keys))
+    leaves, structure = jax.tree.flatten((worlds, policies, keys))
     signature = (structure, *((np.shape(leaf), leaf.dtype) for leaf in leaves))
     if signature not in _PROGRAMS:
-        _PROGRAMS[signature] = batch.compile_program(worlds, learners, keys)
+        _PROGRAMS[signature] = batch.compile_program(worlds, policies, keys)
     return _PROGRAMS[signature]
 
 
 def arranged(
     worlds: World | Sequence[World],
-    learners: Learner | Sequence[Learner],
+    policies: Policy | Sequence[Policy],
     runs: int,
     root_seed: int = 0,
     streams: Sequence[int] | None = None,
     first_seed: int = 0,
-) -> tuple[World, Learner, jax.Array]:
-    """The arguments of a batch: worlds and learners stacked over cells, and keys [cells, runs]."""
-    many = [items if isinstance(items, Sequence) else [items] for items in (worlds, learners)]
+) -> tuple[World, Policy, jax.Array]:
+    """The arguments of a batch: worlds and policies stacked over cells, and keys [cells, runs]."""
+    many = [items if isinstance(items, Sequence) else [items] for items in (worlds, policies)]
     number = max(len(items) for items in many)
-    worlds, learners = (stacked(list(items) * (number // len(items))) for items in many)
+    worlds, policies = (stacked(list(items) * (number // len(items))) for items in many)
     cells = np.asarray(range(number) if streams is None else streams, np.uint32)
-    return worlds, learners, batch.run_keys(root_seed, cells, np.arange(first_seed, first_seed + runs))
+    return worlds, policies, batch.run_keys(root_seed, cells, np.arange(first_seed, first_seed + runs))
 
 
 def clock(world: World, horizon: int, *, stages: int = 1, resolve_every: int = 1) -> Clock:
@@ -164,7 +164,7 @@ def clock(world: World, horizon: int, *, stages: int = 1, resolve_every: int = 1
 
 def play(
     worlds: World | Sequence[World],
-    learners: Learner | Sequence[Learner],
+    policies: Policy | Sequence[Policy],
     *,
     runs: int = 8,
     marks: Sequence[int] = (200,),
@@ -176,13 +176,13 @@ def play(
 ) -> Snapshot:
     """Snapshots [E, cells, runs, ...] (beliefs [E, cells, ...]) of one batch through ``experiments.engine.batch``.
 
-    A single world or learner is repeated for as many cells as there are of the other. The first world sets the clock.
+    A single world or policy is repeated for as many cells as there are of the other. The first world sets the clock.
     """
     first = worlds[0] if isinstance(worlds, Sequence) else worlds
     when = clock(first, marks[-1], stages=stages, resolve_every=resolve_every)
-    worlds, learners, keys = arranged(worlds, learners, runs, root_seed, streams, first_seed)
-    compiled = program(worlds, learners, keys)
-    return batch.simulate(compiled, worlds, learners, keys, np.full(runs, 1.0 / runs), when, marks)
+    worlds, policies, keys = arranged(worlds, policies, runs, root_seed, streams, first_seed)
+    compiled = program(worlds, policies, keys)
+    return batch.simulate(compiled, worlds, policies, keys, np.full(runs, 1.0 / runs), when, marks)
 
 
 def catalogue_of(
@@ -270,14 +270,14 @@ def tasks_served(feedback: Feedback, models: int) -> np.ndarray:
     return np.where(mine, np.asarray(feedback.demand)[..., None], 0.0)
 
 
-def record(worlds: Sequence[World], made: Learner | Sequence[Learner], rounds: int, *, root_seed: int = 0) -> Recorded:
+def record(worlds: Sequence[World], made: Policy | Sequence[Policy], rounds: int, *, root_seed: int = 0) -> Recorded:
     """[cells, rounds, ...] records of one run in each world, played by the engine's own ``_round``.
 
-    ``made`` is one learner for all worlds, or one for each.
+    ``made`` is one policy for all worlds, or one for each.
     """
-    learners = stacked(made if isinstance(made, Sequence) else [made] * len(worlds))
+    policies = stacked(made if isinstance(made, Sequence) else [made] * len(worlds))
 
-    def one(world: World, made: Learner, key: jax.Array) -> Recorded:
+    def one(world: World, made: Policy, key: jax.Array) -> Recorded:
         watched = replace(made, routing=Recorder(inner=made.routing))
 
         def body(state: rollout.RunState, t: jax.Array) -> tuple[rollout.RunState, Recorded]:
@@ -287,7 +287,7 @@ def record(worlds: Sequence[World], made: Learner | Sequence[Learner], rounds: i
         start = rollout.start(world, watched, key, world.problem.horizon)
         return jax.lax.scan(body, start, jnp.arange(rounds, dtype=jnp.int32))[1]
 
-    return jax.device_get(jax.jit(jax.vmap(one))(stacked(worlds), learners, record_keys(len(worlds), root_seed)))
+    return jax.device_get(jax.jit(jax.vmap(one))(stacked(worlds), policies, record_keys(len(worlds), root_seed)))
 
 
 def record_keys(number: int, root_seed: int = 0) -> jax.Array:

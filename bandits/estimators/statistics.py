@@ -1,4 +1,4 @@
-"""What a learner has seen of each model: counts and running means, dense over models.
+"""What a policy has seen of each model: counts and running means, dense over models.
 
 The quantities are stacked along one axis of length D = 1 + P + C: reward, then the packing resources, then the
 covering metrics, so that one rule serves them all.

@@ -10,7 +10,7 @@ import numpy as np
 from bandits.deployment import DEPLOYMENT
 from bandits.estimators.confidence import Confidence
 from bandits.forecasting import base
-from bandits.policy import Learner
+from bandits.policy import Policy
 from bandits.routing import ROUTING
 from envs import inventory, ledger
 from envs.timeline import Clock
@@ -27,7 +27,7 @@ class Loop:
 
     program: Program
     worlds: Any
-    learners: Any
+    policies: Any
     clock: Clock
     lanes: int  # runs of a chunk
 
@@ -35,21 +35,21 @@ class Loop:
 def loop(rule: str, horizon: int, lanes: int, deployment: str = "everything") -> Loop:
     """Two rules with their defaults and the total demand known, over ``horizon`` rounds; float32."""
     world = instance.world(horizon)
-    learner = Learner(
+    policy = Policy(
         deployment=DEPLOYMENT[deployment](),
         routing=ROUTING[rule](),
         forecaster=base.build("oracle", {}),
         confidence=Confidence(confidence=instance.CONFIDENCE),
     )
-    worlds, learners = jax.tree.map(lambda leaf: np.asarray(leaf)[None], (world, _float32(learner)))
-    program = batch.compile_program(worlds, learners, batch.run_keys(0, np.zeros(1, np.uint32), np.arange(lanes)))
-    resolve_every = int(getattr(learner.routing, "resolve_every", inventory.NEVER))
+    worlds, policies = jax.tree.map(lambda leaf: np.asarray(leaf)[None], (world, _float32(policy)))
+    program = batch.compile_program(worlds, policies, batch.run_keys(0, np.zeros(1, np.uint32), np.arange(lanes)))
+    resolve_every = int(getattr(policy.routing, "resolve_every", inventory.NEVER))
     clock = inventory.clock(world.inventory, horizon, 1, resolve_every)
-    return Loop(program=program, worlds=worlds, learners=learners, clock=clock, lanes=lanes)
+    return Loop(program=program, worlds=worlds, policies=policies, clock=clock, lanes=lanes)
 
 
-def _float32(learner: Learner) -> Learner:
-    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), learner)
+def _float32(policy: Policy) -> Policy:
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), policy)
 
 
 def play(made: Loop, runs: int) -> Totals:
@@ -59,7 +59,7 @@ def play(made: Loop, runs: int) -> Totals:
 
     def chunk(first: int) -> Any:
         keys = batch.run_keys(0, np.zeros(1, np.uint32), np.arange(first, first + made.lanes))
-        return batch.simulate(made.program, made.worlds, made.learners, keys, weights, made.clock, marks)
+        return batch.simulate(made.program, made.worlds, made.policies, keys, weights, made.clock, marks)
 
     with ThreadPoolExecutor(runner.cores()) as pool:
         seen = list(pool.map(chunk, range(0, runs, made.lanes)))

@@ -1,4 +1,4 @@
-"""From a study's cells to arrays: identity, instances, learners, and the groups that share one compiled program."""
+"""From a study's cells to arrays: identity, instances, policies, and the groups that share one compiled program."""
 
 import hashlib
 import warnings
@@ -15,7 +15,7 @@ import numpy as np
 from bandits.deployment import DEPLOYMENT
 from bandits.estimators.confidence import Confidence
 from bandits.forecasting.base import FORECASTERS
-from bandits.policy import Learner
+from bandits.policy import Policy
 from bandits.routing import ROUTING
 from envs import build as instances
 from envs import catalogue as catalogues
@@ -43,13 +43,13 @@ class Cell:
     sources: dict[str, dict[str, Any]] = field(default_factory=dict)
     stream: int  # which random stream its runs draw from
     instance: Instance
-    learner: Learner  # NumPy leaves
+    policy: Policy  # NumPy leaves
     models_padded: int
     clock: Clock  # NumPy leaves; cells of a batch must have the same
 
 
 def build(study: StudyConfig) -> list[Cell]:
-    """All cells of a study, in the order of its sweep, each with its world and learner.
+    """All cells of a study, in the order of its sweep, each with its world and policy.
 
     Models are padded to the largest number that one of the study's worlds has anywhere in the sweep.
     """
@@ -75,15 +75,15 @@ def groups(cells: Iterable[Cell]) -> list[list[Cell]]:
     """Cells that share a static signature (the structure and shapes of their pytrees), in order of first appearance."""
     found: dict[Any, list[Cell]] = {}
     for cell in cells:
-        leaves, structure = jax.tree.flatten((cell.instance.world, cell.learner))
+        leaves, structure = jax.tree.flatten((cell.instance.world, cell.policy))
         signature = (structure, tuple((np.shape(leaf), np.asarray(leaf).dtype) for leaf in leaves))
         found.setdefault(signature, []).append(cell)
     return list(found.values())
 
 
 def stack(cells: list[Cell]) -> tuple[Any, Any]:
-    """(worlds, learners) with a leading cell axis."""
-    pairs = [(cell.instance.world, cell.learner) for cell in cells]
+    """(worlds, policies) with a leading cell axis."""
+    pairs = [(cell.instance.world, cell.policy) for cell in cells]
     return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *pairs)
 
 
@@ -117,7 +117,7 @@ def _cell(
     # Policies, budgets and targets share their streams, so that they are compared on the same demand and luck.
     stream = sources.digest([_catalogue_identity(catalogue), demand_identity, config.horizon])
     with _representable(config):
-        learner = _learner(config, dtype)
+        policy = _policy(config, dtype)
     return Cell(
         config=config,
         id=sources.digest(identity)[:16],
@@ -125,9 +125,9 @@ def _cell(
         sources=found,
         stream=int(stream[:8], 16),
         instance=worlds[world_identity],
-        learner=learner,
+        policy=policy,
         models_padded=padded,
-        clock=_clock(config.horizon, worlds[world_identity], learner),
+        clock=_clock(config.horizon, worlds[world_identity], policy),
     )
 
 
@@ -162,9 +162,9 @@ def _extremes(value: Any, where: str = "") -> Iterator[str]:
         yield f"{where} is {value:g}"
 
 
-def _clock(horizon: int, instance: Instance, learner: Learner) -> Clock:
+def _clock(horizon: int, instance: Instance, policy: Policy) -> Clock:
     """Rules without ``resolve_every`` are told to solve only where what is live changes."""
-    resolve_every = min(int(getattr(learner.routing, "resolve_every", inventory.NEVER)), inventory.NEVER)
+    resolve_every = min(int(getattr(policy.routing, "resolve_every", inventory.NEVER)), inventory.NEVER)
     return inventory.clock(instance.world.inventory, horizon, instance.stages, resolve_every)
 
 
@@ -210,23 +210,23 @@ def _parameters(study: StudyConfig, config: CellConfig) -> dict[str, Any]:
     }
 
 
-def _learner(config: CellConfig, dtype: type) -> Learner:
-    given, policy = dict(config.forecaster), config.policy
-    learner = Learner(
-        deployment=DEPLOYMENT[policy.deployment](**policy.deployment_parameters),
-        routing=ROUTING[policy.routing](**policy.parameters),
+def _policy(config: CellConfig, dtype: type) -> Policy:
+    given, chosen = dict(config.forecaster), config.policy
+    policy = Policy(
+        deployment=DEPLOYMENT[chosen.deployment](**chosen.deployment_parameters),
+        routing=ROUTING[chosen.routing](**chosen.parameters),
         forecaster=FORECASTERS[given.pop("name")](**given),
-        confidence=Confidence(**policy.confidence),
+        confidence=Confidence(**chosen.confidence),
     )
-    for path, leaf in jax.tree.leaves_with_path(learner):
+    for path, leaf in jax.tree.leaves_with_path(policy):
         if isinstance(leaf, bool) or not isinstance(leaf, int | float | np.ndarray | jax.Array):
             part, _, name = jax.tree_util.keystr(path, simple=True, separator=".").partition(".")
-            owner = type(getattr(learner, part)).__name__
+            owner = type(getattr(policy, part)).__name__
             raise InputError(
                 f"policy ({config.policy.name}): {name} of {owner} is {leaf!r}, which is no number; declare parameters "
                 "with number(...) or choice(...)"
             )
-    return jax.tree.map(lambda leaf: np.asarray(leaf, dtype), learner)
+    return jax.tree.map(lambda leaf: np.asarray(leaf, dtype), policy)
 
 
 def _catalogue(config: CellConfig) -> Catalogue:

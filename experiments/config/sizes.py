@@ -66,9 +66,9 @@ def _check_runs(study: StudyConfig, planned: list[Cell]) -> None:
 
 def _bytes_of_forecaster(cell: Cell) -> int:
     """What the forecaster of one run remembers: the one part whose size a parameter sets."""
-    problem, learner = cell.instance.world.problem, cell.learner
+    problem, policy = cell.instance.world.problem, cell.policy
     try:
-        state = jax.eval_shape(lambda: learner.forecaster.init(problem))
+        state = jax.eval_shape(lambda: policy.forecaster.init(problem))
     except BaseException as error:  # of a user's rule, whose cells fail when its program is compiled
         if rule_errors.is_request_to_stop(error):
             raise

@@ -46,7 +46,7 @@ CONFIDENCE = "confidence"  # the part of a policy that is no rule, where paramet
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyConfig:
-    """A named learner: a deployment and a routing rule, confidence and, if it differs, its own forecaster.
+    """A named policy: a deployment and a routing rule, confidence and, if it differs, its own forecaster.
 
     Parameters are all there, given or default.
     """

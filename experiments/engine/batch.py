@@ -1,6 +1,6 @@
 """Many runs at once: cells × seeds through one compiled program, walked evaluation round by evaluation round from the host.
 
-A *batch* is a tile of cells that share a static signature and a clock, times a tile of seeds. Worlds and learners
+A *batch* is a tile of cells that share a static signature and a clock, times a tile of seeds. Worlds and policies
 carry a leading cell axis; on the device runs carry a leading cell axis and seeds as the last one
 (``experiments.engine.vectorize``), in what comes back a leading (cell, seed) pair. Horizons share the executable because the loop
 bounds are traced and unbatched. The host walks from evaluation round to evaluation round, and stops every few seconds in between,
@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from bandits.policy import Learner
+from bandits.policy import Policy
 from envs.timeline import Clock
 from envs.world import World
 from experiments.engine import program_cache, rollout
@@ -63,19 +63,19 @@ def run_keys(root_seed: int, cells: np.ndarray, seeds: np.ndarray) -> jax.Array:
     return jax.vmap(over_seeds, (0, None))(key_cells, jnp.asarray(seeds, jnp.uint32))
 
 
-def _start_runs(worlds: World, learners: Learner, keys: jax.Array, horizon: jax.Array) -> rollout.RunState:
+def _start_runs(worlds: World, policies: Policy, keys: jax.Array, horizon: jax.Array) -> rollout.RunState:
     """The states before the first round, [cells, ..., seeds]."""
 
-    def one(key: jax.Array, world: World, learner: Learner) -> rollout.RunState:
-        return rollout.start(world, learner, key, horizon)
+    def one(key: jax.Array, world: World, policy: Policy) -> rollout.RunState:
+        return rollout.start(world, policy, key, horizon)
 
     over_seeds = _over_cells(one, (True, False, False))
-    return _tile_by_tile(lambda keys, *cells: over_seeds(horizon >= 0, keys, *cells), keys, (worlds, learners))
+    return _tile_by_tile(lambda keys, *cells: over_seeds(horizon >= 0, keys, *cells), keys, (worlds, policies))
 
 
 def _advance_runs(
     worlds: World,
-    learners: Learner,
+    policies: Policy,
     keys: jax.Array,
     state: rollout.RunState,
     clock: Clock,
@@ -90,14 +90,14 @@ def _advance_runs(
     _traces += 1
 
     def one(
-        state: rollout.RunState, key: jax.Array, world: World, learner: Learner
+        state: rollout.RunState, key: jax.Array, world: World, policy: Policy
     ) -> tuple[rollout.RunState, rollout.Snapshot]:
-        state = rollout.advance(world, learner, key, state, clock, first, stop)
-        return state, rollout.snapshot(world, learner, state, clock, stop)
+        state = rollout.advance(world, policy, key, state, clock, first, stop)
+        return state, rollout.snapshot(world, policy, state, clock, stop)
 
     over_seeds = _over_cells(one, (True, True, False, False))
     state, seen = _tile_by_tile(
-        lambda runs, *cells: over_seeds(stop >= 0, *runs, *cells), (state, keys), (worlds, learners)
+        lambda runs, *cells: over_seeds(stop >= 0, *runs, *cells), (state, keys), (worlds, policies)
     )
     return state, jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 1), seen)
 
@@ -175,7 +175,7 @@ class Program:
 
 
 def compile_program(
-    worlds: World, learners: Learner, keys: jax.Array, begun: Callable[[], None] = lambda: None
+    worlds: World, policies: Policy, keys: jax.Array, begun: Callable[[], None] = lambda: None
 ) -> Program:
     """Compile once for a batch shape; horizons, budgets and every other number are arguments.
 
@@ -187,12 +187,12 @@ def compile_program(
         began = perf_counter()
         begun()
         rounds = jnp.zeros((), jnp.int32)
-        state = jax.eval_shape(_start, worlds, learners, keys, rounds)
+        state = jax.eval_shape(_start, worlds, policies, keys, rounds)
         start, advance = (_start, _advance) if jax.local_device_count() == 1 else _over_devices(state)
         changes = jnp.zeros(2 * worlds.reward_mean.shape[1], jnp.int32)
         clock = Clock(horizon=rounds, stages=rounds, changes=changes, resolve_every=rounds)
-        starting = start.lower(worlds, learners, keys, rounds)
-        advancing = advance.lower(worlds, learners, keys, state, clock, rounds, rounds)
+        starting = start.lower(worlds, policies, keys, rounds)
+        advancing = advance.lower(worlds, policies, keys, state, clock, rounds, rounds)
     started = starting.compile()
     with program_cache.hits() as hits:
         advanced = advancing.compile()
@@ -218,11 +218,11 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def bytes_a_run(worlds: World, learners: Learner) -> int:
-    """Size of the state of one run, for worlds and learners with a leading axis of one cell."""
+def bytes_a_run(worlds: World, policies: Policy) -> int:
+    """Size of the state of one run, for worlds and policies with a leading axis of one cell."""
     keys = run_keys(0, np.zeros(1, np.uint32), np.zeros(1, int))
     rounds = jnp.zeros((), jnp.int32)
-    state = jax.eval_shape(_start_runs, worlds, learners, keys, rounds)
+    state = jax.eval_shape(_start_runs, worlds, policies, keys, rounds)
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
 
 
@@ -267,7 +267,7 @@ class StepBudget:
 def simulate(
     program: Program,
     worlds: World,
-    learners: Learner,
+    policies: Policy,
     keys: jax.Array,
     weights: np.ndarray,
     clock: Clock,
@@ -285,12 +285,12 @@ def simulate(
     carry = checkpointer.resume(program.state, program.seen) if checkpointer else None
     if carry is None:
         carry = Checkpoint(
-            rounds=0, state=program.start(*program.placed(worlds, learners, keys), clock.horizon), seen=[]
+            rounds=0, state=program.start(*program.placed(worlds, policies, keys), clock.horizon), seen=[]
         )
     elif carry.rounds:
         progress(carry.rounds)
     first, seen, pace = carry.rounds, carry.seen, StepBudget()
-    *fixed, state, clock = program.placed(worlds, learners, keys, carry.state, clock)
+    *fixed, state, clock = program.placed(worlds, policies, keys, carry.state, clock)
     del carry  # its state is given away below
     for mark in marks[len(seen) :]:
         while first < mark:

@@ -1,4 +1,4 @@
-"""One run: a learner in a world, stage by stage and round by round; ``experiments.engine.batch`` makes it many.
+"""One run: a policy in a world, stage by stage and round by round; ``experiments.engine.batch`` makes it many.
 
 Nothing is stacked over rounds: totals live in the carry and are read at eval_rounds. Randomness of round t comes from
 ``fold_in(key_run, t)`` alone, so a trajectory does not depend on batch, chunk, padding or where a run was resumed.
@@ -14,7 +14,7 @@ from bandits import policy as policies
 from bandits.deployment.everything import Everything
 from bandits.estimators.statistics import stack
 from bandits.forecasting.base import Hint
-from bandits.policy import Learner, LearnerState
+from bandits.policy import Policy, PolicyState
 from envs import ledger
 from envs import timeline as clocks
 from envs import world as worlds
@@ -34,10 +34,10 @@ class RunState:
     """The whole state of a run between two rounds."""
 
     world: WorldState
-    learner: LearnerState
+    policy: PolicyState
     books: DeploymentBooks | None  # only where what is live can change
     total_demand: jax.Array | None  # [] realised total, only where it must be known ahead
-    forecast_total: jax.Array  # [] the learner's latest prediction of the total
+    forecast_total: jax.Array  # [] the policy's latest prediction of the total
     invalid: (
         jax.Array
     )  # [] int32, rounds whose decision was not finite and so was declined, or comes from a program that was
@@ -60,20 +60,20 @@ class Snapshot:
     covered: jax.Array  # [M, D] 1 where the interval holds the true mean
 
 
-def staged(world: World, learner: Learner) -> bool:
-    """Whether what is live can change in this world with this learner."""
-    return world.staged or not isinstance(learner.deployment, Everything)
+def staged(world: World, policy: Policy) -> bool:
+    """Whether what is live can change in this world with this policy."""
+    return world.staged or not isinstance(policy.deployment, Everything)
 
 
-def start(world: World, learner: Learner, key_run: jax.Array, horizon: jax.Array) -> RunState:
+def start(world: World, policy: Policy, key_run: jax.Array, horizon: jax.Array) -> RunState:
     """The state before the first round."""
     key_start = jax.random.fold_in(key_run, _KEY_START)
-    known = learner.needs_total or staged(world, learner)
+    known = policy.needs_total or staged(world, policy)
     total = _total_demand(world, key_start, key_run, horizon) if known else None
     return RunState(
-        world=worlds.reset(world, key_start, staged=staged(world, learner)),
-        books=deployment_regret.open_books(world) if staged(world, learner) else None,
-        learner=policies.init(learner, world.problem, _truth(world, total)),
+        world=worlds.reset(world, key_start, staged=staged(world, policy)),
+        books=deployment_regret.open_books(world) if staged(world, policy) else None,
+        policy=policies.init(policy, world.problem, _truth(world, total)),
         total_demand=total,
         forecast_total=jnp.asarray(world.problem.expected_demand, world.reward_mean.dtype),
         invalid=jnp.zeros((), jnp.int32),
@@ -81,23 +81,23 @@ def start(world: World, learner: Learner, key_run: jax.Array, horizon: jax.Array
 
 
 def advance(
-    world: World, learner: Learner, key_run: jax.Array, state: RunState, clock: Clock, first: jax.Array, stop: jax.Array
+    world: World, policy: Policy, key_run: jax.Array, state: RunState, clock: Clock, first: jax.Array, stop: jax.Array
 ) -> RunState:
     """Play rounds first, ..., stop - 1; clock and bounds are traced and shared by all runs of a batch."""
 
     def play(state: RunState, first: jax.Array, stop: jax.Array, origin: jax.Array) -> RunState:
         def one(t: jax.Array, state: RunState) -> RunState:
-            return _round(world, learner, key_run, state, t, (t - origin) % clock.resolve_every == 0)
+            return _round(world, policy, key_run, state, t, (t - origin) % clock.resolve_every == 0)
 
         return jax.lax.fori_loop(first, stop, one, state)
 
-    if not staged(world, learner):
+    if not staged(world, policy):
         return play(state, first, stop, jnp.zeros_like(first))
 
     def segment(carry: tuple[jax.Array, RunState]) -> tuple[jax.Array, RunState]:
         t, state = carry
         origin = clocks.segment_began(clock, t)
-        state = jax.lax.cond(t == origin, lambda: _boundary(world, learner, key_run, state, clock, t), lambda: state)
+        state = jax.lax.cond(t == origin, lambda: _boundary(world, policy, key_run, state, clock, t), lambda: state)
         boundary = clocks.next_boundary(clock, t)
         end = jnp.minimum(boundary, stop)
         state = play(state, t, end, origin)
@@ -106,9 +106,9 @@ def advance(
     return jax.lax.while_loop(lambda carry: carry[0] < stop, segment, (first, state))[1]
 
 
-def snapshot(world: World, learner: Learner, state: RunState, clock: Clock, t: jax.Array) -> Snapshot:
-    """Read the books and the learner's beliefs after rounds 0, ..., t - 1, where t > 0."""
-    bounds = state.learner.bounds
+def snapshot(world: World, policy: Policy, state: RunState, clock: Clock, t: jax.Array) -> Snapshot:
+    """Read the books and the policy's beliefs after rounds 0, ..., t - 1, where t > 0."""
+    bounds = state.policy.bounds
     truth = stack(world.reward_mean, world.consumption_mean, world.service_mean)
     covered = (bounds.lower <= truth) & (truth <= bounds.upper)
     return Snapshot(
@@ -116,8 +116,8 @@ def snapshot(world: World, learner: Learner, state: RunState, clock: Clock, t: j
         books=_entered(world, state, clock, t, clocks.segment_began(clock, t) < t),
         forecast_total=state.forecast_total,
         invalid=state.invalid,
-        deployment_gap=learner.deployment.gap(state.learner.deployment),
-        duals=policies.duals(learner, state.learner, world.problem),
+        deployment_gap=policy.deployment.gap(state.policy.deployment),
+        duals=policies.duals(policy, state.policy, world.problem),
         lower=bounds.lower,
         upper=bounds.upper,
         covered=covered.astype(bounds.lower.dtype),
@@ -133,49 +133,49 @@ def _entered(world: World, state: RunState, clock: Clock, end: jax.Array, pendin
 
 
 def _boundary(
-    world: World, learner: Learner, key_run: jax.Array, state: RunState, clock: Clock, t: jax.Array
+    world: World, policy: Policy, key_run: jax.Array, state: RunState, clock: Clock, t: jax.Array
 ) -> RunState:
     """Retire the models that are gone, deploy anew if a stage starts, and appraise what is live."""
     state = replace(state, world=worlds.retire(world, state.world, t))
     state = jax.lax.cond(
-        clocks.stage_began(clock, t) == t, lambda: _deploy(world, learner, key_run, state, t), lambda: state
+        clocks.stage_began(clock, t) == t, lambda: _deploy(world, policy, key_run, state, t), lambda: state
     )
     assert state.books is not None and state.total_demand is not None
     books = deployment_regret.appraise(state.books, world, state.world.deployed, state.total_demand)
     return replace(state, books=books)
 
 
-def _deploy(world: World, learner: Learner, key_run: jax.Array, state: RunState, t: jax.Array) -> RunState:
-    """Let the learner choose what is live in the stage that starts with round t."""
+def _deploy(world: World, policy: Policy, key_run: jax.Array, state: RunState, t: jax.Array) -> RunState:
+    """Let the policy choose what is live in the stage that starts with round t."""
     observation = worlds.observe(world, state.world, t, jnp.zeros_like(state.forecast_total))
     key = jax.random.fold_in(jax.random.fold_in(key_run, t), _KEY_DEPLOYMENT)
     wanted, learner_state = policies.deploy(
-        learner, state.learner, world.problem, observation, _truth(world, state.total_demand), key
+        policy, state.policy, world.problem, observation, _truth(world, state.total_demand), key
     )
     num_models = world.reward_mean.shape[0]
-    most = world.problem.max_deployed if learner.deployment.capped else jnp.int32(num_models)
+    most = world.problem.max_deployed if policy.deployment.capped else jnp.int32(num_models)
     excess = jnp.sum(wanted & observation.available) > most
     return replace(
         state,
         world=worlds.deploy(world, state.world, t, wanted, most),
-        learner=learner_state,
+        policy=learner_state,
         invalid=state.invalid + excess.astype(jnp.int32),
     )
 
 
 def _round(
-    world: World, learner: Learner, key_run: jax.Array, state: RunState, t: jax.Array, resolve: jax.Array
+    world: World, policy: Policy, key_run: jax.Array, state: RunState, t: jax.Array, resolve: jax.Array
 ) -> RunState:
     key = jax.random.fold_in(key_run, t)
     demand_state, demand = worlds.arrivals(world, state.world, t, jax.random.fold_in(key, _KEY_DEMAND))
     observation = worlds.observe(world, state.world, t, demand)
     hint = None
-    if learner.forecaster.needs_hint:
+    if policy.forecaster.needs_hint:
         assert state.total_demand is not None
         hint = Hint(total=state.total_demand, next=demand, so_far=observation.demand_so_far)
     shares, learner_state, view = policies.decide(
-        learner,
-        state.learner,
+        policy,
+        state.policy,
         world.problem,
         observation,
         _truth(world, state.total_demand),
@@ -189,9 +189,9 @@ def _round(
     return replace(
         state,
         world=world_state,
-        learner=policies.learn(learner, state.learner, learner_state, view, feedback),
+        policy=policies.learn(policy, state.policy, learner_state, view, feedback),
         forecast_total=view.total_demand,
-        invalid=state.invalid + (~usable | policies.undecided(learner, learner_state)).astype(jnp.int32),
+        invalid=state.invalid + (~usable | policies.undecided(policy, learner_state)).astype(jnp.int32),
     )
 
 

@@ -420,7 +420,7 @@ class _Runner:
         return programs
 
     def _compiled(self, group: list[Cell], wide: int, deep: int) -> Program:
-        worlds, learners = cells.stack(_padded(group, wide))
+        worlds, policies = cells.stack(_padded(group, wide))
         keys = batch.run_keys(self.study.root_seed, np.zeros(wide, np.uint32), np.arange(deep))
         name = group[0].config.policy.name
         with self.lock:
@@ -428,7 +428,7 @@ class _Runner:
             number, needed = self.begun, max(self.begun, self.programs_needed)  # more where memory is short
         announced, how = f"program {number} of {needed} ({name})", "not compiled"
         try:
-            program = batch.compile_program(worlds, learners, keys, partial(self.progress.compiling, announced))
+            program = batch.compile_program(worlds, policies, keys, partial(self.progress.compiling, announced))
             did = "read from the cache" if program.cached else "compiled"
             how = f"{did} in {program.compile_seconds:.1f} s"
         finally:
@@ -535,7 +535,7 @@ class _Runner:
 
     def _played(self, program: Program, chunk: _Chunk, wide: int, folder: Path) -> Snapshot:
         marks, padded = self._marks(chunk), _padded(chunk.cells, wide)
-        worlds, learners = cells.stack(padded)
+        worlds, policies = cells.stack(padded)
         streams = np.array([cell.stream for cell in padded], np.uint32)
         keys = batch.run_keys(self.study.root_seed, streams, chunk.seeds)
         real = np.arange(len(chunk.seeds)) < chunk.real_seeds
@@ -543,7 +543,7 @@ class _Runner:
         per_round = len(chunk.cells) * chunk.real_seeds * hosts.processes()  # as if all were as fast
         clock, checkpointer = padded[0].clock, self._checkpointer(chunk, [cell.id for cell in padded], folder)
         seen = batch.simulate(
-            *(program, worlds, learners, keys, weights, clock, marks),
+            *(program, worlds, policies, keys, weights, clock, marks),
             progress=lambda rounds: self.progress.played(rounds * per_round),
             checkpointer=checkpointer,
         )
@@ -597,8 +597,8 @@ def _out_of_memory(error: Exception) -> bool:
 
 def _parts_of(cell: Cell) -> list[Any]:
     """What of a cell a user may have written."""
-    learner = cell.learner
-    return [learner.routing, learner.deployment, learner.forecaster, cell.instance.world.demand.process]
+    policy = cell.policy
+    return [policy.routing, policy.deployment, policy.forecaster, cell.instance.world.demand.process]
 
 
 def _whole(wide: int, seeds: int) -> tuple[int, int]:

@@ -274,7 +274,7 @@ def _description(cell: Cell, feasible: bool, wall_seconds: float) -> dict[str, A
         "stages": instance.stages,
         "max_deployed": config.env.max_deployed,
         "arrivals": config.env.schedule.arrivals,
-        "clairvoyant": cell.learner.clairvoyant,
+        "clairvoyant": cell.policy.clairvoyant,
         "benchmark_feasible": feasible,
         "wall_s": round(wall_seconds, 4),
         "swept": config.swept,
