@@ -15,7 +15,7 @@ from bandits.estimators import confidence, statistics
 from bandits.estimators.confidence import Bounds, Confidence
 from bandits.estimators.statistics import Statistics
 from bandits.forecasting.base import Forecaster, Hint, remaining_demand
-from bandits.routing.base import RoutingRule, View
+from bandits.routing.base import RoutingRule, RoutingView
 from envs.rows import pick, put
 from envs.types import Feedback, Observation, Problem, Truth
 
@@ -121,7 +121,7 @@ def decide(
     hint: Hint | None,
     resolve: jax.Array,
     key: jax.Array,
-) -> tuple[jax.Array, PolicyState, View]:
+) -> tuple[jax.Array, PolicyState, RoutingView]:
     """(shares [M], state, view) of one round; ``resolve`` [] bool is never batched."""
     forecast = policy.forecaster.predict(
         state.forecaster, observation.t, problem, observation.profile, hint, jax.random.fold_in(key, _KEY_FORECAST)
@@ -130,7 +130,7 @@ def decide(
     demand = jnp.where(observation.demand_seen, observation.demand, forecast.next)
     remaining = remaining_demand(forecast, observation.demand, observation.demand_seen)
     improved = jnp.where(observation.demand_seen, remaining, forecast.remaining)  # by a demand that is seen
-    view = View(
+    view = RoutingView(
         problem=problem,
         observation=observation,
         statistics=state.statistics,
@@ -155,7 +155,9 @@ def undecided(policy: Policy, state: PolicyState) -> jax.Array:
     return contract.array(rule, "undecided", rule.undecided(state.routing), "one flag", (), jnp.bool_)
 
 
-def learn(policy: Policy, before: PolicyState, state: PolicyState, view: View, feedback: Feedback) -> PolicyState:
+def learn(
+    policy: Policy, before: PolicyState, state: PolicyState, view: RoutingView, feedback: Feedback
+) -> PolicyState:
     """The state after a round, from the ones ``before`` it and after its decision."""
     seen, one = statistics.update(state.statistics, feedback)
     model, problem, rule = feedback.model, view.problem, policy.routing

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 
 if TYPE_CHECKING:  # rules import this module
-    from bandits.routing.base import View
+    from bandits.routing.base import RoutingView
 
 
-def round_targets(view: "View", targets: str) -> tuple[jax.Array, jax.Array]:
+def round_targets(view: "RoutingView", targets: str) -> tuple[jax.Array, jax.Array]:
     """(spending [P], service [C]) per task of this round.
 
     ``resolving``: rho = (B - spent) / R_t and g = clip((target (so far + R_t) - service so far) / R_t, 0, 1), with R_t

@@ -18,7 +18,7 @@ import pytest
 from scipy import stats
 
 from bandits.deployment import DEPLOYMENT, DeploymentView, first
-from bandits.routing import ROUTING, View
+from bandits.routing import ROUTING, RoutingView
 from tests import oracles, test_routing
 
 SHIPPED = sorted(name for name, rule in DEPLOYMENT.items() if rule.__module__.startswith("bandits."))
@@ -443,7 +443,7 @@ def test_uniform_draws_every_subset_equally_often(slots: int) -> None:
 
 
 # StageRoute's routing rule.
-def routed(views: View, number: int) -> dict[str, np.ndarray]:
+def routed(views: RoutingView, number: int) -> dict[str, np.ndarray]:
     """What eq. 7 is about, of one view, in float64: r, c, g, b, wanted, caps."""
     problem, now = views.problem, views.observation
     resources = problem.budget.shape[1]

@@ -16,7 +16,7 @@ from bandits.estimators import confidence
 from bandits.estimators.confidence import Bounds
 from bandits.estimators.statistics import Statistics
 from bandits.forecasting.base import Forecast
-from bandits.routing import ROUTING, View, fill
+from bandits.routing import ROUTING, RoutingView, fill
 from bandits.solvers import lp
 from envs.types import Observation, Problem, Truth
 from tests import oracles, worlds
@@ -29,22 +29,22 @@ MODELS, PADDED = 5, 6
 
 # Rules applied to many views at once, through one program each.
 @cache
-def decider(name: str) -> tuple[Callable[[Any, View], jax.Array], list[int]]:
+def decider(name: str) -> tuple[Callable[[Any, RoutingView], jax.Array], list[int]]:
     """(a compiled function (rule, views) -> [N, M] first decisions, the traces it took)."""
     traces: list[int] = []
 
-    def one(rule: Any, view: View) -> jax.Array:
+    def one(rule: Any, view: RoutingView) -> jax.Array:
         return rule.decide(rule.init(view.problem, view.truth), view)[0]
 
     @jax.jit
-    def many(rule: Any, views: View) -> jax.Array:
+    def many(rule: Any, views: RoutingView) -> jax.Array:
         traces.append(1)
         return jax.vmap(one, (None, 0))(rule, views)
 
     return many, traces
 
 
-def decide(name: str, views: View, rule: Any = None) -> np.ndarray:
+def decide(name: str, views: RoutingView, rule: Any = None) -> np.ndarray:
     """[N, M] shares of a rule with its defaults; only clairvoyant rules are shown the truth."""
     rule = ROUTING[name]() if rule is None else rule
     shown = replace(views, resolve=np.ones(len(views.observation.t), bool))
@@ -104,7 +104,7 @@ class Recording:
         self.beliefs.see(worlds.tasks_served(feedback, PADDED)[t], np.tile(outcome, (PADDED, 1)))
         return known
 
-    def shown(self) -> View:
+    def shown(self) -> RoutingView:
         """The recorded views, completed by what clairvoyant rules are told."""
         world = self.world
         told = Truth(
@@ -312,7 +312,9 @@ def test_fill_without_anything_useful_declines() -> None:
 
 
 # The table: what every rule must do, on made-up views.
-def random_views(models: int, padded: int, resources: int, metrics: int, *, ties: bool = True, seed: int = 0) -> View:
+def random_views(
+    models: int, padded: int, resources: int, metrics: int, *, ties: bool = True, seed: int = 0
+) -> RoutingView:
     """[ROUNDS] views with anything in them that can occur: nothing tried, nothing available, budgets spent.
 
     Without ``ties`` every model was tried and no bound is cut off at 1.
@@ -365,7 +367,7 @@ def random_views(models: int, padded: int, resources: int, metrics: int, *, ties
         service=uniform(padded, metrics),
         total_demand=100 + 100 * uniform(),
     )
-    return View(
+    return RoutingView(
         problem=problem,
         observation=observation,
         statistics=statistics,
@@ -380,7 +382,7 @@ def random_views(models: int, padded: int, resources: int, metrics: int, *, ties
     )
 
 
-def permuted(views: View, order: np.ndarray) -> View:
+def permuted(views: RoutingView, order: np.ndarray) -> RoutingView:
     """The same views with the models in another order."""
 
     def move(leaf: Any) -> Any:
@@ -390,7 +392,7 @@ def permuted(views: View, order: np.ndarray) -> View:
     return jax.tree.map(move, views)
 
 
-def assert_valid(shares: np.ndarray, views: View) -> None:
+def assert_valid(shares: np.ndarray, views: RoutingView) -> None:
     caps = np.where(views.observation.deployed, views.problem.throughput, 0.0)
     assert np.isfinite(shares).all()
     assert (shares >= 0).all() and (shares <= caps + 1e-6).all() and (shares.sum(axis=1) <= 1 + 1e-5).all()

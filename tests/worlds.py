@@ -13,7 +13,7 @@ from bandits.deployment import DEPLOYMENT, DeploymentRule
 from bandits.estimators.confidence import Confidence
 from bandits.forecasting import base
 from bandits.policy import Policy
-from bandits.routing import ROUTING, RoutingRule, View
+from bandits.routing import ROUTING, RoutingRule, RoutingView
 from envs import build as instances
 from envs import catalogue as catalogues
 from envs import inventory, ledger, parameters
@@ -210,7 +210,7 @@ class Reckless(RoutingRule):
     scale: float | jax.Array = 3.0
     broken: float | jax.Array = 0.0  # chance a round that the decision is not a number
 
-    def decide(self, state: Any, view: View) -> tuple[jax.Array, Any]:
+    def decide(self, state: Any, view: RoutingView) -> tuple[jax.Array, Any]:
         uniform = jax.random.uniform(view.key, (view.caps.shape[0] + 1,), view.caps.dtype)
         return jnp.where(uniform[-1] < self.broken, jnp.nan, self.scale * uniform[:-1]), state
 
@@ -220,7 +220,7 @@ class Reckless(RoutingRule):
 class Recorded:
     """What a rule was shown in a round, what it decided and what came of it."""
 
-    view: View
+    view: RoutingView
     shares: jax.Array  # [M]
     feedback: Feedback
     duals: jax.Array  # [P + C] before the round
@@ -243,12 +243,12 @@ class Recorder(RoutingRule):
     def init(self, problem: Problem, truth: Truth | None) -> Any:
         return self.inner.init(problem, truth)
 
-    def decide(self, state: Any, view: View) -> tuple[jax.Array, Any]:
+    def decide(self, state: Any, view: RoutingView) -> tuple[jax.Array, Any]:
         shares, after = self.inner.decide(state, view)
         _noted.append((shares, self.inner.duals(state, view.problem)))
         return shares, after
 
-    def update(self, state: Any, view: View, feedback: Feedback) -> Any:
+    def update(self, state: Any, view: RoutingView, feedback: Feedback) -> Any:
         shares, duals = _noted.pop()
         # The key is left out: it is consumed, and one per round must not leave the loop.
         _noted.append(Recorded(view=replace(view, key=None), shares=shares, feedback=feedback, duals=duals))

@@ -6,7 +6,7 @@ Source: Agrawal, Devanur, *Bandits with Concave Rewards and Convex Knapsacks* (E
 import jax
 import jax.numpy as jnp
 
-from bandits.routing.base import RoutingRule, View, routing_rule
+from bandits.routing.base import RoutingRule, RoutingView, routing_rule
 from bandits.solvers import mix
 from bandits.targets import round_targets
 from envs.parameters import choice, number
@@ -37,7 +37,7 @@ class AdUCB(RoutingRule):
         """The last mix."""
         return mix.nothing(problem)
 
-    def decide(self, state: mix.Mix, view: View) -> tuple[jax.Array, mix.Mix]:
+    def decide(self, state: mix.Mix, view: RoutingView) -> tuple[jax.Array, mix.Mix]:
         """The mix [M] of this round's LP."""
         view = view.blind
         spending, wanted = round_targets(view, "resolving" if self.targets == "resolving" else "static")

@@ -27,7 +27,7 @@ _Filling: TypeAlias = tuple[jax.Array, jax.Array, jax.Array, jax.Array]  # top w
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class View(Estimates):
+class RoutingView(Estimates):
     """All that a routing rule may use to decide one round."""
 
     demand: jax.Array  # [] q_t, or its forecast where it is revealed after choosing
@@ -57,7 +57,7 @@ class View(Estimates):
         return jnp.where(fits, self.caps, 0.0)
 
     @property
-    def blind(self) -> "View":
+    def blind(self) -> "RoutingView":
         """This view before the round's demand is seen, which is when the published rules choose."""
         return dataclasses.replace(
             self,
@@ -80,7 +80,7 @@ class RoutingRule:
         """The rule's own state before the first round (any pytree of arrays of fixed shapes)."""
         return ()
 
-    def decide(self, state: Any, view: View) -> tuple[jax.Array, Any]:
+    def decide(self, state: Any, view: RoutingView) -> tuple[jax.Array, Any]:
         """(shares [M], state): the share of the round's tasks for each model, and what to remember of the decision.
 
         Shares are nonnegative, at most ``view.caps`` and sum to at most 1; what is missing to 1 is declined. The
@@ -91,7 +91,7 @@ class RoutingRule:
         """
         raise NotImplementedError
 
-    def update(self, state: Any, view: View, feedback: Feedback) -> Any:
+    def update(self, state: Any, view: RoutingView, feedback: Feedback) -> Any:
         """The state after the round; ``state`` comes from ``decide`` and ``view`` is the one it decided on.
 
         Structure, shapes and types are those that ``init`` returned; ``decide`` may have added what only this needs.
@@ -145,7 +145,7 @@ def fill(index: jax.Array, caps: jax.Array, *, decline: bool = True) -> jax.Arra
     return jax.lax.while_loop(wanting, serve_best, start)[2]
 
 
-def try_each_once(view: View, shares: jax.Array, caps: jax.Array | None = None) -> jax.Array:
+def try_each_once(view: RoutingView, shares: jax.Array, caps: jax.Array | None = None) -> jax.Array:
     """[M] ``shares``, unless some model was never tried: then all to the first of those, up to its cap.
 
     ``caps`` [M] are ``view.affordable_caps`` unless given; models with a cap of 0 are not tried, for the time being.

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bandits.routing.base import RoutingRule, View, routing_rule
+from bandits.routing.base import RoutingRule, RoutingView, routing_rule
 from envs.types import Problem, Truth
 
 _LEAST_BUDGET = 1e-30  # per task, of the dearest model's worst case: what divides must not vanish
@@ -28,13 +28,13 @@ class BestFixed(RoutingRule):
         """[M] the fixed shares, before it is known what is live."""
         return jnp.zeros_like(problem.throughput)
 
-    def decide(self, state: jax.Array, view: View) -> tuple[jax.Array, Any]:
+    def decide(self, state: jax.Array, view: RoutingView) -> tuple[jax.Array, Any]:
         """The fixed shares."""
         shares = jax.lax.cond(view.resolve, lambda: _shares(view), lambda: state)
         return jnp.minimum(shares, view.caps), shares
 
 
-def _shares(view: View) -> jax.Array:
+def _shares(view: RoutingView) -> jax.Array:
     """[M] all to the best model, up to its cap."""
     truth, size = view.truth, view.caps
     assert truth is not None

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from bandits import dual
 from bandits.estimators.confidence import Bounds, unit_bounds
 from bandits.estimators.statistics import Statistics
-from bandits.routing.base import RoutingRule, View, fill, routing_rule
+from bandits.routing.base import RoutingRule, RoutingView, fill, routing_rule
 from envs.parameters import choice, number
 from envs.rows import pick
 from envs.types import Feedback, Problem, Truth
@@ -59,7 +59,7 @@ class CopacUCB(RoutingRule):
         share = 1.0 / jnp.maximum(jnp.sum(rows), 1).astype(problem.throughput.dtype)
         return jnp.where(rows, share, 0.0)
 
-    def decide(self, state: jax.Array, view: View) -> tuple[jax.Array, jax.Array]:
+    def decide(self, state: jax.Array, view: RoutingView) -> tuple[jax.Array, jax.Array]:
         """All to the best index, up to its cap; nothing once a budget is overspent."""
         view = view.blind
         bounds = self._bounds(view.statistics)
@@ -69,7 +69,7 @@ class CopacUCB(RoutingRule):
         caps = jnp.where(crossed, 0.0, view.affordable_caps)
         return fill(index, caps, decline=False), state
 
-    def update(self, state: jax.Array, view: View, feedback: Feedback) -> jax.Array:
+    def update(self, state: jax.Array, view: RoutingView, feedback: Feedback) -> jax.Array:
         """One projected gradient step, unless nothing was served."""
         view = view.blind
         problem = view.problem
@@ -107,7 +107,7 @@ class CopacUCB(RoutingRule):
         least = jnp.min(jnp.where(self._rows(problem), per_round, jnp.inf), initial=jnp.inf)
         return most + most * most / least
 
-    def _factors(self, view: View) -> jax.Array:
+    def _factors(self, view: RoutingView) -> jax.Array:
         """[P + C] F; 0 for a covering row without a target."""
         problem, observation = view.problem, view.observation
         numbers = jnp.finfo(problem.budget.dtype)

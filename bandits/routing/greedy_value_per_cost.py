@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bandits.routing.base import RoutingRule, View, fill, routing_rule, try_each_once
+from bandits.routing.base import RoutingRule, RoutingView, fill, routing_rule, try_each_once
 from envs.parameters import number
 
 
@@ -23,7 +23,7 @@ class GreedyValuePerCost(RoutingRule):
 
     floor: float | jax.Array = number(1e-6, low=1e-12)  # smallest consumption divided by, of the scarcest resource
 
-    def decide(self, state: Any, view: View) -> tuple[jax.Array, Any]:
+    def decide(self, state: Any, view: RoutingView) -> tuple[jax.Array, Any]:
         """All to the best ratio, up to its cap."""
         caps, budget = view.affordable_caps, view.problem.budget
         scarcest = jnp.min(budget, initial=jnp.inf)

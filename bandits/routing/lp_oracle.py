@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from bandits.routing.base import RoutingRule, View, routing_rule
+from bandits.routing.base import RoutingRule, RoutingView, routing_rule
 from bandits.solvers import mix
 from envs.parameters import number
 from envs.types import Problem, Truth
@@ -28,7 +28,7 @@ class LPOracle(RoutingRule):
         """The mix, before it is known what is live."""
         return mix.nothing(problem)
 
-    def decide(self, state: mix.Mix, view: View) -> tuple[jax.Array, mix.Mix]:
+    def decide(self, state: mix.Mix, view: RoutingView) -> tuple[jax.Array, mix.Mix]:
         """The optimal mix."""
         best = jax.lax.cond(view.resolve, lambda: self._mix(view), lambda: state)
         return jnp.minimum(best.shares, view.caps), best
@@ -37,7 +37,7 @@ class LPOracle(RoutingRule):
         """[] bool, whether the last LP was left undecided."""
         return state.undecided
 
-    def _mix(self, view: View) -> mix.Mix:
+    def _mix(self, view: RoutingView) -> mix.Mix:
         truth = view.truth
         assert truth is not None
         spending = jnp.clip(view.problem.budget / jnp.maximum(truth.total_demand, 1.0), 0.0, 1.0)

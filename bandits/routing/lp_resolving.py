@@ -8,7 +8,7 @@ demand from a forecast. It is not the rule of the COPAC paper, which has no line
 import jax
 import jax.numpy as jnp
 
-from bandits.routing.base import RoutingRule, View, routing_rule, try_each_once
+from bandits.routing.base import RoutingRule, RoutingView, routing_rule, try_each_once
 from bandits.solvers import mix
 from bandits.targets import round_targets
 from envs.parameters import choice, number
@@ -34,7 +34,7 @@ class LPResolving(RoutingRule):
         """The last mix."""
         return mix.nothing(problem)
 
-    def decide(self, state: mix.Mix, view: View) -> tuple[jax.Array, mix.Mix]:
+    def decide(self, state: mix.Mix, view: RoutingView) -> tuple[jax.Array, mix.Mix]:
         """The mix [M] of this round's LP."""
         caps = view.affordable_caps
         spending, wanted = round_targets(view, self.targets)

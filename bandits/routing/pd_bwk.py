@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from bandits import dual
-from bandits.routing.base import RoutingRule, View, fill, routing_rule, try_each_once
+from bandits.routing.base import RoutingRule, RoutingView, fill, routing_rule, try_each_once
 from envs.parameters import number
 from envs.rows import pick
 from envs.types import Feedback, Problem, Truth
@@ -36,7 +36,7 @@ class PdBwK(RoutingRule):
         """[P + 1 + C] logarithms of the prices v: packing, time, shortfall."""
         return jnp.zeros(problem.budget.shape[0] + 1 + problem.target.shape[0], problem.throughput.dtype)
 
-    def decide(self, state: jax.Array, view: View) -> tuple[jax.Array, jax.Array]:
+    def decide(self, state: jax.Array, view: RoutingView) -> tuple[jax.Array, jax.Array]:
         """All to the best ratio, up to its cap."""
         view = view.blind
         used, _ = self._used(view)
@@ -45,7 +45,7 @@ class PdBwK(RoutingRule):
         caps = view.affordable_caps
         return try_each_once(view, fill(index, caps), caps), state
 
-    def update(self, state: jax.Array, view: View, feedback: Feedback) -> jax.Array:
+    def update(self, state: jax.Array, view: RoutingView, feedback: Feedback) -> jax.Array:
         """Raise the price of what the round used."""
         used, budgets = self._used(view.blind)
         most = view.problem.demand_bound
@@ -58,7 +58,7 @@ class PdBwK(RoutingRule):
         shares = jax.nn.softmax(state)
         return jnp.concatenate([shares[: problem.budget.shape[0]], shares[problem.budget.shape[0] + 1 :]])
 
-    def _used(self, view: View) -> tuple[jax.Array, jax.Array]:
+    def _used(self, view: RoutingView) -> tuple[jax.Array, jax.Array]:
         """([M, P + 1 + C] the least that a task of each model uses, scaled to the smallest budget; the budgets).
 
         A row without a limit has an infinite budget; a forecast below the largest round is taken as that.

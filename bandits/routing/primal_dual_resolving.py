@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from bandits import dual
-from bandits.routing.base import RoutingRule, View, fill, routing_rule, try_each_once
+from bandits.routing.base import RoutingRule, RoutingView, fill, routing_rule, try_each_once
 from bandits.targets import round_targets
 from envs.parameters import choice, number
 from envs.types import Feedback, Problem, Truth
@@ -56,7 +56,7 @@ class PrimalDualResolving(RoutingRule):
         optimizer = self._transformation(problem).init(prices)
         return State(prices=prices, optimizer=optimizer)
 
-    def decide(self, state: State, view: View) -> tuple[jax.Array, State]:
+    def decide(self, state: State, view: RoutingView) -> tuple[jax.Array, State]:
         """All to the best index, up to its cap."""
         service = view.service_upper if self.covering == "optimistic" else view.service_lower
         cost = jnp.sum(state.prices[None, : view.num_resources] * view.consumption_lower, axis=1)
@@ -64,7 +64,7 @@ class PrimalDualResolving(RoutingRule):
         caps = view.affordable_caps
         return try_each_once(view, fill(view.reward_upper - cost + gain, caps), caps), state
 
-    def update(self, state: State, view: View, feedback: Feedback) -> State:
+    def update(self, state: State, view: RoutingView, feedback: Feedback) -> State:
         """One dual step on the round's realised consumption and service per task."""
         spending, wanted = round_targets(view, self.targets)
         spending = jnp.maximum(spending, 1e-9)

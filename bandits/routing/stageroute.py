@@ -9,7 +9,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 
-from bandits.routing.base import RoutingRule, View, fill, routing_rule
+from bandits.routing.base import RoutingRule, RoutingView, fill, routing_rule
 from bandits.solvers import lp, mix
 from envs.parameters import number
 from envs.types import Problem, Truth
@@ -39,7 +39,7 @@ class StageRoute(RoutingRule):
         """The last mix."""
         return mix.nothing(problem)
 
-    def decide(self, state: mix.Mix, view: View) -> tuple[jax.Array, mix.Mix]:
+    def decide(self, state: mix.Mix, view: RoutingView) -> tuple[jax.Array, mix.Mix]:
         """The mix, solved anew where the clock says so."""
         best = jax.lax.cond(view.resolve, lambda: self._solve(view), lambda: state)
         return jnp.minimum(best.shares, view.affordable_caps), best
@@ -52,7 +52,7 @@ class StageRoute(RoutingRule):
         """[] bool, whether the last LP was left undecided."""
         return state.undecided
 
-    def _solve(self, view: View) -> mix.Mix:
+    def _solve(self, view: RoutingView) -> mix.Mix:
         caps, budget = view.affordable_caps, view.budget_per_task
         solution = mix.soft_mix(
             view.reward_upper,

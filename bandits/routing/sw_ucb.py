@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import jax
 import jax.numpy as jnp
 
-from bandits.routing.base import RoutingRule, View, routing_rule
+from bandits.routing.base import RoutingRule, RoutingView, routing_rule
 from bandits.solvers import mix
 from bandits.targets import round_targets
 from envs.parameters import number
@@ -64,7 +64,7 @@ class SwUCB(RoutingRule):
             undecided=jnp.zeros((), bool),
         )
 
-    def decide(self, state: State, view: View) -> tuple[jax.Array, State]:
+    def decide(self, state: State, view: RoutingView) -> tuple[jax.Array, State]:
         """The mix [M] of this round's LP."""
         view = view.blind
         number, rounds = _size(view.problem)
@@ -91,7 +91,7 @@ class SwUCB(RoutingRule):
         """[] bool, whether the last LP was left undecided."""
         return state.undecided
 
-    def update(self, state: State, view: View, feedback: Feedback) -> State:
+    def update(self, state: State, view: RoutingView, feedback: Feedback) -> State:
         """Forget a little of everything, then add the round."""
         served = (jnp.arange(state.reward_count.shape[0]) == feedback.model).astype(state.reward_count.dtype)
         keep, others_keep = (self._kept(view.problem, v) for v in (self.reward_variation, self.consumption_variation))

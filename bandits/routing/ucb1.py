@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bandits.routing.base import RoutingRule, View, fill, routing_rule, try_each_once
+from bandits.routing.base import RoutingRule, RoutingView, fill, routing_rule, try_each_once
 from envs.parameters import number
 
 
@@ -23,7 +23,7 @@ class UCB1(RoutingRule):
 
     width: float | jax.Array = number(2.0, low=0.0)  # 2 in the paper
 
-    def decide(self, state: Any, view: View) -> tuple[jax.Array, Any]:
+    def decide(self, state: Any, view: RoutingView) -> tuple[jax.Array, Any]:
         """All to the largest index, up to its cap."""
         caps = view.affordable_caps
         tried = jnp.maximum(view.statistics.count, 1).astype(caps.dtype)

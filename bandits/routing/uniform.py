@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bandits.routing.base import RoutingRule, View, routing_rule
+from bandits.routing.base import RoutingRule, RoutingView, routing_rule
 
 
 @routing_rule("uniform")
@@ -19,7 +19,7 @@ class Uniform(RoutingRule):
     False
     """
 
-    def decide(self, state: Any, view: View) -> tuple[jax.Array, Any]:
+    def decide(self, state: Any, view: RoutingView) -> tuple[jax.Array, Any]:
         """min(1 / number of candidates, cap)."""
         caps = view.affordable_caps
         number = jnp.maximum(jnp.sum(caps > 0), 1).astype(caps.dtype)
