@@ -64,7 +64,7 @@ from experiments.report.figures.style import (
 )
 from experiments.report.figures.views import (
     MAX_PANELS,
-    View,
+    ResultsView,
     at_budget,
     budget_note,
     interval_share,
@@ -255,7 +255,7 @@ def _written(folder: Path, name: str, caption: str) -> Written:
     return Written(name=name, caption=caption, png=folder / f"{name}.png", svg=folder / f"{name}.svg")
 
 
-def _render(draw: Callable[[View], Figure], cells: Sequence[CellResult]) -> Figure:
+def _render(draw: Callable[[ResultsView], Figure], cells: Sequence[CellResult]) -> Figure:
     """One figure of the setting that has most cells."""
     if not cells:
         raise NothingToDrawError("there are no cells")
@@ -264,7 +264,7 @@ def _render(draw: Callable[[View], Figure], cells: Sequence[CellResult]) -> Figu
     return _draw(draw, make_view(cells, labels, line_styles(cells, labels), max(settings, key=settings.count)))
 
 
-def _draw(draw: Callable[[Any], Figure], view: View | StageView) -> Figure:
+def _draw(draw: Callable[[Any], Figure], view: ResultsView | StageView) -> Figure:
     with house_style():
         figure = draw(view)
         figure.draw_without_rendering()
@@ -295,7 +295,7 @@ def _violation_note(cells: Sequence[CellResult]) -> str:
     return "No run violated the target." if any(has_violation(cell) for cell in cells) else ""
 
 
-def _regret_by_round(view: View) -> Figure:
+def _regret_by_round(view: ResultsView) -> Figure:
     budgets = spread(view.budgets, MAX_PANELS)
     shown = [view.row(budget, view.horizon) for budget in budgets]
     drawn = [cell for row in shown for _, cell in row]
@@ -325,7 +325,7 @@ def _regret_by_round(view: View) -> Figure:
     return add_title(figure, view.setting, f"{_headline(metrics)} over {view.horizon:,} rounds", notes)
 
 
-def _reward_by_budget(view: View) -> Figure:
+def _reward_by_budget(view: ResultsView) -> Figure:
     rows = [view.row(budget, view.horizon) for budget in view.budgets]
     cells = [cell for row in rows for _, cell in row]
     metrics = [("reward_share", "Reward, share of the benchmark")]
@@ -381,7 +381,7 @@ def _share_axis(axes: Axes, metric: str, *, vertical: bool) -> None:
     (axes.set_ylim if vertical else axes.set_xlim)(min(0.0, low + 0.05 * (high - low)) - 0.02 * high, high)
 
 
-def _by_budget(axes: Axes, view: View, metric: str) -> None:
+def _by_budget(axes: Axes, view: ResultsView, metric: str) -> None:
     """A line a policy over the budgets at the longest horizon."""
     budgets = [budget for budget in view.budgets if budget is not None]
     logarithmic = budgets[0] > 0 and budgets[-1] / budgets[0] >= 6
@@ -391,7 +391,7 @@ def _by_budget(axes: Axes, view: View, metric: str) -> None:
     axes.set_xlabel("Budget (USD a task)")
 
 
-def _by_horizon(axes: Axes, view: View, metric: str) -> None:
+def _by_horizon(axes: Axes, view: ResultsView, metric: str) -> None:
     """A line a policy over the horizons at the middle budget."""
     ticks = thin_ticks(view.horizons, logarithmic=True, gap=0.15)
     _lines(axes, view, metric, {horizon: (view.budget, horizon) for horizon in view.horizons}, logarithmic=True)
@@ -401,7 +401,7 @@ def _by_horizon(axes: Axes, view: View, metric: str) -> None:
 
 def _lines(
     axes: Axes,
-    view: View,
+    view: ResultsView,
     metric: str,
     places: Mapping[float, tuple[float | None, int]],
     *,
@@ -427,9 +427,9 @@ def _lines(
     _share_axis(axes, metric, vertical=True)
 
 
-def _spend(view: View) -> Figure:
+def _spend(view: ResultsView) -> Figure:
     limited = [cell for cell in view.table.values() if metric_values(cell, "spent_share") is not None]
-    panels: list[tuple[Callable[[Axes, View, str], None], str]] = []
+    panels: list[tuple[Callable[[Axes, ResultsView, str], None], str]] = []
     if len([budget for budget in view.budgets if budget is not None]) > 1:
         panels.append((_by_budget, f"After {view.horizon:,} rounds"))
     if len(view.horizons) > 1 and view.budget is not None:
@@ -447,7 +447,7 @@ def _spend(view: View) -> Figure:
     return add_title(figure, view.setting, "Money spent", [interval_note(limited), focus_note(styles)])
 
 
-def _demand_forecast(view: View) -> Figure:
+def _demand_forecast(view: ResultsView) -> Figure:
     chosen = _one_a_forecaster(view)
     if not chosen:
         raise NothingToDrawError("no cell holds a forecast")
@@ -477,7 +477,7 @@ def _demand_forecast(view: View) -> Figure:
     return add_title(figure, view.setting, f"Demand and its forecast over {view.horizon:,} rounds", notes)
 
 
-def _one_a_forecaster(view: View) -> dict[str, CellResult]:
+def _one_a_forecaster(view: ResultsView) -> dict[str, CellResult]:
     """For each forecaster the first cell of the longest horizon that holds a forecast."""
     chosen: dict[str, CellResult] = {}
     for budget in (view.budget, *view.budgets):
@@ -516,12 +516,12 @@ def _error_panel(axes: Axes, cell: CellResult) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
 
 
-def _traffic(view: View) -> Figure:
+def _traffic(view: ResultsView) -> Figure:
     staged = view.staged(view.budget, view.horizon, "oracle_share")
     return draw_traffic_maps(view, staged) if staged else _traffic_areas(view)
 
 
-def _traffic_areas(view: View) -> Figure:
+def _traffic_areas(view: ResultsView) -> Figure:
     row = [(style, cell) for style, cell in view.row(view.budget, view.horizon) if style.focus]
     if not row:
         raise NothingToDrawError("no policy has a cell at the middle budget and the longest horizon")
@@ -624,7 +624,7 @@ def _model_legend(figure: Figure, names: Sequence[str], others: int) -> None:
     add_legend(figure, handles, texts, loc="outside right center")
 
 
-def _beliefs(view: View) -> Figure:
+def _beliefs(view: ResultsView) -> Figure:
     learners = [
         (style, cell)
         for style, cell in view.row(view.budget, view.horizon)
@@ -700,7 +700,7 @@ def _belief_panel(
     add_legend(axes, handles, texts, **place)
 
 
-_FIGURES: dict[str, tuple[Callable[[View], Figure], str]] = {
+_FIGURES: dict[str, tuple[Callable[[ResultsView], Figure], str]] = {
     "regret_by_round": (
         _regret_by_round,
         "Regret against the benchmark and violation of the service target as rounds go by, at the longest horizon.",

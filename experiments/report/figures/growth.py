@@ -37,7 +37,7 @@ from experiments.report.figures.style import (
 )
 from experiments.report.figures.views import (
     MAX_PANELS,
-    View,
+    ResultsView,
     budget_note,
     final_mean,
     short_number,
@@ -60,7 +60,7 @@ class StageView:
     setting: str
 
 
-def draw_regret_by_horizon(view: View) -> Figure:
+def draw_regret_by_horizon(view: ResultsView) -> Figure:
     """Regret and violation against the horizon; a column a budget."""
     if len(view.horizons) < 2:
         raise NothingToDrawError("growth with the horizon needs at least two horizons")
@@ -95,7 +95,7 @@ def draw_regret_by_horizon(view: View) -> Figure:
     return add_title(figure, view.setting, "Growth with the horizon", notes)
 
 
-def _growth_panel(axes: Axes, view: View, budget: float | None, metric: str) -> None:
+def _growth_panel(axes: Axes, view: ResultsView, budget: float | None, metric: str) -> None:
     """One budget: points, fits, theory lines, and the slopes beneath."""
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -142,7 +142,7 @@ def _growth_panel(axes: Axes, view: View, budget: float | None, metric: str) -> 
         add_legend(axes, handles, texts, **place)
 
 
-def _group(view: View, line: str, budget: float | None) -> Group:
+def _group(view: ResultsView, line: str, budget: float | None) -> Group:
     found = [view.table.get((line, budget, horizon)) for horizon in view.horizons]
     cells = tuple(cell for cell in found if cell is not None)
     return Group(label=Label(line=line, setting=view.setting), budget_per_task=budget, cells=cells)

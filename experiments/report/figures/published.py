@@ -16,7 +16,7 @@ from experiments.report.figures.style import (
     legend_width,
     panel_grid,
 )
-from experiments.report.figures.views import View
+from experiments.report.figures.views import ResultsView
 from experiments.report.published import regret_from, signed_violation
 from experiments.results.cell_file import CellResult
 
@@ -35,7 +35,7 @@ _PANELS: tuple[tuple[str, str | None, _Curve], ...] = (
 )
 
 
-def draw_published(view: View) -> Figure:
+def draw_published(view: ResultsView) -> Figure:
     """Forecast error, regret from two benchmarks and signed violation against rounds, crosses at published ends."""
     row = [(style, cell) for style, cell in view.row(view.budget, view.horizon) if "published" in cell.description]
     if not row:

@@ -33,7 +33,7 @@ from experiments.report.figures.style import (
 )
 from experiments.report.figures.views import (
     MAX_PANELS,
-    View,
+    ResultsView,
     at_budget,
     budget_note,
     final_mean,
@@ -67,7 +67,7 @@ class _Map:
     shade: np.ndarray  # [E, M] from 0 to 1
 
 
-def draw_traffic_maps(view: View, row: Sequence[tuple[LineStyle, CellResult]]) -> Figure:
+def draw_traffic_maps(view: ResultsView, row: Sequence[tuple[LineStyle, CellResult]]) -> Figure:
     """A map a policy, after the benchmark's."""
     first = row[0][1]
     maps = [_Map(title="Benchmark", cell=first, shade=interval_share(first, first.extras["oracle_share"]))]
@@ -83,7 +83,7 @@ def draw_traffic_maps(view: View, row: Sequence[tuple[LineStyle, CellResult]]) -
     return add_title(figure, view.setting, f"Which model served when, {view.horizon:,} rounds", notes)
 
 
-def draw_deployment(view: View) -> Figure:
+def draw_deployment(view: ResultsView) -> Figure:
     """Which model is live when; a map a policy."""
     row = view.staged(view.budget, view.horizon, "live")
     if not row:
@@ -194,7 +194,7 @@ def _map_legend(figure: Figure, presence: Sequence[tuple[float, float]], text: s
     add_legend(figure, handles, texts, loc="outside right center", title=text, title_fontsize=7.5, alignment="left")
 
 
-def draw_decomposition(view: View) -> Figure:
+def draw_decomposition(view: ResultsView) -> Figure:
     """Bars of the parts of regret; a panel a budget or a horizon."""
     panels, rule = _decomposition_panels(view)
     panels = [(title, row) for title, row in panels if row]
@@ -231,7 +231,7 @@ def draw_decomposition(view: View) -> Figure:
     return add_title(figure, view.setting, "Where regret comes from", notes)
 
 
-def _decomposition_panels(view: View) -> tuple[list[tuple[str, list[tuple[LineStyle, CellResult]]]], str]:
+def _decomposition_panels(view: ResultsView) -> tuple[list[tuple[str, list[tuple[LineStyle, CellResult]]]], str]:
     """Titles and rows of the panels: budgets at the longest horizon, or horizons where there is one budget."""
     if len(view.budgets) > 1:
         budgets = spread(view.budgets, MAX_PANELS)
@@ -243,7 +243,7 @@ def _decomposition_panels(view: View) -> tuple[list[tuple[str, list[tuple[LineSt
     return panels, f"{at_budget(view.budget)}.{few}".capitalize().replace("usd", "USD")
 
 
-def _with_parts(view: View, budget: float | None, horizon: int) -> list[tuple[LineStyle, CellResult]]:
+def _with_parts(view: ResultsView, budget: float | None, horizon: int) -> list[tuple[LineStyle, CellResult]]:
     row = view.staged(budget, horizon)
     return [(style, cell) for style, cell in row if all(final_mean(cell, name) is not None for name, _, _ in _PARTS)]
 

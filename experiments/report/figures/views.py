@@ -13,7 +13,7 @@ MAX_PANELS = 4  # budgets or forecasters side by side
 
 
 @dataclass(frozen=True, kw_only=True)
-class View:
+class ResultsView:
     """The cells of one setting, looked up by line, budget and horizon."""
 
     table: dict[tuple[str, float | None, int], CellResult]
@@ -43,7 +43,9 @@ class View:
         return [(style, cell) for style, cell in found if cell is not None]
 
 
-def make_view(cells: Sequence[CellResult], labels: Sequence[Label], styles: dict[str, LineStyle], setting: str) -> View:
+def make_view(
+    cells: Sequence[CellResult], labels: Sequence[Label], styles: dict[str, LineStyle], setting: str
+) -> ResultsView:
     """The cells of a setting, ready to be looked up."""
     chosen = [(cell, label.line) for cell, label in zip(cells, labels, strict=True) if label.setting == setting]
     table: dict[tuple[str, float | None, int], CellResult] = {}
@@ -51,7 +53,7 @@ def make_view(cells: Sequence[CellResult], labels: Sequence[Label], styles: dict
         table.setdefault((line, budget_of(cell), int(cell.description["horizon"])), cell)
     budgets = {budget for _, budget, _ in table}
     present = {line for line, _, _ in table}
-    return View(
+    return ResultsView(
         table=table,
         styles={line: style for line, style in styles.items() if line in present},
         budgets=tuple(sorted(budgets, key=lambda budget: (budget is None, budget or 0.0))),
@@ -70,7 +72,7 @@ def at_budget(budget: float | None) -> str:
     return "without a budget" if budget is None else f"at {spell_budget(budget)}"
 
 
-def budget_note(view: View, shown: Sequence[float | None]) -> str:
+def budget_note(view: ResultsView, shown: Sequence[float | None]) -> str:
     """Which budgets are shown, where not all are."""
     if len(shown) == len(view.budgets):
         return ""
