@@ -10,7 +10,7 @@ from envs import inventory, ledger, outcomes
 from envs.catalogue import Catalogue
 from envs.demand.arrivals import Demand, expected_total
 from envs.errors import InputError, nearest
-from envs.inventory import Inventory, Schedule
+from envs.inventory import ArrivalPattern, Inventory
 from envs.types import Problem
 from envs.world import World
 
@@ -43,7 +43,7 @@ class EdgeCloud:
     quality_concentration: float
     cost_bound_multiple: float  # a task's worst case, as a multiple of the model's mean; see also cost_max_usd
     demand_seen: str  # before | after
-    schedule: Schedule  # which models exist when
+    arrival_pattern: ArrivalPattern  # which models exist when
     max_deployed: int | None  # models live at once; None for all
     stages: int | None  # maintenance windows K; None takes round(T^stage_exponent)
     stage_exponent: float
@@ -119,7 +119,7 @@ def build(
     layout = _Layout(padded=padded, dtype=dtype)
     catalogue = _priced(catalogue, settings)
     stages = _stages(settings, horizon)
-    present = inventory.build(settings.schedule, catalogue, horizon, stages, padded)
+    present = inventory.build(settings.arrival_pattern, catalogue, horizon, stages, padded)
     throughput = _throughput(catalogue, settings)
     max_deployed = _max_deployed(settings, catalogue, throughput)
     total = _expected_total(demand, horizon)

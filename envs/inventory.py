@@ -13,7 +13,7 @@ import numpy as np
 
 from envs.catalogue import Catalogue
 from envs.errors import InputError
-from envs.timeline import Clock, stage_start
+from envs.timeline import Timeline, stage_start
 
 NEVER = np.iinfo(np.int32).max
 ARRIVALS = ("start", "catalogue", "even", "poisson", "after_stage", "given")
@@ -30,7 +30,7 @@ class Inventory:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule:
+class ArrivalPattern:
     """How models come and go. Shares are of the horizon."""
 
     arrivals: str  # one of ARRIVALS
@@ -48,7 +48,7 @@ def available(inventory: Inventory, t: jax.Array) -> jax.Array:
     return (inventory.arrival <= t) & (t < inventory.retirement)
 
 
-def build(schedule: Schedule, catalogue: Catalogue, horizon: int, stages: int, padded: int) -> Inventory:
+def build(arrival_pattern: ArrivalPattern, catalogue: Catalogue, horizon: int, stages: int, padded: int) -> Inventory:
     """The inventory of ``catalogue`` over a horizon, padded with models that never exist.
 
     InputError: a schedule that does not fit the catalogue, or a model that retires before it arrives.
@@ -75,15 +75,17 @@ def changes(inventory: Inventory, horizon: int) -> np.ndarray:
     return np.sort(np.where((rounds > 0) & (rounds < horizon), rounds, NEVER)).astype(np.int32)
 
 
-def clock(inventory: Inventory, horizon: int, stages: int, resolve_every: int) -> Clock:
-    """The clock of runs with this inventory, as NumPy arrays; ``resolve_every`` may be NEVER."""
+def timeline(inventory: Inventory, horizon: int, stages: int, resolve_every: int) -> Timeline:
+    """The timeline of runs with this inventory, as NumPy arrays; ``resolve_every`` may be NEVER."""
     rounds = (horizon, stages, changes(inventory, horizon), resolve_every)
     names = ("horizon", "stages", "changes", "resolve_every")
     leaves = {name: np.asarray(value, np.int32) for name, value in zip(names, rounds, strict=True)}
-    return Clock(**leaves)  # type: ignore[arg-type]
+    return Timeline(**leaves)  # type: ignore[arg-type]
 
 
-def _rounds(schedule: Schedule, catalogue: Catalogue, horizon: int, stages: int) -> tuple[np.ndarray, np.ndarray]:
+def _rounds(
+    arrival_pattern: ArrivalPattern, catalogue: Catalogue, horizon: int, stages: int
+) -> tuple[np.ndarray, np.ndarray]:
     """(arrival [N], retirement [N]), whole rounds."""
     number = catalogue.num_models
     if schedule.arrivals == "given":
@@ -106,7 +108,7 @@ def _rounds(schedule: Schedule, catalogue: Catalogue, horizon: int, stages: int)
     return arrival, retirement
 
 
-def _newcomers(schedule: Schedule, number: int, horizon: int, stages: int) -> np.ndarray:
+def _newcomers(arrival_pattern: ArrivalPattern, number: int, horizon: int, stages: int) -> np.ndarray:
     """[J] rounds at which the newcomers arrive, in order."""
     first = np.arange(1, number + 1)
     last = schedule.arrival_span * horizon
@@ -120,13 +122,13 @@ def _newcomers(schedule: Schedule, number: int, horizon: int, stages: int) -> np
     return np.clip(rounds, 1, max(horizon - 1, 1)).astype(np.int64)
 
 
-def _order(schedule: Schedule, catalogue: Catalogue) -> np.ndarray:
+def _order(arrival_pattern: ArrivalPattern, catalogue: Catalogue) -> np.ndarray:
     """[N] rows of the catalogue, first comer first; models without a date come last."""
     listed = np.arange(catalogue.num_models)
     return listed if schedule.arrival_order == "listed" else np.argsort(catalogue.released, kind="stable")
 
 
-def _from_dates(schedule: Schedule, catalogue: Catalogue, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+def _from_dates(arrival_pattern: ArrivalPattern, catalogue: Catalogue, horizon: int) -> tuple[np.ndarray, np.ndarray]:
     """Dates scaled so that the last of the initial models comes at round 0 and the last release at the span's end."""
     released = catalogue.released
     if np.isnan(released).any():
@@ -140,7 +142,7 @@ def _from_dates(schedule: Schedule, catalogue: Catalogue, horizon: int) -> tuple
     return arrival, np.minimum(retired, NEVER).astype(np.int64)
 
 
-def _given(schedule: Schedule, catalogue: Catalogue, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+def _given(arrival_pattern: ArrivalPattern, catalogue: Catalogue, horizon: int) -> tuple[np.ndarray, np.ndarray]:
     number = catalogue.num_models
     ends: Sequence[float | None] = schedule.retirement_at or (None,) * number
     for key, values in (("arrival_at", schedule.arrival_at), ("retirement_at", ends)):

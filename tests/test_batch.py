@@ -109,12 +109,12 @@ def test_a_saved_run_goes_on_as_if_it_had_never_stopped(whole: Snapshot) -> None
     made, policies, keys = worlds.arranged(worlds_of(), worlds.policy(RULE), RUNS)
     program = worlds.program(made, policies, keys)
     state = program.start(made, policies, keys, jnp.int32(HORIZON))
-    clock = jax.tree.map(jnp.asarray, worlds.clock(worlds_of()[0], HORIZON))
-    state, _ = program.advance(made, policies, keys, state, clock, jnp.int32(0), jnp.int32(73))
+    timeline = jax.tree.map(jnp.asarray, worlds.timeline(worlds_of()[0], HORIZON))
+    state, _ = program.advance(made, policies, keys, state, timeline, jnp.int32(0), jnp.int32(73))
     saved = jax.tree.map(lambda leaf: np.array(jax.device_get(leaf)), state)
     del state
     again = jax.tree.map(jnp.asarray, saved)
-    _, seen = program.advance(made, policies, keys, again, clock, jnp.int32(73), jnp.int32(HORIZON))
+    _, seen = program.advance(made, policies, keys, again, timeline, jnp.int32(73), jnp.int32(HORIZON))
     seen = jax.device_get(seen)
     assert_same({name: ledger.host_units(getattr(seen.world, name)) for name in BOOKS}, books(whole))
 
@@ -135,8 +135,8 @@ def traced(made: Sequence[World], policies: Any) -> int:
     arguments = worlds.arranged(made, policies, RUNS)
     before, rounds = batch.traces(), jnp.zeros((), jnp.int32)
     state = jax.eval_shape(batch._start, *arguments, rounds)
-    clock = worlds.clock(made[0], 100)
-    batch._advance.lower(*arguments, state, clock, rounds, rounds)
+    timeline = worlds.timeline(made[0], 100)
+    batch._advance.lower(*arguments, state, timeline, rounds, rounds)
     return batch.traces() - before
 
 

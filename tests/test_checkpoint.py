@@ -42,11 +42,11 @@ def simulate(request: pytest.FixtureRequest) -> Simulate:
     routing, deployment, schedule, stages = SETUPS[request.param]
     made = [worlds.world(horizon=HORIZON, budget_per_task=budget, **schedule) for budget in (1e-4, 1e-3)]
     arguments = worlds.arranged(made, worlds.policy(routing, deployment=deployment), RUNS)
-    clock = worlds.clock(made[0], HORIZON, stages=stages)
+    timeline = worlds.timeline(made[0], HORIZON, stages=stages)
     program, weights = worlds.program(*arguments), np.full(RUNS, 1 / RUNS)
 
     def play(checkpointer: Any = None) -> Snapshot:
-        return batch.simulate(program, *arguments, weights, clock, MARKS, checkpointer=checkpointer)
+        return batch.simulate(program, *arguments, weights, timeline, MARKS, checkpointer=checkpointer)
 
     return play
 

@@ -152,7 +152,7 @@ def test_failures_are_forgotten_when_the_study_is_begun_again_or_the_cell_is_the
 
 def test_clocks_that_jump_give_no_nonsense(tmp_path: Path, call: Callable) -> None:
     folder = make_folder(tmp_path / "out", cells()[:1], cells())
-    ahead = {"ago": -7200.0}  # the clock stood two hours ahead, and was then put back
+    ahead = {"ago": -7200.0}  # the timeline stood two hours ahead, and was then put back
     write_events(folder, begin() | ahead, beat(HERE, 1.0, 10) | ahead, beat(HERE, 31.0, 31, ago=5.0))
     found = status.read(folder)
     assert found.decisions_per_minute == pytest.approx(60)

@@ -392,7 +392,7 @@ batch.compile_program = compiling
 """,
     "planning": """
 from experiments.config import cells
-cells._clock = lambda *given, clock=cells._clock: (send(), clock(*given))[1]
+cells._timeline = lambda *given, timeline=cells._timeline: (send(), timeline(*given))[1]
 """,
     "tables": """
 from experiments.report import summary

@@ -14,15 +14,15 @@ from envs import catalogue as catalogues
 from envs import inventory, ledger
 from envs.catalogue import Catalogue
 from envs.errors import InputError
-from envs.inventory import NEVER, Inventory, Schedule
+from envs.inventory import NEVER, ArrivalPattern, Inventory
 from tests import worlds
-from tests.test_clock import starts_of
+from tests.test_timeline import starts_of
 
 FALSE_ALARM = 1e-4
 
 
-def schedule(**overrides: Any) -> Schedule:
-    return Schedule(**{**worlds.SCHEDULE, **overrides})
+def schedule(**overrides: Any) -> ArrivalPattern:
+    return ArrivalPattern(**{**worlds.SCHEDULE, **overrides})
 
 
 def catalogue_with(released: list[float], retired: list[float] | None = None) -> Catalogue:

@@ -166,12 +166,12 @@ def test_whole_runs_are_those_of_vmap(name: str) -> None:
     demand = {"process": "mmpp", "mean": 5.0, "counts": "poisson", "ratio": 5.0, "rise": 0.02, "fall": 0.1}
     world = jax.tree.map(jnp.asarray, worlds.world(horizon=HORIZON, demand=demand, budget_per_task=2e-4))
     policy = jax.tree.map(jnp.asarray, worlds.policy(name))
-    clock = jax.tree.map(jnp.asarray, worlds.clock(worlds.world(horizon=HORIZON), HORIZON))
+    timeline = jax.tree.map(jnp.asarray, worlds.timeline(worlds.world(horizon=HORIZON), HORIZON))
 
     def run(key: jax.Array, horizon: jax.Array) -> rollout.Snapshot:
         state = rollout.start(world, policy, key, horizon)
-        state = rollout.advance(world, policy, key, state, clock, jnp.int32(0), horizon)
-        return rollout.snapshot(world, policy, state, clock, horizon)
+        state = rollout.advance(world, policy, key, state, timeline, jnp.int32(0), horizon)
+        return rollout.snapshot(world, policy, state, timeline, horizon)
 
     keys, horizon = jax.random.split(jax.random.key(7), RUNS), jnp.int32(HORIZON)
     ours = jax.jit(vmap_last(run, (True, False)))(horizon >= 0, keys, horizon)

@@ -20,8 +20,10 @@ def make_cell(budget: float, target: float) -> Cell:
     instance = worlds.instance(horizon=200, budget_per_task=budget, target=target)
     config = test_batch.cell_config(RULE, horizon=200, env=worlds.settings(budget_per_task=budget, target=target))
     policy = worlds.policy(RULE)
-    clock = worlds.clock(instance.world, 200)
-    return Cell(config=config, id="cell", stream=0, instance=instance, policy=policy, models_padded=4, clock=clock)
+    timeline = worlds.timeline(instance.world, 200)
+    return Cell(
+        config=config, id="cell", stream=0, instance=instance, policy=policy, models_padded=4, timeline=timeline
+    )
 
 
 @pytest.fixture(scope="module")
@@ -163,8 +165,10 @@ def test_fixed_and_staged_runs_of_one_world_share_a_cache_and_nothing_in_it() ->
     found = []
     for deployment in ("everything", "greedy"):
         policy = worlds.policy("uniform", deployment=deployment)
-        clock = worlds.clock(world.world, 100, stages=4)
-        cell = Cell(config=config, id=deployment, stream=0, instance=world, policy=policy, models_padded=4, clock=clock)
+        timeline = worlds.timeline(world.world, 100, stages=4)
+        cell = Cell(
+            config=config, id=deployment, stream=0, instance=world, policy=policy, models_padded=4, timeline=timeline
+        )
         seen = worlds.play(world.world, policy, runs=2, marks=(50, 100), stages=4)
         mine = jax.tree.map(lambda leaf: leaf[:, 0], seen)
         found.append(measure.cell_result(cell, mine, np.array([50, 100]), np.arange(2), 1.0, cache))

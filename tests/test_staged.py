@@ -28,7 +28,7 @@ from experiments.engine.rollout import Snapshot
 from experiments.results import measure
 from experiments.results.cell_file import CellResult
 from tests import oracles, test_batch, worlds
-from tests.test_clock import starts_of
+from tests.test_timeline import starts_of
 from tests.worlds import Reckless
 
 CELLS, RUNS, MODELS, PADDED = 2, 3, 4, 5
@@ -430,7 +430,7 @@ def result_of(pair: str, name: str, cell: int) -> CellResult:
 
 def measured(pair: str, scenario: Scenario, made: list[Instance], seen: Snapshot, cell: int, marks: Any) -> CellResult:
     config = test_batch.cell_config("uniform", horizon=scenario.horizon)
-    clock = worlds.clock(made[cell].world, scenario.horizon, stages=scenario.stages)
+    timeline = worlds.timeline(made[cell].world, scenario.horizon, stages=scenario.stages)
     one = Cell(
         config=config,
         id="cell",
@@ -438,7 +438,7 @@ def measured(pair: str, scenario: Scenario, made: list[Instance], seen: Snapshot
         instance=made[cell],
         policy=policy(pair),
         models_padded=PADDED,
-        clock=clock,
+        timeline=timeline,
     )
     mine = jax.tree.map(lambda leaf: leaf[:, cell], seen)
     return measure.cell_result(one, mine, np.array(marks), np.arange(RUNS), 1.0, {})
@@ -591,10 +591,10 @@ def test_stageroute_deploys_the_best_support_for_its_own_bounds() -> None:
     )
     made, starts = instances(scenario), starts_of(scenario.horizon, scenario.stages)[1:]
     arguments = worlds.arranged([instance.world for instance in made], policy("stageroute"), RUNS)
-    clock = worlds.clock(made[0].world, scenario.horizon, stages=scenario.stages, resolve_every=5)
+    timeline = worlds.timeline(made[0].world, scenario.horizon, stages=scenario.stages, resolve_every=5)
     only_first = np.eye(RUNS)[0]  # beliefs are means over runs: here, those of run 0
     marks = np.array(sorted({*starts, *(t + 1 for t in starts), scenario.horizon}))
-    seen = batch.simulate(worlds.program(*arguments), *arguments, only_first, clock, marks)
+    seen = batch.simulate(worlds.program(*arguments), *arguments, only_first, timeline, marks)
     chosen, idle = [], 0
     for t in starts:
         before, after = (int(np.flatnonzero(marks == mark)[0]) for mark in (t, t + 1))
@@ -639,10 +639,10 @@ def test_a_cell_s_clock_is_that_of_its_world_and_its_rule() -> None:
     usual, other = (test_batch.cell_config(rule, env=env) for rule in ("stageroute", "uniform"))
     seldom = replace(usual, policy=replace(usual.policy, parameters={"resolve_every": 10}))
     made = test_batch.build(usual, seldom, other)
-    assert [int(cell.clock.resolve_every) for cell in made] == [1, 10, NEVER]
+    assert [int(cell.timeline.resolve_every) for cell in made] == [1, 10, NEVER]
     for cell in made:
-        assert (int(cell.clock.horizon), int(cell.clock.stages)) == (100, 7)
-        assert cell.clock.changes.tolist() == [25, 40, 50, 65, 90, NEVER]
+        assert (int(cell.timeline.horizon), int(cell.timeline.stages)) == (100, 7)
+        assert cell.timeline.changes.tolist() == [25, 40, 50, 65, 90, NEVER]
 
 
 # A run is the same run.

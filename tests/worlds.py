@@ -20,8 +20,8 @@ from envs import inventory, ledger, parameters
 from envs.build import EdgeCloud, Instance
 from envs.catalogue import Catalogue
 from envs.demand import arrivals
-from envs.inventory import Schedule
-from envs.timeline import Clock
+from envs.inventory import ArrivalPattern
+from envs.timeline import Timeline
 from envs.types import Feedback, Problem, Truth
 from envs.world import World
 from experiments.engine import batch, rollout
@@ -73,8 +73,8 @@ def catalogue(num_models: int = 4) -> Catalogue:
 
 def settings(**overrides: Any) -> EdgeCloud:
     """Any of ``SETTINGS`` and ``SCHEDULE`` overridden."""
-    schedule = Schedule(**{key: overrides.pop(key, value) for key, value in SCHEDULE.items()})
-    return EdgeCloud(schedule=schedule, **{**SETTINGS, **overrides})
+    schedule = ArrivalPattern(**{key: overrides.pop(key, value) for key, value in SCHEDULE.items()})
+    return EdgeCloud(arrival_pattern=schedule, **{**SETTINGS, **overrides})
 
 
 def instance(
@@ -157,9 +157,9 @@ def arranged(
     return worlds, policies, batch.run_keys(root_seed, cells, np.arange(first_seed, first_seed + runs))
 
 
-def clock(world: World, horizon: int, *, stages: int = 1, resolve_every: int = 1) -> Clock:
-    """The clock of a world with its rounds cut off at ``horizon``."""
-    return inventory.clock(world.inventory, horizon, stages, resolve_every)
+def timeline(world: World, horizon: int, *, stages: int = 1, resolve_every: int = 1) -> Timeline:
+    """The timeline of a world with its rounds cut off at ``horizon``."""
+    return inventory.timeline(world.inventory, horizon, stages, resolve_every)
 
 
 def play(
@@ -176,10 +176,10 @@ def play(
 ) -> Snapshot:
     """Snapshots [E, cells, runs, ...] (beliefs [E, cells, ...]) of one batch through ``experiments.engine.batch``.
 
-    A single world or policy is repeated for as many cells as there are of the other. The first world sets the clock.
+    A single world or policy is repeated for as many cells as there are of the other. The first world sets the timeline.
     """
     first = worlds[0] if isinstance(worlds, Sequence) else worlds
-    when = clock(first, marks[-1], stages=stages, resolve_every=resolve_every)
+    when = timeline(first, marks[-1], stages=stages, resolve_every=resolve_every)
     worlds, policies, keys = arranged(worlds, policies, runs, root_seed, streams, first_seed)
     compiled = program(worlds, policies, keys)
     return batch.simulate(compiled, worlds, policies, keys, np.full(runs, 1.0 / runs), when, marks)

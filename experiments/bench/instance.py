@@ -8,7 +8,7 @@ from envs import build as instances
 from envs import catalogue as catalogues
 from envs.build import EdgeCloud
 from envs.demand import arrivals
-from envs.inventory import Schedule
+from envs.inventory import ArrivalPattern
 from envs.world import World
 
 BUDGET_USD, TARGET = 3.0e-4, 0.85
@@ -76,7 +76,7 @@ def shortened(instance: Plain, rounds: int) -> Plain:
 
 
 def _settings() -> EdgeCloud:
-    schedule = Schedule(
+    schedule = ArrivalPattern(
         arrivals="start",
         arrival_order="listed",
         arrival_span=0.6,
@@ -104,7 +104,7 @@ def _settings() -> EdgeCloud:
         quality_concentration=4.0,
         cost_bound_multiple=4.0,
         demand_seen="before",
-        schedule=schedule,
+        arrival_pattern=schedule,
         max_deployed=None,
         stages=None,
         stage_exponent=1 / 3,

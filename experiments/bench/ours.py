@@ -13,7 +13,7 @@ from bandits.forecasting import base
 from bandits.policy import Policy
 from bandits.routing import ROUTING
 from envs import inventory, ledger
-from envs.timeline import Clock
+from envs.timeline import Timeline
 from experiments.bench import instance
 from experiments.bench.instance import Totals
 from experiments.engine import batch
@@ -28,7 +28,7 @@ class Loop:
     program: Program
     worlds: Any
     policies: Any
-    clock: Clock
+    timeline: Timeline
     lanes: int  # runs of a chunk
 
 
@@ -44,8 +44,8 @@ def loop(rule: str, horizon: int, lanes: int, deployment: str = "everything") ->
     worlds, policies = jax.tree.map(lambda leaf: np.asarray(leaf)[None], (world, _float32(policy)))
     program = batch.compile_program(worlds, policies, batch.run_keys(0, np.zeros(1, np.uint32), np.arange(lanes)))
     resolve_every = int(getattr(policy.routing, "resolve_every", inventory.NEVER))
-    clock = inventory.clock(world.inventory, horizon, 1, resolve_every)
-    return Loop(program=program, worlds=worlds, policies=policies, clock=clock, lanes=lanes)
+    timeline = inventory.timeline(world.inventory, horizon, 1, resolve_every)
+    return Loop(program=program, worlds=worlds, policies=policies, timeline=timeline, lanes=lanes)
 
 
 def _float32(policy: Policy) -> Policy:
@@ -55,11 +55,11 @@ def _float32(policy: Policy) -> Policy:
 def play(made: Loop, runs: int) -> Totals:
     """Play ``runs`` runs, a multiple of the lanes, to the horizon."""
     weights = np.full(made.lanes, 1.0 / made.lanes)
-    marks = np.array([int(made.clock.horizon)])
+    marks = np.array([int(made.timeline.horizon)])
 
     def chunk(first: int) -> Any:
         keys = batch.run_keys(0, np.zeros(1, np.uint32), np.arange(first, first + made.lanes))
-        return batch.simulate(made.program, made.worlds, made.policies, keys, weights, made.clock, marks)
+        return batch.simulate(made.program, made.worlds, made.policies, keys, weights, made.timeline, marks)
 
     with ThreadPoolExecutor(runner.cores()) as pool:
         seen = list(pool.map(chunk, range(0, runs, made.lanes)))

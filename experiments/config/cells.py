@@ -24,7 +24,7 @@ from envs.build import Instance
 from envs.catalogue import Catalogue
 from envs.demand import arrivals
 from envs.errors import InputError
-from envs.timeline import Clock
+from envs.timeline import Timeline
 from experiments import interrupt
 from experiments.config import rule_errors, sources
 from experiments.config.study import REGISTRIES, CellConfig, StudyConfig
@@ -45,7 +45,7 @@ class Cell:
     instance: Instance
     policy: Policy  # NumPy leaves
     models_padded: int
-    clock: Clock  # NumPy leaves; cells of a batch must have the same
+    timeline: Timeline  # NumPy leaves; cells of a batch must have the same
 
 
 def build(study: StudyConfig) -> list[Cell]:
@@ -127,7 +127,7 @@ def _cell(
         instance=worlds[world_identity],
         policy=policy,
         models_padded=padded,
-        clock=_clock(config.horizon, worlds[world_identity], policy),
+        timeline=_timeline(config.horizon, worlds[world_identity], policy),
     )
 
 
@@ -162,10 +162,10 @@ def _extremes(value: Any, where: str = "") -> Iterator[str]:
         yield f"{where} is {value:g}"
 
 
-def _clock(horizon: int, instance: Instance, policy: Policy) -> Clock:
+def _timeline(horizon: int, instance: Instance, policy: Policy) -> Timeline:
     """Rules without ``resolve_every`` are told to solve only where what is live changes."""
     resolve_every = min(int(getattr(policy.routing, "resolve_every", inventory.NEVER)), inventory.NEVER)
-    return inventory.clock(instance.world.inventory, horizon, instance.stages, resolve_every)
+    return inventory.timeline(instance.world.inventory, horizon, instance.stages, resolve_every)
 
 
 def _sources(config: CellConfig, contents: dict[str, str]) -> dict[str, dict[str, Any]]:
@@ -200,7 +200,7 @@ def _parameters(study: StudyConfig, config: CellConfig) -> dict[str, Any]:
         "confidence": dict(policy.confidence),
         "forecaster": dict(config.forecaster),
         "demand": dict(config.demand),
-        "env": chosen | world.pop("schedule") | world,
+        "env": chosen | world.pop("arrival_pattern") | world,
         "horizon": config.horizon,
         "seeds": study.seeds,
         "root_seed": study.root_seed,

@@ -24,7 +24,7 @@ from envs.catalogue import GENERATED
 from envs.demand import arrivals
 from envs.demand.base import PROCESSES
 from envs.errors import InputError, nearest
-from envs.inventory import Schedule
+from envs.inventory import ArrivalPattern
 from envs.registry import Registry
 from experiments.config import hints, rule_errors, schema
 from experiments.config.axes import SHORT_AXES, SWEPT_GROUPS
@@ -362,16 +362,16 @@ def _owner(rule: str, key: str, where: str) -> type:
 
 def _edge_cloud(values: Mapping[str, Any]) -> EdgeCloud:
     """From the values that ``schema.ENV`` describes."""
-    nested = [field.name for field in fields(Schedule)]
+    nested = [field.name for field in fields(ArrivalPattern)]
     lists = {key: tuple(values[key]) for key in ("arrival_at", "retirement_at")}
-    own = [field.name for field in fields(EdgeCloud) if field.name != "schedule"]
+    own = [field.name for field in fields(EdgeCloud) if field.name != "arrival_pattern"]
     per_task, total = values["budget_per_task"], values["budget_usd"]
     if per_task is not None and total is not None:
         raise InputError(
             f"env.budget_per_task is {per_task} and env.budget_usd is {total}; give one of them, and null for the other"
         )
     return EdgeCloud(
-        schedule=Schedule(**{key: values[key] for key in nested} | lists),
+        arrival_pattern=ArrivalPattern(**{key: values[key] for key in nested} | lists),
         **{key: values[key] for key in own},
     )
 

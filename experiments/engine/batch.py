@@ -1,6 +1,6 @@
 """Many runs at once: cells × seeds through one compiled program, walked evaluation round by evaluation round from the host.
 
-A *batch* is a tile of cells that share a static signature and a clock, times a tile of seeds. Worlds and policies
+A *batch* is a tile of cells that share a static signature and a timeline, times a tile of seeds. Worlds and policies
 carry a leading cell axis; on the device runs carry a leading cell axis and seeds as the last one
 (``experiments.engine.vectorize``), in what comes back a leading (cell, seed) pair. Horizons share the executable because the loop
 bounds are traced and unbatched. The host walks from evaluation round to evaluation round, and stops every few seconds in between,
@@ -26,7 +26,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bandits.policy import Policy
-from envs.timeline import Clock
+from envs.timeline import Timeline
 from envs.world import World
 from experiments.engine import program_cache, rollout
 from experiments.engine.checkpoint_state import Checkpoint
@@ -78,7 +78,7 @@ def _advance_runs(
     policies: Policy,
     keys: jax.Array,
     state: rollout.RunState,
-    clock: Clock,
+    timeline: Timeline,
     first: jax.Array,
     stop: jax.Array,
 ) -> tuple[rollout.RunState, rollout.Snapshot]:
@@ -92,8 +92,8 @@ def _advance_runs(
     def one(
         state: rollout.RunState, key: jax.Array, world: World, policy: Policy
     ) -> tuple[rollout.RunState, rollout.Snapshot]:
-        state = rollout.advance(world, policy, key, state, clock, first, stop)
-        return state, rollout.snapshot(world, policy, state, clock, stop)
+        state = rollout.advance(world, policy, key, state, timeline, first, stop)
+        return state, rollout.snapshot(world, policy, state, timeline, stop)
 
     over_seeds = _over_cells(one, (True, True, False, False))
     state, seen = _tile_by_tile(
@@ -190,9 +190,9 @@ def compile_program(
         state = jax.eval_shape(_start, worlds, policies, keys, rounds)
         start, advance = (_start, _advance) if jax.local_device_count() == 1 else _over_devices(state)
         changes = jnp.zeros(2 * worlds.reward_mean.shape[1], jnp.int32)
-        clock = Clock(horizon=rounds, stages=rounds, changes=changes, resolve_every=rounds)
+        timeline = Timeline(horizon=rounds, stages=rounds, changes=changes, resolve_every=rounds)
         starting = start.lower(worlds, policies, keys, rounds)
-        advancing = advance.lower(worlds, policies, keys, state, clock, rounds, rounds)
+        advancing = advance.lower(worlds, policies, keys, state, timeline, rounds, rounds)
     started = starting.compile()
     with program_cache.hits() as hits:
         advanced = advancing.compile()
@@ -270,32 +270,32 @@ def simulate(
     policies: Policy,
     keys: jax.Array,
     weights: np.ndarray,
-    clock: Clock,
+    timeline: Timeline,
     marks: np.ndarray,
     progress: Callable[[int], None] = lambda rounds: None,
     checkpointer: Checkpointer | None = None,
 ) -> rollout.Snapshot:
     """Snapshots at every mark, stacked on the host along a leading evaluation round axis [E, ...].
 
-    All cells share the ``clock``; the last mark is its horizon. Books are [E, cells, seeds, ...], beliefs weighted
+    All cells share the ``timeline``; the last mark is its horizon. Books are [E, cells, seeds, ...], beliefs weighted
     means over seeds, [E, cells, ...]. ``weights`` [seeds] sum to 1 over the seeds that count and are 0 for padding.
     ``progress`` is told the rounds played since the last stop, ``checkpointer`` is asked at every one.
     """
-    clock = jax.tree.map(lambda rounds: np.asarray(rounds, np.int32), clock)
+    timeline = jax.tree.map(lambda rounds: np.asarray(rounds, np.int32), timeline)
     carry = checkpointer.resume(program.state, program.seen) if checkpointer else None
     if carry is None:
         carry = Checkpoint(
-            rounds=0, state=program.start(*program.placed(worlds, policies, keys), clock.horizon), seen=[]
+            rounds=0, state=program.start(*program.placed(worlds, policies, keys), timeline.horizon), seen=[]
         )
     elif carry.rounds:
         progress(carry.rounds)
     first, seen, pace = carry.rounds, carry.seen, StepBudget()
-    *fixed, state, clock = program.placed(worlds, policies, keys, carry.state, clock)
+    *fixed, state, timeline = program.placed(worlds, policies, keys, carry.state, timeline)
     del carry  # its state is given away below
     for mark in marks[len(seen) :]:
         while first < mark:
             began, stop = perf_counter(), min(first + pace.rounds, int(mark))
-            state, looked = program.advance(*fixed, state, clock, np.int32(first), np.int32(stop))
+            state, looked = program.advance(*fixed, state, timeline, np.int32(first), np.int32(stop))
             if stop == mark:
                 seen.append(_mean_beliefs(jax.device_get(looked), weights))
             jax.block_until_ready(state)

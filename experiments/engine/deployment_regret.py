@@ -1,4 +1,4 @@
-"""What a run's deployments were worth: books that are kept from boundary to boundary of the clock.
+"""What a run's deployments were worth: books that are kept from boundary to boundary of the timeline.
 
 Regret against the `staged` benchmark is split with three values of one task, all for true means:
 V_now, the best deployment of the models available now; V_window, the best one of those that were available at the
@@ -19,8 +19,8 @@ import jax.numpy as jnp
 
 from bandits.solvers import mix
 from envs import ledger
-from envs import timeline as clocks
-from envs.timeline import Clock
+from envs import timeline as timelines
+from envs.timeline import Timeline
 from envs.world import World, WorldState
 
 _PENALTY = 100.0  # of a target that a deployment cannot meet, so that it meets it as well as it can
@@ -67,14 +67,16 @@ def appraise(books: DeploymentBooks, world: World, deployed: jax.Array, total_de
     return replace(books, value=jnp.where(mix.usable(solution), value, jnp.nan))
 
 
-def enter(books: DeploymentBooks, world: World, state: WorldState, clock: Clock, end: jax.Array) -> DeploymentBooks:
+def enter(
+    books: DeploymentBooks, world: World, state: WorldState, timeline: Timeline, end: jax.Array
+) -> DeploymentBooks:
     """The books after the rounds since the last entry, which all lie between two boundaries; ``end`` is the next."""
     new = ledger.left(books.entered, state.demand)
     amount = ledger.value(new, world.scale) * books.value - books.missing
     summed = books.deployed_value + amount
-    span = clocks.epoch(clock, end - 1)
-    span_began = jnp.max(jnp.where(clock.changes <= end - 1, clock.changes, 0), initial=0)
-    after = clocks.stage_began(clock, end - 1) >= span_began
+    span = timelines.epoch(timeline, end - 1)
+    span_began = jnp.max(jnp.where(timeline.changes <= end - 1, timeline.changes, 0), initial=0)
+    after = timelines.stage_began(timeline, end - 1) >= span_began
     spans = jnp.arange(books.span_demand.shape[0])
     here = (spans == span)[:, None] & (jnp.arange(2) == after)[None]
     added = ledger.add(books.span_demand, new)
@@ -86,16 +88,18 @@ def enter(books: DeploymentBooks, world: World, state: WorldState, clock: Clock,
         span_demand=ledger.where(here, added, books.span_demand),
     )
     return jax.lax.cond(
-        clocks.stage_began(clock, end) == end, lambda: _end_stage(books, world, state, clock, end), lambda: books
+        timelines.stage_began(timeline, end) == end,
+        lambda: _end_stage(books, world, state, timeline, end),
+        lambda: books,
     )
 
 
 def _end_stage(
-    books: DeploymentBooks, world: World, state: WorldState, clock: Clock, end: jax.Array
+    books: DeploymentBooks, world: World, state: WorldState, timeline: Timeline, end: jax.Array
 ) -> DeploymentBooks:
     """The books after a stage's last round: which model served the most of its tasks."""
     served = ledger.value(ledger.left(books.stage_served, state.served), world.scale)
     best = (jnp.arange(served.shape[0]) == jnp.argmax(served)) & (served > 0)
-    began = clocks.stage_began(clock, end - 1)
+    began = timelines.stage_began(timeline, end - 1)
     first = jnp.where(best & (books.first_best < 0), began, books.first_best)
     return replace(books, stage_served=state.served, first_best=first)

@@ -2,7 +2,7 @@
 
 Nothing is stacked over rounds: totals live in the carry and are read at eval_rounds. Randomness of round t comes from
 ``fold_in(key_run, t)`` alone, so a trajectory does not depend on batch, chunk, padding or where a run was resumed.
-Books that are summed in floating point are entered at boundaries of the clock alone: where a run stops leaves no trace.
+Books that are summed in floating point are entered at boundaries of the timeline alone: where a run stops leaves no trace.
 """
 
 from dataclasses import dataclass, replace
@@ -16,9 +16,9 @@ from bandits.estimators.statistics import stack
 from bandits.forecasting.base import Hint
 from bandits.policy import Policy, PolicyState
 from envs import ledger
-from envs import timeline as clocks
+from envs import timeline as timelines
 from envs import world as worlds
-from envs.timeline import Clock
+from envs.timeline import Timeline
 from envs.types import Truth
 from envs.world import World, WorldState
 from experiments.engine import deployment_regret
@@ -81,13 +81,19 @@ def start(world: World, policy: Policy, key_run: jax.Array, horizon: jax.Array) 
 
 
 def advance(
-    world: World, policy: Policy, key_run: jax.Array, state: RunState, clock: Clock, first: jax.Array, stop: jax.Array
+    world: World,
+    policy: Policy,
+    key_run: jax.Array,
+    state: RunState,
+    timeline: Timeline,
+    first: jax.Array,
+    stop: jax.Array,
 ) -> RunState:
-    """Play rounds first, ..., stop - 1; clock and bounds are traced and shared by all runs of a batch."""
+    """Play rounds first, ..., stop - 1; timeline and bounds are traced and shared by all runs of a batch."""
 
     def play(state: RunState, first: jax.Array, stop: jax.Array, origin: jax.Array) -> RunState:
         def one(t: jax.Array, state: RunState) -> RunState:
-            return _round(world, policy, key_run, state, t, (t - origin) % clock.resolve_every == 0)
+            return _round(world, policy, key_run, state, t, (t - origin) % timeline.resolve_every == 0)
 
         return jax.lax.fori_loop(first, stop, one, state)
 
@@ -96,24 +102,24 @@ def advance(
 
     def segment(carry: tuple[jax.Array, RunState]) -> tuple[jax.Array, RunState]:
         t, state = carry
-        origin = clocks.segment_began(clock, t)
-        state = jax.lax.cond(t == origin, lambda: _boundary(world, policy, key_run, state, clock, t), lambda: state)
-        boundary = clocks.next_boundary(clock, t)
+        origin = timelines.epoch_began(timeline, t)
+        state = jax.lax.cond(t == origin, lambda: _boundary(world, policy, key_run, state, timeline, t), lambda: state)
+        boundary = timelines.next_boundary(timeline, t)
         end = jnp.minimum(boundary, stop)
         state = play(state, t, end, origin)
-        return end, replace(state, books=_entered(world, state, clock, end, end == boundary))
+        return end, replace(state, books=_entered(world, state, timeline, end, end == boundary))
 
     return jax.lax.while_loop(lambda carry: carry[0] < stop, segment, (first, state))[1]
 
 
-def snapshot(world: World, policy: Policy, state: RunState, clock: Clock, t: jax.Array) -> Snapshot:
+def snapshot(world: World, policy: Policy, state: RunState, timeline: Timeline, t: jax.Array) -> Snapshot:
     """Read the books and the policy's beliefs after rounds 0, ..., t - 1, where t > 0."""
     bounds = state.policy.bounds
     truth = stack(world.reward_mean, world.consumption_mean, world.service_mean)
     covered = (bounds.lower <= truth) & (truth <= bounds.upper)
     return Snapshot(
         world=replace(state.world, demand_state=None),
-        books=_entered(world, state, clock, t, clocks.segment_began(clock, t) < t),
+        books=_entered(world, state, timeline, t, timelines.epoch_began(timeline, t) < t),
         forecast_total=state.forecast_total,
         invalid=state.invalid,
         deployment_gap=policy.deployment.gap(state.policy.deployment),
@@ -124,21 +130,25 @@ def snapshot(world: World, policy: Policy, state: RunState, clock: Clock, t: jax
     )
 
 
-def _entered(world: World, state: RunState, clock: Clock, end: jax.Array, pending: jax.Array) -> DeploymentBooks | None:
+def _entered(
+    world: World, state: RunState, timeline: Timeline, end: jax.Array, pending: jax.Array
+) -> DeploymentBooks | None:
     """The books with what is pending entered: the rounds since the last boundary up to ``end``."""
     if state.books is None:
         return None
     books = state.books
-    return jax.lax.cond(pending, lambda: deployment_regret.enter(books, world, state.world, clock, end), lambda: books)
+    return jax.lax.cond(
+        pending, lambda: deployment_regret.enter(books, world, state.world, timeline, end), lambda: books
+    )
 
 
 def _boundary(
-    world: World, policy: Policy, key_run: jax.Array, state: RunState, clock: Clock, t: jax.Array
+    world: World, policy: Policy, key_run: jax.Array, state: RunState, timeline: Timeline, t: jax.Array
 ) -> RunState:
     """Retire the models that are gone, deploy anew if a stage starts, and appraise what is live."""
     state = replace(state, world=worlds.retire(world, state.world, t))
     state = jax.lax.cond(
-        clocks.stage_began(clock, t) == t, lambda: _deploy(world, policy, key_run, state, t), lambda: state
+        timelines.stage_began(timeline, t) == t, lambda: _deploy(world, policy, key_run, state, t), lambda: state
     )
     assert state.books is not None and state.total_demand is not None
     books = deployment_regret.appraise(state.books, world, state.world.deployed, state.total_demand)

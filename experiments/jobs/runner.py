@@ -178,7 +178,7 @@ def _shape(study: StudyConfig, group: list[Cell]) -> tuple[int, int]:
     """
     rows = study.chunk_rows or _rows(group) * jax.local_device_count()
     seeds = min(math.ceil(study.seeds / hosts.processes()), rows)
-    widest = max(len(same) for same in _by_clock(group))
+    widest = max(len(same) for same in _by_timeline(group))
     return _whole(max(1, min(widest, rows // seeds)), seeds)
 
 
@@ -199,11 +199,11 @@ def _rows(group: list[Cell]) -> int:
     return min(_ACCELERATOR_ROWS, 1 << (fitting.bit_length() - 1))  # a power of two
 
 
-def _by_clock(group: list[Cell]) -> list[list[Cell]]:
+def _by_timeline(group: list[Cell]) -> list[list[Cell]]:
     """Cells that can be simulated side by side, shortest horizon first."""
     found: dict[Any, list[Cell]] = {}
     for cell in sorted(group, key=lambda cell: cell.config.horizon):
-        key = tuple(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(cell.clock))
+        key = tuple(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(cell.timeline))
         found.setdefault(key, []).append(cell)
     return list(found.values())
 
@@ -334,7 +334,7 @@ class _Runner:
         """The items of a group of which something is missing, the longest first, so that none is left at the end."""
         found = []
         wide, deep = self.shapes[number]
-        for same in _by_clock(self.groups[number]):
+        for same in _by_timeline(self.groups[number]):
             for chunks in _chunks(self.study, same, wide, deep):
                 ids = tuple(cell.id for cell in chunks[0].cells)
                 digest = hashlib.sha256(" ".join(ids).encode()).hexdigest()[:16]
@@ -541,9 +541,9 @@ class _Runner:
         real = np.arange(len(chunk.seeds)) < chunk.real_seeds
         weights = np.where(real, 1.0 / self.study.seeds, 0.0)
         per_round = len(chunk.cells) * chunk.real_seeds * hosts.processes()  # as if all were as fast
-        clock, checkpointer = padded[0].clock, self._checkpointer(chunk, [cell.id for cell in padded], folder)
+        timeline, checkpointer = padded[0].timeline, self._checkpointer(chunk, [cell.id for cell in padded], folder)
         seen = batch.simulate(
-            *(program, worlds, policies, keys, weights, clock, marks),
+            *(program, worlds, policies, keys, weights, timeline, marks),
             progress=lambda rounds: self.progress.played(rounds * per_round),
             checkpointer=checkpointer,
         )

@@ -121,10 +121,10 @@ def _earned(demand: np.ndarray, ideal: Epochs) -> np.ndarray:
 
 def _spans(cell: Cell) -> tuple[np.ndarray, np.ndarray]:
     """The models of each span of constant inventory, and those of them that were there when its stage began, [G, M]."""
-    clock, number = cell.clock, len(cell.instance.models)
-    changes = np.asarray(clock.changes)
-    begins = np.concatenate([[0], changes[changes < clock.horizon]]).astype(np.int64)
-    starts = np.asarray(stage_start(int(clock.horizon), int(clock.stages), np.arange(int(clock.stages))))
+    timeline, number = cell.timeline, len(cell.instance.models)
+    changes = np.asarray(timeline.changes)
+    begins = np.concatenate([[0], changes[changes < timeline.horizon]]).astype(np.int64)
+    starts = np.asarray(stage_start(int(timeline.horizon), int(timeline.stages), np.arange(int(timeline.stages))))
     began = starts[np.searchsorted(starts, begins, side="right") - 1]
     there = cell.instance.world.inventory
     arrival, retirement = np.asarray(there.arrival)[:number], np.asarray(there.retirement)[:number]
@@ -273,7 +273,7 @@ def _description(cell: Cell, feasible: bool, wall_seconds: float) -> dict[str, A
         "target": config.env.target,
         "stages": instance.stages,
         "max_deployed": config.env.max_deployed,
-        "arrivals": config.env.schedule.arrivals,
+        "arrivals": config.env.arrival_pattern.arrivals,
         "clairvoyant": cell.policy.clairvoyant,
         "benchmark_feasible": feasible,
         "wall_s": round(wall_seconds, 4),

@@ -1,4 +1,4 @@
-"""The two clocks against plain enumeration: every round of many runs, and a few rounds of the longest run there is."""
+"""The two timelines against plain enumeration: every round of many runs, and a few rounds of the longest run there is."""
 
 from collections.abc import Callable
 from functools import cache
@@ -9,31 +9,31 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from envs import timeline as clocks
+from envs import timeline as timelines
 from envs.inventory import NEVER
-from envs.timeline import Clock, stage_start
+from envs.timeline import Timeline, stage_start
 
 CHANGES, LONGEST = 6, 40
-ANSWERS = ("stage_began", "segment_began", "next_boundary", "epoch")
+ANSWERS = ("stage_began", "epoch_began", "next_boundary", "epoch")
 
 
-def clock(horizon: int, stages: int, changes: list[int]) -> Clock:
+def timeline(horizon: int, stages: int, changes: list[int]) -> Timeline:
     padded = sorted(changes) + [NEVER] * (CHANGES - len(changes))
     numbers = {"horizon": horizon, "stages": stages, "changes": padded, "resolve_every": 1}
-    return Clock(**{name: np.asarray(value, np.int32) for name, value in numbers.items()})
+    return Timeline(**{name: np.asarray(value, np.int32) for name, value in numbers.items()})
 
 
 @cache
-def asked() -> Callable[[Clock, np.ndarray], dict[str, jax.Array]]:
-    """{answer: [N, R]} for N clocks at the rounds [R]."""
+def asked() -> Callable[[Timeline, np.ndarray], dict[str, jax.Array]]:
+    """{answer: [N, R]} for N timelines at the rounds [R]."""
 
-    def one(clock: Clock, t: jax.Array) -> dict[str, jax.Array]:
-        return {name: getattr(clocks, name)(clock, t) for name in ANSWERS}
+    def one(timeline: Timeline, t: jax.Array) -> dict[str, jax.Array]:
+        return {name: getattr(timelines, name)(timeline, t) for name in ANSWERS}
 
     return jax.jit(jax.vmap(jax.vmap(one, (None, 0)), (0, None)))
 
 
-def answers(many: list[Clock], rounds: np.ndarray) -> dict[str, np.ndarray]:
+def answers(many: list[Timeline], rounds: np.ndarray) -> dict[str, np.ndarray]:
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *many)
     return jax.tree.map(np.asarray, asked()(stacked, np.asarray(rounds, np.int32)))
 
@@ -54,7 +54,7 @@ def enumerated(horizon: int, stages: int, changes: list[int], t: int) -> dict[st
     boundaries = {*starts, *happening}
     return {
         "stage_began": max(start for start in starts if start <= t),
-        "segment_began": max(boundary for boundary in boundaries if boundary <= t),
+        "epoch_began": max(boundary for boundary in boundaries if boundary <= t),
         "next_boundary": min((boundary for boundary in boundaries if boundary > t), default=horizon),
         "epoch": sum(change <= t for change in changes),
     }
@@ -84,7 +84,7 @@ def described() -> list[tuple[int, int, list[int]]]:
 def test_every_round_is_as_enumerated() -> None:
     cases = described()
     rounds = np.arange(LONGEST)
-    found = answers([clock(*case) for case in cases], rounds)
+    found = answers([timeline(*case) for case in cases], rounds)
     compared = 0
     for number, (horizon, stages, changes) in enumerate(cases):
         for t in range(horizon):
@@ -104,13 +104,13 @@ def test_walking_from_boundary_to_boundary_visits_each_once_and_ends_at_the_hori
         assert visited == sorted({0, *starts_of(horizon, stages), *happening, horizon})
 
 
-def clock_of(case: tuple[int, int, list[int]]) -> Clock:
-    return clock(*case)
+def clock_of(case: tuple[int, int, list[int]]) -> Timeline:
+    return timeline(*case)
 
 
 @pytest.mark.parametrize(("horizon", "stages"), [(10, 1), (10, 3), (10, 10), (12, 4), (13, 12), (1, 1)])
 def test_a_stage_begins_at_the_horizon_too_which_ends_the_last_one(horizon: int, stages: int) -> None:
-    found = answers([clock(horizon, stages, [])], np.array([horizon]))
+    found = answers([timeline(horizon, stages, [])], np.array([horizon]))
     assert found["stage_began"][0, 0] == horizon
 
 
@@ -130,7 +130,7 @@ def test_the_longest_runs_do_not_overflow(horizon: int, exponent: float) -> None
     change = horizon - 2
     rounds = [0, 1, horizon // 3, longer * (length + 1) - 1, longer * (length + 1), horizon - 2, horizon - 1]
     rounds = [t for t in rounds if 0 <= t < horizon]
-    found = answers([clock(horizon, stages, [change])], np.array(rounds))
+    found = answers([timeline(horizon, stages, [change])], np.array(rounds))
     for i, t in enumerate(rounds):
         early = longer * (length + 1)
         stage = t // (length + 1) if t < early else longer + (t - early) // length
@@ -138,17 +138,17 @@ def test_the_longest_runs_do_not_overflow(horizon: int, exponent: float) -> None
         ends = int(stage_start(horizon, stages, stage + 1))
         assert began == stage * length + min(stage, longer) and began <= t < ends
         assert int(found["stage_began"][0, i]) == began
-        assert int(found["segment_began"][0, i]) == (max(began, change) if t >= change else began)
+        assert int(found["epoch_began"][0, i]) == (max(began, change) if t >= change else began)
         assert int(found["next_boundary"][0, i]) == (min(ends, change) if t < change else ends)
         assert int(found["epoch"][0, i]) == (t >= change)
 
 
 def test_a_clock_without_any_change_or_room_for_one_works() -> None:
     """No models, no changes: the extremes over an empty axis are those of the stages alone."""
-    bare = jax.tree.map(jnp.asarray, clock(9, 2, []))
-    empty: Any = Clock(
+    bare = jax.tree.map(jnp.asarray, timeline(9, 2, []))
+    empty: Any = Timeline(
         horizon=bare.horizon, stages=bare.stages, changes=jnp.zeros(0, jnp.int32), resolve_every=bare.resolve_every
     )
     for t in range(9):
         expected = enumerated(9, 2, [], t)
-        assert {name: int(getattr(clocks, name)(empty, jnp.int32(t))) for name in ANSWERS} == expected
+        assert {name: int(getattr(timelines, name)(empty, jnp.int32(t))) for name in ANSWERS} == expected
