@@ -48,12 +48,12 @@ def available(inventory: Inventory, t: jax.Array) -> jax.Array:
     return (inventory.arrival <= t) & (t < inventory.retirement)
 
 
-def build(arrival_pattern: ArrivalPattern, catalogue: Catalogue, horizon: int, stages: int, padded: int) -> Inventory:
+def build(pattern: ArrivalPattern, catalogue: Catalogue, horizon: int, stages: int, padded: int) -> Inventory:
     """The inventory of ``catalogue`` over a horizon, padded with models that never exist.
 
-    InputError: a schedule that does not fit the catalogue, or a model that retires before it arrives.
+    InputError: a pattern that does not fit the catalogue, or a model that retires before it arrives.
     """
-    arrival, retirement = _rounds(schedule, catalogue, horizon, stages)
+    arrival, retirement = _rounds(pattern, catalogue, horizon, stages)
     for name, start, end in zip(catalogue.names, arrival, retirement, strict=True):
         if end <= start:
             raise InputError(
@@ -83,73 +83,71 @@ def timeline(inventory: Inventory, horizon: int, stages: int, resolve_every: int
     return Timeline(**leaves)  # type: ignore[arg-type]
 
 
-def _rounds(
-    arrival_pattern: ArrivalPattern, catalogue: Catalogue, horizon: int, stages: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _rounds(pattern: ArrivalPattern, catalogue: Catalogue, horizon: int, stages: int) -> tuple[np.ndarray, np.ndarray]:
     """(arrival [N], retirement [N]), whole rounds."""
     number = catalogue.num_models
-    if schedule.arrivals == "given":
-        return _given(schedule, catalogue, horizon)
-    if schedule.arrivals != "start" and not 1 <= schedule.initial_models <= number:
+    if pattern.arrivals == "given":
+        return _given(pattern, catalogue, horizon)
+    if pattern.arrivals != "start" and not 1 <= pattern.initial_models <= number:
         raise InputError(
-            f"env.initial_models is {schedule.initial_models}; it must be between 1 and the {number} models"
+            f"env.initial_models is {pattern.initial_models}; it must be between 1 and the {number} models"
         )
     never = np.full(number, NEVER)
-    if schedule.arrivals == "catalogue":
-        arrival, retirement = _from_dates(schedule, catalogue, horizon)
-    elif schedule.arrivals == "start":
+    if pattern.arrivals == "catalogue":
+        arrival, retirement = _from_dates(pattern, catalogue, horizon)
+    elif pattern.arrivals == "start":
         arrival, retirement = np.zeros(number, np.int64), never
     else:
         arrival, retirement = np.zeros(number, np.int64), never
-        late = _order(schedule, catalogue)[schedule.initial_models :]
-        arrival[late] = _newcomers(schedule, len(late), horizon, stages)
-    if schedule.lifetime is not None:
-        retirement = np.minimum(retirement, arrival + math.ceil(round(schedule.lifetime * horizon, 6)))
+        late = _order(pattern, catalogue)[pattern.initial_models :]
+        arrival[late] = _newcomers(pattern, len(late), horizon, stages)
+    if pattern.lifetime is not None:
+        retirement = np.minimum(retirement, arrival + math.ceil(round(pattern.lifetime * horizon, 6)))
     return arrival, retirement
 
 
-def _newcomers(arrival_pattern: ArrivalPattern, number: int, horizon: int, stages: int) -> np.ndarray:
+def _newcomers(pattern: ArrivalPattern, number: int, horizon: int, stages: int) -> np.ndarray:
     """[J] rounds at which the newcomers arrive, in order."""
     first = np.arange(1, number + 1)
-    last = schedule.arrival_span * horizon
-    if schedule.arrivals == "even":
+    last = pattern.arrival_span * horizon
+    if pattern.arrivals == "even":
         rounds = np.round(first * last / max(number, 1))
-    elif schedule.arrivals == "poisson":
+    elif pattern.arrivals == "poisson":
         # Given their number, the arrivals of a Poisson process are independent and uniform.
-        rounds = np.sort(np.random.default_rng(schedule.arrival_seed).uniform(0.0, last, number))
+        rounds = np.sort(np.random.default_rng(pattern.arrival_seed).uniform(0.0, last, number))
     else:
         rounds = np.asarray(stage_start(horizon, stages, first * stages // (number + 1))) + 1
     return np.clip(rounds, 1, max(horizon - 1, 1)).astype(np.int64)
 
 
-def _order(arrival_pattern: ArrivalPattern, catalogue: Catalogue) -> np.ndarray:
+def _order(pattern: ArrivalPattern, catalogue: Catalogue) -> np.ndarray:
     """[N] rows of the catalogue, first comer first; models without a date come last."""
     listed = np.arange(catalogue.num_models)
-    return listed if schedule.arrival_order == "listed" else np.argsort(catalogue.released, kind="stable")
+    return listed if pattern.arrival_order == "listed" else np.argsort(catalogue.released, kind="stable")
 
 
-def _from_dates(arrival_pattern: ArrivalPattern, catalogue: Catalogue, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+def _from_dates(pattern: ArrivalPattern, catalogue: Catalogue, horizon: int) -> tuple[np.ndarray, np.ndarray]:
     """Dates scaled so that the last of the initial models comes at round 0 and the last release at the span's end."""
     released = catalogue.released
     if np.isnan(released).any():
         unknown = catalogue.names[int(np.flatnonzero(np.isnan(released))[0])]
         raise InputError(f"env.arrivals=catalogue: {catalogue.path} has no release date for {unknown}; give one")
-    start = np.sort(released)[schedule.initial_models - 1]
+    start = np.sort(released)[pattern.initial_models - 1]
     days = max(released.max() - start, 1.0)
-    scale = schedule.arrival_span * horizon / days
+    scale = pattern.arrival_span * horizon / days
     arrival = np.round(np.maximum(released - start, 0.0) * scale).astype(np.int64)
     retired = np.where(np.isnan(catalogue.retired), np.inf, np.round((catalogue.retired - start) * scale))
     return arrival, np.minimum(retired, NEVER).astype(np.int64)
 
 
-def _given(arrival_pattern: ArrivalPattern, catalogue: Catalogue, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+def _given(pattern: ArrivalPattern, catalogue: Catalogue, horizon: int) -> tuple[np.ndarray, np.ndarray]:
     number = catalogue.num_models
-    ends: Sequence[float | None] = schedule.retirement_at or (None,) * number
-    for key, values in (("arrival_at", schedule.arrival_at), ("retirement_at", ends)):
+    ends: Sequence[float | None] = pattern.retirement_at or (None,) * number
+    for key, values in (("arrival_at", pattern.arrival_at), ("retirement_at", ends)):
         if len(values) != number:
             raise InputError(f"env.{key} holds {len(values)} values; it must hold one for each of the {number} models")
-    if schedule.lifetime is not None:
+    if pattern.lifetime is not None:
         raise InputError("env.lifetime does not go with env.arrivals=given; give env.retirement_at in its place")
-    arrival = np.round(np.asarray(schedule.arrival_at) * horizon).astype(np.int64)
+    arrival = np.round(np.asarray(pattern.arrival_at) * horizon).astype(np.int64)
     retirement = [NEVER if end is None else round(end * horizon) for end in ends]
     return arrival, np.asarray(retirement, np.int64)
