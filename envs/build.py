@@ -139,7 +139,7 @@ def build(
         expected_demand=dtype(total),
         demand_bound=dtype(float(demand.maximum)),
     )
-    staged = _staged(settings, present, horizon, max_deployed, catalogue.num_models)
+    staged = _deployment_matters(settings, present, horizon, max_deployed, catalogue.num_models)
     return Instance(
         world=_world(problem, demand, present, staged, settings, drawn, accounts, layout),
         models=catalogue.names,
@@ -196,7 +196,7 @@ def _world(
     problem: Problem,
     demand: Demand,
     present: Inventory,
-    staged: bool,
+    deployment_matters: bool,
     settings: EdgeCloud,
     drawn: _Drawn,
     accounts: _Accounts,
@@ -207,7 +207,7 @@ def _world(
         problem=problem,
         demand=demand,
         inventory=present,
-        staged=staged,
+        deployment_matters=staged,
         demand_seen=np.bool_(settings.demand_seen == "before"),
         stop_when_refused=np.bool_(settings.budget_rule == "stop"),
         stop_when_crossed=np.bool_(settings.budget_rule == "cross"),
@@ -272,7 +272,7 @@ def _max_deployed(settings: EdgeCloud, catalogue: Catalogue, throughput: np.ndar
     return most
 
 
-def _staged(settings: EdgeCloud, present: Inventory, horizon: int, max_deployed: int, number: int) -> bool:
+def _deployment_matters(settings: EdgeCloud, present: Inventory, horizon: int, max_deployed: int, number: int) -> bool:
     """Whether what can serve ever changes, is capped, or costs something to switch on."""
     comes_or_goes = (present.arrival[:number] > 0) | (present.retirement[:number] < horizon)
     return bool(comes_or_goes.any() or max_deployed < number or settings.deployment_cost_usd > 0)

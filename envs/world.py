@@ -26,7 +26,7 @@ class World:
     problem: Problem
     demand: Demand
     inventory: Inventory
-    staged: bool = field(metadata={"static": True})  # whether what can serve ever changes or is capped
+    deployment_matters: bool = field(metadata={"static": True})  # whether what can serve ever changes or is capped
     demand_seen: jax.Array  # [] bool, whether q_t is revealed before choosing
     stop_when_refused: jax.Array  # [] bool, the `stop` rule; otherwise `skip`
     stop_when_crossed: jax.Array  # [] bool, the `cross` rule: nothing is refused until a budget is overspent
@@ -63,8 +63,8 @@ class WorldState:
     first_live: jax.Array  # [M] int32, round in which a model was first live, -1 for never
 
 
-def reset(world: World, key: jax.Array, *, staged: bool) -> WorldState:
-    """The state before the first round; where it is not ``staged``, all models are live throughout."""
+def reset(world: World, key: jax.Array, *, deployment_matters: bool) -> WorldState:
+    """The state before the first round; where it is not ``best_deployment``, all models are live throughout."""
     num_models, num_resources = world.consumption_mean.shape
     num_services = world.service_mean.shape[1]
     return WorldState(
@@ -78,10 +78,12 @@ def reset(world: World, key: jax.Array, *, staged: bool) -> WorldState:
         spent=ledger.zero((num_resources,), digits=ledger.CONSUMPTION_DIGITS),
         service=ledger.zero((num_services,)),
         violation_worst=jnp.zeros(num_services, world.service_mean.dtype),
-        deployed=jnp.zeros(num_models, bool) if staged else world.problem.exists,
+        deployed=jnp.zeros(num_models, bool) if deployment_matters else world.problem.exists,
         activations=jnp.zeros((), jnp.int32),
         evictions=jnp.zeros((), jnp.int32),
-        first_live=jnp.full(num_models, -1, jnp.int32) if staged else jnp.where(world.problem.exists, 0, -1),
+        first_live=jnp.full(num_models, -1, jnp.int32)
+        if deployment_matters
+        else jnp.where(world.problem.exists, 0, -1),
     )
 
 

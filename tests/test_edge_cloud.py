@@ -31,7 +31,7 @@ def serve(world: World, shares: jax.Array, demand: jax.Array, keys: jax.Array) -
     """Feedback of one first round for each key."""
 
     def one(key: jax.Array) -> Any:
-        state = edge_cloud.reset(world, key, staged=False)
+        state = edge_cloud.reset(world, key, deployment_matters=False)
         return edge_cloud.step(world, state, state.demand_state, demand, shares, jnp.int32(0), key)
 
     return jax.vmap(one)(keys)
@@ -317,7 +317,7 @@ def test_cross_serves_the_round_that_overspends_and_none_after_it(insistent: tup
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_demand_is_shown_only_when_it_is_known(moment: str) -> None:
     world = jax.tree.map(jnp.asarray, worlds.world(demand_seen=moment))
-    state = edge_cloud.reset(world, jax.random.key(0), staged=False)
+    state = edge_cloud.reset(world, jax.random.key(0), deployment_matters=False)
     observation = edge_cloud.observe(world, state, jnp.int32(0), jnp.float32(7.0))
     assert bool(observation.demand_seen) == (moment == "before")
     assert float(observation.demand) == (7.0 if moment == "before" else 0.0)

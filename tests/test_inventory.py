@@ -304,7 +304,7 @@ def test_stages_are_given_or_a_power_of_the_horizon() -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "staged"),
+    ("overrides", "deployment_matters"),
     [
         ({}, False),
         ({"max_deployed": 4}, False),
@@ -317,8 +317,8 @@ def test_stages_are_given_or_a_power_of_the_horizon() -> None:
         ({"padded": 6}, False),
     ],
 )
-def test_only_what_can_change_is_tracked(overrides: dict[str, Any], staged: bool) -> None:
-    assert worlds.world(**overrides).staged == staged
+def test_only_what_can_change_is_tracked(overrides: dict[str, Any], deployment_matters: bool) -> None:
+    assert worlds.world(**overrides).deployment_matters == deployment_matters
 
 
 def test_the_cost_of_a_deployment_is_rounded_up_to_a_quantum_and_charged_to_money_alone() -> None:

@@ -43,7 +43,9 @@ def _play(many: World, shares: jax.Array, keys: jax.Array) -> Any:
             demand_state, demand = edge_cloud.arrivals(world, state, t, jax.random.fold_in(key, t))
             return edge_cloud.step(world, state, demand_state, demand, shares, t, key)
 
-        return jax.lax.scan(step, edge_cloud.reset(world, key, staged=False), jnp.arange(ROUNDS, dtype=jnp.int32))
+        return jax.lax.scan(
+            step, edge_cloud.reset(world, key, deployment_matters=False), jnp.arange(ROUNDS, dtype=jnp.int32)
+        )
 
     return jax.vmap(one)(many, shares, keys)
 

@@ -710,12 +710,12 @@ FIXED = Scenario(
 
 def test_where_nothing_changes_nothing_is_tracked() -> None:
     made = instances(FIXED)
-    assert not any(instance.world.staged for instance in made)
+    assert not any(instance.world.deployment_matters for instance in made)
     untracked = play("everything", FIXED, made, (37, 100))
     assert untracked.books is None
     result = measured("everything", FIXED, made, untracked, 0, (37, 100))
     assert not set(result.metrics) & {*PARTS, "activations", "deployment_gap"} and not result.extras
-    tracked_worlds = [replace(instance, world=replace(instance.world, staged=True)) for instance in made]
+    tracked_worlds = [replace(instance, world=replace(instance.world, deployment_matters=True)) for instance in made]
     tracked = play("everything", FIXED, tracked_worlds, (37, 100))
     for name in TOTALS:
         left, right = (ledger.host_units(getattr(seen.world, name)) for seen in (untracked, tracked))
@@ -748,7 +748,7 @@ def stage_start(world: World, wanted: list[int], t: int = 0, state: Any = None) 
 
 def test_what_is_first_live_and_switched_on_does_not_depend_on_whether_anything_else_can_change() -> None:
     """Models 1 and 3 of four, where all exist throughout and as many may be live: the rest never was."""
-    for fixed in (instances(FIXED)[0].world, replace(instances(FIXED)[0].world, staged=True)):
+    for fixed in (instances(FIXED)[0].world, replace(instances(FIXED)[0].world, deployment_matters=True)):
         state = stage_start(fixed, [1, 3]).world
         assert np.asarray(state.deployed).tolist() == [False, True, False, True, False]
         assert np.asarray(state.first_live).tolist() == [-1, 0, -1, 0, -1]
@@ -771,7 +771,7 @@ def test_what_cannot_be_paid_for_stays_off(rule: str, paying: list[int]) -> None
     """A budget for two and a half models: the first two wanted go live; who is live already pays nothing."""
     made = instances(FIXED, budget_rule=rule, deployment_cost_usd=0.4 * 3.0 * 100 * 1e-4)[0]
     world = jax.tree.map(jnp.asarray, made.world)
-    state = edge_cloud.reset(world, jax.random.key(0), staged=True)
+    state = edge_cloud.reset(world, jax.random.key(0), deployment_matters=True)
     all_but_one = jnp.array([True, True, False, True, False])
     first = edge_cloud.deploy(world, state, jnp.int32(0), all_but_one, jnp.int32(4))
     assert np.flatnonzero(first.deployed).tolist() == paying

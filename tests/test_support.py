@@ -418,7 +418,7 @@ def test_shapes_are_checked():
 
 @pytest.mark.slow
 def test_declining_is_allowed_where_it_pays():
-    """Without serve_all the value is that of the `staged` benchmark, found in another way."""
+    """Without serve_all the value is that of the `best_deployment` benchmark, found in another way."""
     given = [one for one in instances() if len(one.target) == 0][:40]
     filled = [np.stack(values) for values in zip(*map(padded, given), strict=True)]
     with jax.enable_x64(True):
@@ -432,7 +432,9 @@ def test_declining_is_allowed_where_it_pays():
     declined = 0
     for i, one in enumerate(given):
         arguments = one.reward, one.cost, np.zeros((len(one.reward), 0)), one.budget[None], [], one.caps
-        ideal = benchmark.staged(*arguments, np.ones((1, len(one.reward)), bool), np.ones((1, 1)), int(one.slots))
+        ideal = benchmark.best_deployment(
+            *arguments, np.ones((1, len(one.reward)), bool), np.ones((1, 1)), int(one.slots)
+        )
         assert found.status[i] == Status.OPTIMAL and found.gap[i] == 0
         assert found.value[i] == pytest.approx(ideal.value[0, 0], abs=1e-7), i
         assert (found.shares[i] > 0).sum() <= one.slots

@@ -14,7 +14,7 @@ from envs.parameters import number
 class Clairvoyant(SearchingRule):
     """The support of the best mix, for true means, of the models available at the stage's start.
 
-    That of the `staged` benchmark: where the budget makes it worth it, some tasks are declined.
+    That of the `best_deployment` benchmark: where the budget makes it worth it, some tasks are declined.
 
     >>> Clairvoyant().clairvoyant
     True

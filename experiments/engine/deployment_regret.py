@@ -1,6 +1,6 @@
 """What a run's deployments were worth: books that are kept from boundary to boundary of the timeline.
 
-Regret against the `staged` benchmark is split with three values of one task, all for true means:
+Regret against the `best_deployment` benchmark is split with three values of one task, all for true means:
 V_now, the best deployment of the models available now; V_window, the best one of those that were available at the
 stage's start and still are; V_deployed, the best mix of the models that are live. Then
 

@@ -60,19 +60,19 @@ class Snapshot:
     covered: jax.Array  # [M, D] 1 where the interval holds the true mean
 
 
-def staged(world: World, policy: Policy) -> bool:
+def deployment_matters(world: World, policy: Policy) -> bool:
     """Whether what is live can change in this world with this policy."""
-    return world.staged or not isinstance(policy.deployment, Everything)
+    return world.deployment_matters or not isinstance(policy.deployment, Everything)
 
 
 def start(world: World, policy: Policy, key_run: jax.Array, horizon: jax.Array) -> RunState:
     """The state before the first round."""
     key_start = jax.random.fold_in(key_run, _KEY_START)
-    known = policy.needs_total or staged(world, policy)
+    known = policy.needs_total or deployment_matters(world, policy)
     total = _total_demand(world, key_start, key_run, horizon) if known else None
     return RunState(
-        world=worlds.reset(world, key_start, staged=staged(world, policy)),
-        books=deployment_regret.open_books(world) if staged(world, policy) else None,
+        world=worlds.reset(world, key_start, deployment_matters=deployment_matters(world, policy)),
+        books=deployment_regret.open_books(world) if deployment_matters(world, policy) else None,
         policy=policies.init(policy, world.problem, _truth(world, total)),
         total_demand=total,
         forecast_total=jnp.asarray(world.problem.expected_demand, world.reward_mean.dtype),
@@ -97,7 +97,7 @@ def advance(
 
         return jax.lax.fori_loop(first, stop, one, state)
 
-    if not staged(world, policy):
+    if not deployment_matters(world, policy):
         return play(state, first, stop, jnp.zeros_like(first))
 
     def segment(carry: tuple[jax.Array, RunState]) -> tuple[jax.Array, RunState]:
@@ -225,5 +225,5 @@ def _total_demand(world: World, key_start: jax.Array, key_run: jax.Array, horizo
         total = ledger.add(carry.demand, ledger.record(demand, world.scale))
         return replace(carry, demand_state=demand_state, demand=total)
 
-    end = jax.lax.fori_loop(0, horizon, body, worlds.reset(world, key_start, staged=False))
+    end = jax.lax.fori_loop(0, horizon, body, worlds.reset(world, key_start, deployment_matters=False))
     return ledger.value(end.demand, world.scale)

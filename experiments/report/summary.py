@@ -116,7 +116,7 @@ def summarise(
     Returns:
         ``{"level", "planned", "cells", "exponents"}`` of plain JSON values. A cell holds its description, ``label``,
         ``setting``, ``runs``, ``runs_failed`` (runs without a finite regret, left out), ``runs_without_benchmark``
-        (runs whose benchmark earns nothing, which have no share of it), ``staged`` (:func:`is_staged`),
+        (runs whose benchmark earns nothing, which have no share of it), ``best_deployment`` (:func:`deployment_matters`),
         ``violation_positive_share`` (share of runs with any violation) and for each name in :data:`METRICS`
         ``{"mean", "low", "high"}`` or None where it does not apply; intervals stay within :func:`most`. Exponents exist
         for groups of at least three horizons; each holds the fields of the group and, under "regret" and "violation",
@@ -173,7 +173,7 @@ def budget_of(cell: CellResult) -> float | None:
     return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
 
 
-def is_staged(cell: CellResult) -> bool:
+def deployment_matters(cell: CellResult) -> bool:
     """Whether deployment matters here: models arrive or retire, or not all of them may be live at once."""
     horizon, cap = cell.description["horizon"], cell.description.get("max_deployed")
     arrival, retirement = cell.extras.get("arrival"), cell.extras.get("retirement")
@@ -381,7 +381,7 @@ def _cell_entry(cell: CellResult, label: Label, level: float) -> dict[str, Any]:
         source.pop("text", None)
     entry |= {"label": label.line, "setting": label.setting, "runs": int(cell.curves.shape[0])}
     regret = metric_values(cell, "regret")
-    entry["staged"] = is_staged(cell)
+    entry["staged"] = deployment_matters(cell)
     entry["runs_failed"] = 0 if regret is None else entry["runs"] - len(regret)
     violation = metric_values(cell, "violation")
     has_any = violation is not None and len(violation) > 0

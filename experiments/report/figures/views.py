@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from experiments.report.figures.style import LineStyle, compact_count
-from experiments.report.summary import Label, budget_of, is_staged, metric_curve, metric_values
+from experiments.report.summary import Label, budget_of, deployment_matters, metric_curve, metric_values
 from experiments.results.cell_file import CellResult
 
 MAX_PANELS = 4  # budgets or forecasters side by side
@@ -34,7 +34,7 @@ class ResultsView:
 
     def staged(self, budget: float | None, horizon: int, *extras: str) -> list[tuple[LineStyle, CellResult]]:
         """The row's lines in focus where deployment matters and the cell holds these extras."""
-        row = [(style, cell) for style, cell in self.row(budget, horizon) if style.focus and is_staged(cell)]
+        row = [(style, cell) for style, cell in self.row(budget, horizon) if style.focus and deployment_matters(cell)]
         return [(style, cell) for style, cell in row if all(name in cell.extras for name in extras)]
 
     def row(self, budget: float | None, horizon: int) -> list[tuple[LineStyle, CellResult]]:
