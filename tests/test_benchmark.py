@@ -10,7 +10,7 @@ from scipy.optimize import linprog
 
 from envs.catalogue import find
 from experiments.results import benchmark
-from experiments.results.benchmark import fluid, fluid_epochs, per_task_value, staged
+from experiments.results.benchmark import best_deployment, fluid, fluid_epochs, per_task_value
 
 NO_SERVICE = np.zeros((11, 0))
 
@@ -93,7 +93,7 @@ def test_routerbench_best_deployments(routerbench, size, budget, wanted, best):
 )  # fmt: skip
 def test_routerbench_staged_finds_the_best_deployments_itself(routerbench, size, wanted, best):
     """Every query is answered (a target of 1 on service 1), two runs at 3e-4 and 1e-3 USD a query."""
-    result = staged(
+    result = best_deployment(
         routerbench.quality, routerbench.cost_usd[:, None], np.ones((11, 1)), [[0.6], [2.0]], [1.0], np.full(11, 0.4),
         np.ones((1, 11), dtype=bool), [[2000.0], [2000.0]], size,
     )  # fmt: skip
@@ -352,7 +352,7 @@ def changing(**change):
 
 def both(**change):
     arguments = changing(**change)
-    return fluid_epochs(**arguments), staged(**arguments, max_deployed=None)
+    return fluid_epochs(**arguments), best_deployment(**arguments, max_deployed=None)
 
 
 def test_a_newcomer_serves_from_its_first_round():
@@ -385,7 +385,7 @@ def test_a_cap_on_deployments_that_binds():
         reward=[0.9, 0.8, 0.5], consumption=np.zeros((3, 0)), service=np.zeros((3, 0)), throughput=[0.4, 0.4, 0.5],
         available=np.ones((1, 3), dtype=bool), demand=[[10.0]],
     )  # fmt: skip
-    totals = [staged(**world, max_deployed=slots).total[0] for slots in (1, 2, 3, 9, None)]
+    totals = [best_deployment(**world, max_deployed=slots).total[0] for slots in (1, 2, 3, 9, None)]
     np.testing.assert_allclose(totals, [3.6, 6.8, 7.8, 7.8, 7.8])
 
 
@@ -395,7 +395,7 @@ def test_one_slot_takes_the_model_that_suits_the_budget():
         reward=[0.3, 0.9], consumption=[[0.0], [1.0]], budget=[[5.0], [np.inf]], demand=[[10.0], [10.0]],
         available=[[True, True]],
     )  # fmt: skip
-    one, two = (staged(**world, max_deployed=slots) for slots in (1, 2))
+    one, two = (best_deployment(**world, max_deployed=slots) for slots in (1, 2))
     np.testing.assert_allclose(one.value[:, 0], [0.45, 0.9])
     np.testing.assert_allclose(two.value[:, 0], [0.6, 0.9])
 
@@ -417,10 +417,10 @@ def test_a_target_that_one_epoch_cannot_meet():
 def test_two_targets_and_one_slot_share_no_shortfall():
     """Targets 0.8 and 0.6, each served by its own model: alone, the first misses the second by 0.6, less than 0.8."""
     world = changing(reward=[0.1, 0.9], service=np.eye(2), target=[0.8, 0.6], available=[[True, True]], demand=[[1.0]])
-    one = staged(**world, max_deployed=1)
+    one = best_deployment(**world, max_deployed=1)
     assert not one.feasible[0, 0]
     np.testing.assert_allclose(one.share[0, 0], [1, 0], atol=1e-7)
-    two = staged(**world, max_deployed=2)
+    two = best_deployment(**world, max_deployed=2)
     np.testing.assert_allclose(two.share[0, 0], [0.6, 0.4], atol=1e-7)
 
 
@@ -475,7 +475,7 @@ def brute_force(world, per_task, available, slots):
 )
 def test_staged_equals_brute_force_over_all_supports(resources, metrics, slots):
     world, runs = random_epochs(resources + 10 * metrics + 100 * slots, 6, resources, metrics, 5, 3)
-    result = staged(**world, **runs, max_deployed=slots)
+    result = best_deployment(**world, **runs, max_deployed=slots)
     per_task = runs["budget"] / runs["demand"].sum(axis=1, keepdims=True)
     oracle = np.array([[brute_force(world, b, here, slots) for here in runs["available"]] for b in per_task])
     np.testing.assert_array_equal(result.feasible, oracle[:, :, 1] == 0)
@@ -527,19 +527,19 @@ def test_one_inventory_is_the_fluid_benchmark(resources, metrics, seed):
     world, runs = random_epochs(seed, 6, resources, metrics, 30, 3)
     runs["available"][:] = True
     wanted = fluid(**world, budget=runs["budget"], demand=runs["demand"].sum(axis=1))
-    for result in (fluid_epochs(**world, **runs), staged(**world, **runs, max_deployed=None)):
+    for result in (fluid_epochs(**world, **runs), best_deployment(**world, **runs, max_deployed=None)):
         np.testing.assert_allclose(result.total, wanted.value, rtol=1e-8)
         np.testing.assert_allclose(result.value, (wanted.share @ world["reward"])[:, None].repeat(3, axis=1), rtol=1e-8)
         np.testing.assert_array_equal(result.feasible, wanted.feasible[:, None].repeat(3, axis=1))
     runs |= {"available": runs["available"][:1], "demand": runs["demand"].sum(axis=1, keepdims=True)}
-    for result in (fluid_epochs(**world, **runs), staged(**world, **runs, max_deployed=6)):
+    for result in (fluid_epochs(**world, **runs), best_deployment(**world, **runs, max_deployed=6)):
         np.testing.assert_allclose(result.total, wanted.value, rtol=1e-8)
 
 
 def test_more_slots_never_hurt():
     """Less shortfall, or as little and no less reward; from some number on nothing changes."""
     world, runs = random_epochs(21, 8, 2, 2, 12, 4)
-    results = [staged(**world, **runs, max_deployed=slots) for slots in (1, 2, 3, 4, 8, None)]
+    results = [best_deployment(**world, **runs, max_deployed=slots) for slots in (1, 2, 3, 4, 8, None)]
     short = [(world["target"] - result.share @ world["service"]).max(axis=2, initial=0) for result in results]
     for i in range(len(results) - 1):
         assert (short[i + 1] <= short[i] + 2e-9).all()
@@ -553,7 +553,7 @@ def test_more_slots_never_hurt():
 @pytest.mark.parametrize("seed", range(4))
 def test_planning_the_whole_run_earns_no_less_than_the_best_stages(seed):
     world, runs = random_epochs(seed, 7, 1 + seed % 2, seed % 3, 20, 5)
-    whole, stages = fluid_epochs(**world, **runs), staged(**world, **runs, max_deployed=3)
+    whole, stages = fluid_epochs(**world, **runs), best_deployment(**world, **runs, max_deployed=3)
     feasible = stages.feasible.all(axis=1)
     assert feasible.any()
     assert whole.feasible[feasible].all()
@@ -590,7 +590,7 @@ def test_sixty_four_runs_of_twelve_epochs_in_seconds(routerbench):
     service = np.array([0.95, 0.55, 0.8, 0.93, 0.88, 0.9, 0.92, 0.55, 0.5, 0.7, 0.85])[:, None]
     world = (routerbench.quality, routerbench.cost_usd[:, None], service, budget, [0.8], np.full(11, 0.4), available)
     start = time.perf_counter()
-    result = staged(*world, demand, 3)
+    result = best_deployment(*world, demand, 3)
     elapsed = time.perf_counter() - start
     assert 0 < result.feasible.sum() < result.feasible.size
     assert elapsed < 8
@@ -618,12 +618,12 @@ def test_epochs_that_disagree_are_refused(change):
     with pytest.raises(ValueError, match=r"must be|disagree"):
         fluid_epochs(**arguments)
     with pytest.raises(ValueError, match=r"must be|disagree"):
-        staged(**arguments, max_deployed=2)
+        best_deployment(**arguments, max_deployed=2)
 
 
 def test_no_slot_is_refused():
     with pytest.raises(ValueError, match="max_deployed must be None or at least 1, not 0"):
-        staged(**changing(), max_deployed=0)
+        best_deployment(**changing(), max_deployed=0)
 
 
 def test_examples():

@@ -3,7 +3,7 @@
 Linear programs in float64 with HiGHS. One run's program is tiny (M variables) and a call to HiGHS costs as much as
 some fifty of them, so many runs are solved as one block-diagonal program; runs that share a per-task budget are solved
 once. ``fluid`` is for a fixed inventory. For one that changes there are ``fluid_epochs``, which plans the whole run,
-and ``staged``, which deploys a limited number of models and spends evenly.
+and ``best_deployment``, which deploys a limited number of models and spends evenly.
 
 Axes: R runs, M models, G availability epochs (maximal spans of rounds with the same models available), P packing
 resources, C covering metrics; N programs solved together, K share rows of each.
@@ -187,7 +187,7 @@ def fluid_epochs(
     return Epochs(value=share @ world.reward, share=share, feasible=feasible, demand=tasks)
 
 
-def staged(
+def best_deployment(
     reward: ArrayLike,
     consumption: ArrayLike,
     service: ArrayLike,
@@ -210,7 +210,7 @@ def staged(
 
     >>> world = dict(reward=[0.2, 0.8, 0.9], consumption=np.zeros((3, 0)), service=np.zeros((3, 0)), target=[])
     >>> inventory = [[True, True, False], [True, True, True]]
-    >>> best = staged(**world, budget=np.zeros((1, 0)), throughput=[0.5] * 3, available=inventory, demand=[[10, 30]],
+    >>> best = best_deployment(**world, budget=np.zeros((1, 0)), throughput=[0.5] * 3, available=inventory, demand=[[10, 30]],
     ...               max_deployed=1)
     >>> best.value.round(9).tolist(), best.total.round(9).tolist()
     ([[0.4, 0.45]], [17.5])

@@ -76,12 +76,12 @@ def _truth(instance: Instance) -> np.ndarray:
 class _Ideal:
     """The benchmarks along a cell's runs."""
 
-    staged: np.ndarray  # [E, R] reward of the best deployment at every instant, so far
+    best_deployment: np.ndarray  # [E, R] reward of the best deployment at every instant, so far
     window: np.ndarray  # [E, R] of the best deployment at every window's start, so far
     fluid: np.ndarray  # [E, R] of the best plan for the whole run, so far
     serving_all: np.ndarray | None  # [E, R] of the best plan that serves every task; only for a fixed inventory
     unconstrained: np.ndarray | None  # [E, R] of the best models by quality alone; only for a fixed inventory
-    share: np.ndarray  # [E, M] share of all demand so far that `staged` gives each model, mean over runs
+    share: np.ndarray  # [E, M] share of all demand so far that `best_deployment` gives each model, mean over runs
     feasible: bool
 
 
@@ -92,19 +92,19 @@ def _ideal(cell: Cell, snapshot: Snapshot, demand: np.ndarray, cache: dict[Any, 
     spans, before = _spans(cell)
     bins = ledger.host_value(snapshot.books.span_demand, cell.instance.world.scale)[:, :, : len(spans)]  # [E, R, G, 2]
     known, total = _means(cell.instance, demand[-1]), bins[-1].sum(axis=-1)
-    key = ("staged", id(cell.instance), total.tobytes())
+    key = ("best_deployment", id(cell.instance), total.tobytes())
     if key not in cache:
         most = int(cell.instance.world.problem.max_deployed)
         cache[key] = (
-            benchmark.staged(**known, available=spans, demand=total, max_deployed=most),
-            benchmark.staged(**known, available=before, demand=total, max_deployed=most),
+            benchmark.best_deployment(**known, available=spans, demand=total, max_deployed=most),
+            benchmark.best_deployment(**known, available=before, demand=total, max_deployed=most),
             benchmark.fluid_epochs(**known, available=spans, demand=total),
         )
     now, window, fluid = cache[key]
     so_far = bins.sum(axis=-1)
     share = np.einsum("erg,rgm->em", so_far, now.share) / np.maximum(so_far.sum(axis=(1, 2)), 1e-300)[:, None]
     return _Ideal(
-        staged=_earned(so_far, now),
+        best_deployment=_earned(so_far, now),
         window=_earned(bins[..., 0], window) + _earned(bins[..., 1], now),
         fluid=_earned(so_far, fluid),
         serving_all=None,
@@ -146,7 +146,7 @@ def _fixed(instance: Instance, demand: np.ndarray, cache: dict[Any, Any]) -> _Id
     arrived = demand / np.where(demand[-1] > 0, demand[-1], 1.0)
     so_far = ideal.value * arrived
     return _Ideal(
-        staged=so_far,
+        best_deployment=so_far,
         window=so_far,
         fluid=so_far,
         serving_all=serving_all * arrived,
@@ -180,9 +180,9 @@ def _curves(
     curves = {
         "reward": books["reward"],
         "reward_expected": books["reward_expected"],
-        "benchmark": ideal.staged,
-        "regret": ideal.staged - books["reward_expected"],
-        "regret_realised": ideal.staged - books["reward"],
+        "benchmark": ideal.best_deployment,
+        "regret": ideal.best_deployment - books["reward_expected"],
+        "regret_realised": ideal.best_deployment - books["reward"],
         "violation": violation.max(axis=-1, initial=0.0),
         "violation_worst": np.asarray(snapshot.world.violation_worst, np.float64).max(axis=-1, initial=0.0),
         "overspend": _overspend(instance, snapshot),
@@ -214,7 +214,7 @@ def _deployment_curves(snapshot: Snapshot, books: dict[str, np.ndarray], ideal: 
     deployed = np.asarray(snapshot.books.deployed_value, np.float64)
     world = snapshot.world
     return {
-        "regret_waiting": ideal.staged - ideal.window,
+        "regret_waiting": ideal.best_deployment - ideal.window,
         "regret_deployment": ideal.window - deployed,
         "regret_routing": deployed - books["reward_expected"],
         "benchmark_fluid": ideal.fluid,
