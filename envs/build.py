@@ -139,9 +139,9 @@ def build(
         expected_demand=dtype(total),
         demand_bound=dtype(float(demand.maximum)),
     )
-    staged = _deployment_matters(settings, present, horizon, max_deployed, catalogue.num_models)
+    deployment_matters = _deployment_matters(settings, present, horizon, max_deployed, catalogue.num_models)
     return Instance(
-        world=_world(problem, demand, present, staged, settings, drawn, accounts, layout),
+        world=_world(problem, demand, present, deployment_matters, settings, drawn, accounts, layout),
         models=catalogue.names,
         resources=drawn.resources.names,
         services=drawn.services.names,
@@ -207,7 +207,7 @@ def _world(
         problem=problem,
         demand=demand,
         inventory=present,
-        deployment_matters=staged,
+        deployment_matters=deployment_matters,
         demand_seen=np.bool_(settings.demand_seen == "before"),
         stop_when_refused=np.bool_(settings.budget_rule == "stop"),
         stop_when_crossed=np.bool_(settings.budget_rule == "cross"),

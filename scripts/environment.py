@@ -1,6 +1,6 @@
 """Make, renew and find the project's own virtual environment, from the committed lock files.
 
-The folder is ``.venv``, or ``.venv-3.12`` and the like where ``PYTHON`` names an interpreter. A version_id, written last,
+The folder is ``.venv``, or ``.venv-3.12`` and the like where ``PYTHON`` names an interpreter. A stamp, written last,
 says what the folder holds; a folder without one was left half-made and is made again. Standard library only.
 """
 

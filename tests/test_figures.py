@@ -98,7 +98,8 @@ def test_spending_is_drawn_against_budget_and_horizon(study: list) -> None:
 
 
 def test_pyplot_is_never_imported() -> None:
-    program = "import sys, experiments.report.figures.gallery, experiments.report.html_report; print('matplotlib.pyplot' in sys.modules)"
+    modules = "experiments.report.figures.gallery, experiments.report.html_report"
+    program = f"import sys, {modules}; print('matplotlib.pyplot' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

@@ -165,7 +165,7 @@ def test_what_cannot_be_a_member_is_refused_in_one_sentence(tmp_path: Path, text
 @pytest.mark.parametrize("more", ["", "@dataclass(frozen=True, kw_only=True)\n", "@register_nominal_pytree\n"])
 def test_one_decorator_is_enough_and_the_others_do_no_harm(tmp_path: Path, more: str) -> None:
     imports = "from dataclasses import dataclass\nfrom envs.pytree import register_nominal_pytree\n"
-    more += "@dataclass(frozen=True, kw_only=True)\n" if "apart" in more else ""
+    more += "@dataclass(frozen=True, kw_only=True)\n" if "nominal" in more else ""
     text = imports + source("demand", fields="height: float = number(2.0)").replace("class ", f"{more}class ")
     (path,) = write(tmp_path, text)
     plain = studies.plain("demand=constant", "demand.process=mine", f"rules=['{path}']", "demand.height=5")

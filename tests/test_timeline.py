@@ -1,4 +1,4 @@
-"""The two timelines against plain enumeration: every round of many runs, and a few rounds of the longest run there is."""
+"""The timeline against plain enumeration: every round of many runs, and a few rounds of the longest run there is."""
 
 from collections.abc import Callable
 from functools import cache

@@ -1,4 +1,7 @@
-"""What a sweep may go over; apart from ``experiments.config.schema``, so that arguments are read before JAX is imported."""
+"""What a sweep may go over.
+
+Apart from ``experiments.config.schema``, so that arguments are read before JAX is imported.
+"""
 
 SHORT_AXES = {
     "horizon": "horizon",

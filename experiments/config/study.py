@@ -176,7 +176,8 @@ def _named(entry: Any) -> Any:
 def load_rules(path: str) -> None:
     """Import a user's rule file; its decorators register what it defines. A file of the same content is loaded once.
 
-    The module is named by the file's content, which is what identifies a user's rule (see ``experiments.config.sources``).
+    The module is named by the file's content, which is what identifies a user's rule (see
+    ``experiments.config.sources``).
     """
     file = files.reachable(path, "rules")
     if not file.is_file() or file.suffix != ".py":

@@ -1,11 +1,11 @@
-"""Many runs at once: cells × seeds through one compiled program, walked evaluation round by evaluation round from the host.
+"""Many runs at once: cells × seeds through one compiled program, walked from one evaluation round to the next.
 
-A *batch* is a tile of cells that share a static signature and a timeline, times a tile of seeds. Worlds and policies
-carry a leading cell axis; on the device runs carry a leading cell axis and seeds as the last one
-(``experiments.engine.vectorize``), in what comes back a leading (cell, seed) pair. Horizons share the executable because the loop
-bounds are traced and unbatched. The host walks from evaluation round to evaluation round, and stops every few seconds in between,
-which gives progress, memory that does not grow with the horizon, carries that can be saved and a study that can be
-interrupted. Stops leave no trace in the results.
+A *batch* is several cells that share a static signature and a timeline, times several seeds. Worlds and policies carry
+a leading cell axis; on the device runs carry a leading cell axis and seeds as the last one
+(``experiments.engine.vectorize``), in what comes back a leading (cell, seed) pair. Horizons share the executable
+because the loop bounds are traced and unbatched. The host walks from one evaluation round to the next and stops every
+few seconds in between, which gives progress, memory that does not grow with the horizon, checkpoints and a study that
+can be interrupted. Stops leave no trace in the results.
 
 Seeds are spread over all local devices. Nothing is communicated between them: means over runs are taken on the host, so
 they are the same for any number of devices.

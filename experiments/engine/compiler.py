@@ -4,7 +4,7 @@ import os
 
 _FLAGS = {
     # Loops become one function instead of a chain of small programs, each with a fixed price. The limit is on the bytes
-    # a loop touches; loops over a tile of runs (experiments.engine.batch) are meant, whatever the number of their models.
+    # a loop touches; loops over a tile of runs (experiments.engine.batch) are meant, whatever their number of models.
     "--xla_backend_extra_options": "xla_cpu_small_while_loop_byte_threshold=1000000000",
     "--xla_cpu_prefer_vector_width": "512",  # where the processor has registers that wide
     # LLVM's -O2: a third less to compile than XLA's default -O3, and loops as fast.

@@ -1,8 +1,9 @@
 """One run: a policy in a world, stage by stage and round by round; ``experiments.engine.batch`` makes it many.
 
-Nothing is stacked over rounds: totals live in the carry and are read at eval_rounds. Randomness of round t comes from
-``fold_in(key_run, t)`` alone, so a trajectory does not depend on batch, chunk, padding or where a run was resumed.
-Books that are summed in floating point are entered at boundaries of the timeline alone: where a run stops leaves no trace.
+Nothing is stacked over rounds: totals live in the carry and are read at evaluation rounds. Randomness of round t comes
+from ``fold_in(key_run, t)`` alone, so a trajectory does not depend on batch, chunk, padding or where a run was resumed.
+Books that are summed in floating point are entered at boundaries of the timeline alone: where a run stops leaves no
+trace.
 """
 
 from dataclasses import dataclass, replace

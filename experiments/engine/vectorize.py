@@ -6,8 +6,8 @@ traced once and read back operation by operation, each applied to arrays whose l
 over models become a few vector additions. Operations without a reading of their own go through ``jax.vmap``, so nothing
 is left out; random bits are those of ``jax.random`` (Threefry-2x32, Salmon et al., SC 2011), for all lanes at once.
 
-What XLA would otherwise compute again for each use (sums, words of random bits) is stored; see ``bandits.solvers.materialize``.
-What nobody but one sum needs is not: it is made entry by entry, where each is added.
+What XLA would otherwise compute again for each use (sums, words of random bits) is stored; see
+``bandits.solvers.materialize``. What nobody but one sum needs is not: it is made entry by entry, where each is added.
 """
 
 from collections import Counter
@@ -105,8 +105,8 @@ class _Lanes:
 def vmap_last(function: Callable[..., Any], batched: Sequence[bool]) -> Callable[..., Any]:
     """``function`` of one run, mapped over the last axis of the arguments that are ``batched``, and of all results.
 
-    The mapped function takes ``always`` [] first (see ``bandits.solvers.materialize``), then the arguments: pytrees of arrays.
-    Those not batched are shared by all runs. Random keys are batched along their only axis.
+    The mapped function takes ``always`` [] first (see ``bandits.solvers.materialize``), then the arguments: pytrees of
+    arrays. Those not batched are shared by all runs. Random keys are batched along their only axis.
     """
 
     def mapped(always: jax.Array, *arguments: Any) -> Any:

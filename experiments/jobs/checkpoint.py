@@ -1,8 +1,8 @@
-"""Carries on disk: what a chunk of runs is within its horizon, so that a long cell goes on where it was stopped.
+"""Checkpoints on disk: what a chunk of runs is within its horizon, so that a long cell goes on where it was stopped.
 
-``<out>/checkpoints/<item>/<chunk>-<rounds>.npz`` holds the leaves of the state and of the snapshots so far. A manifest of
-the same name, ``.json``, is written after it and says what they are, whose they are, and their SHA-256. Both are
-atomic, the last two are kept, and all of a item's are removed when its cells are stored. Nothing is pickled.
+``<out>/checkpoints/<item>/<chunk>-<rounds>.npz`` holds the leaves of the state and of the snapshots so far. A manifest
+of the same name, ``.json``, is written after it and says what they are, whose they are, and their SHA-256. Both are
+atomic, the last two are kept, and all of an item's are removed when its cells are stored. Nothing is pickled.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ _KEPT = 2
 
 
 def item_folder(out: Path, cells: Sequence[str]) -> Path:
-    """Where the checkpoints of a item of cells lie, given the cells' ids."""
+    """Where the checkpoints of an item of cells lie, given the cells' ids."""
     return out / FOLDER / _digest(list(cells))
 
 
@@ -86,9 +86,9 @@ def latest(
 ) -> Checkpoint | None:
     """The last checkpoint that is whole; None to begin with the first round.
 
-    ``state`` and ``seen`` are pytrees of the shapes and dtypes that are expected. A damaged checkpoint is set aside and told
-    (``tell("checkpoint_damaged", checkpoint=path, error=why)``); one that another program has written, or for other shapes, is
-    left where it is (``tell("checkpoint_ignored", checkpoint=path)``).
+    ``state`` and ``seen`` are pytrees of the shapes and dtypes that are expected. A damaged checkpoint is set aside
+    (``tell("checkpoint_damaged", checkpoint=path, error=why)``); one that another program has written, or that has
+    other shapes, is left where it is (``tell("checkpoint_ignored", checkpoint=path)``).
     """
     raw = jax.eval_shape(lambda tree: jax.tree.map(_raw, tree), state)
     for path in _manifests(folder, identity):
@@ -109,7 +109,7 @@ def latest(
 
 
 def discard(out: Path, cells: Sequence[str]) -> None:
-    """Remove the checkpoints of a item of cells, which is stored."""
+    """Remove the checkpoints of an item of cells, which is stored."""
     folder = item_folder(out, cells)
     if folder.is_dir():
         shutil.rmtree(folder, ignore_errors=True)

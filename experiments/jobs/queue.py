@@ -37,7 +37,7 @@ class Work:
     ) -> None:
         """``items`` in the order of preference.
 
-        ``missing`` tells which of a item's cells are not stored, ``found`` is told of cells that others have stored,
+        ``missing`` tells which of an item's cells are not stored, ``found`` is told of cells that others have stored,
         ``waiting`` is called while there is nothing to do here but others are at work. A process that ``leaves`` does
         not wait for others who are known to live: there is nothing left for it then.
         """

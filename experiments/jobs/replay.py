@@ -32,7 +32,7 @@ class Replay:
     cell: CellResult  # as stored
     seed: int
     final: dict[str, float]  # at the horizon, under the names of results.parquet
-    curve: np.ndarray  # [E, K] at the cell's eval_rounds, of the cell's metrics
+    curve: np.ndarray  # [E, K] at the cell's evaluation rounds, of the cell's metrics
     equal: bool  # whether every bit is as stored
     versions: dict[str, tuple[Any, Any]]  # what differs: name -> (there, here)
 

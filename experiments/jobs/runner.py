@@ -88,7 +88,7 @@ def run(study: StudyConfig, planned: list[Cell], folder: Path, log: EventLog, pr
 
 
 def follow(study: StudyConfig, planned: list[Cell], folder: Path) -> None:
-    """Simulate this process's seeds of whatever the first of several processes is at; see ``experiments.jobs.hosts``."""
+    """Simulate this process's seeds of what the first of several processes is at; see ``experiments.jobs.hosts``."""
     told = hosts.Told()
     runner = _Runner(study, _NoShelf(folder, told, told), Leases(folder), planned)
     runner.run(partial(hosts.follow, runner.followed, told))
@@ -266,7 +266,7 @@ class _NoShelf(_Shelf):
 class _Runner:
     """Simulates what is missing; what several threads share is kept here.
 
-    What lies side by side in a item follows from the whole study and never from what happens to be missing, because
+    What lies side by side in an item follows from the whole study and never from what happens to be missing, because
     the last bit of a result may depend on its place in a batch. A item with something missing is simulated whole.
     """
 
@@ -322,7 +322,7 @@ class _Runner:
         self.simulators.shutdown()
 
     def followed(self, name: str) -> list[tuple[Snapshot, float]]:
-        """This process's parts of a item that another process has named."""
+        """This process's parts of an item that another process has named."""
         found = [item for item in self.items if item.id == name]
         if not found:
             raise InputError("it plans other cells; start all processes with the same command and the same files")
@@ -377,7 +377,7 @@ class _Runner:
             self._store_item(item, parts)
 
     def _parts(self, item: WorkItem) -> list[tuple[Snapshot, float]]:
-        """What this process sees of a item, chunk by chunk."""
+        """What this process sees of an item, chunk by chunk."""
         group, (wide, deep) = self.groups[item.group], self.shapes[item.group]
         if item.group not in self.programs:  # only the group's first worker comes here then
             self.programs[item.group] = self._compile(group, wide, deep)
@@ -442,7 +442,7 @@ class _Runner:
         return program
 
     def _store_item(self, item: WorkItem, parts: list[tuple[Snapshot, float]]) -> None:
-        """Store each cell of a item that is missing, all seeds simulated; the others stay as they are."""
+        """Store each cell of an item that is missing, all seeds simulated; the others stay as they are."""
         chunks = self.chunks[item.id]
         marks = self._marks(chunks[0])
         joined = _join([seen for seen, _ in parts])

@@ -116,7 +116,8 @@ def summarise(
     Returns:
         ``{"level", "planned", "cells", "exponents"}`` of plain JSON values. A cell holds its description, ``label``,
         ``setting``, ``runs``, ``runs_failed`` (runs without a finite regret, left out), ``runs_without_benchmark``
-        (runs whose benchmark earns nothing, which have no share of it), ``best_deployment`` (:func:`deployment_matters`),
+        (runs whose benchmark earns nothing, which have no share of it), ``staged``
+        (:func:`deployment_matters`),
         ``violation_positive_share`` (share of runs with any violation) and for each name in :data:`METRICS`
         ``{"mean", "low", "high"}`` or None where it does not apply; intervals stay within :func:`most`. Exponents exist
         for groups of at least three horizons; each holds the fields of the group and, under "regret" and "violation",

@@ -210,8 +210,8 @@ def best_deployment(
 
     >>> world = dict(reward=[0.2, 0.8, 0.9], consumption=np.zeros((3, 0)), service=np.zeros((3, 0)), target=[])
     >>> inventory = [[True, True, False], [True, True, True]]
-    >>> best = best_deployment(**world, budget=np.zeros((1, 0)), throughput=[0.5] * 3, available=inventory, demand=[[10, 30]],
-    ...               max_deployed=1)
+    >>> world |= dict(budget=np.zeros((1, 0)), throughput=[0.5] * 3, available=inventory, demand=[[10, 30]])
+    >>> best = best_deployment(**world, max_deployed=1)
     >>> best.value.round(9).tolist(), best.total.round(9).tolist()
     ([[0.4, 0.45]], [17.5])
     """

@@ -39,14 +39,15 @@ class CellResult:
     violation_<metric>, service_<metric> (tasks that met the target), dual_<resource or metric>. Money is in USD.
     Where the inventory is fixed, also benchmark_serving_all (no task may be declined; NaN where the budget does not
     allow that) and benchmark_unconstrained (the best models by quality). All sums are cumulative up to the
-    evaluation round's round.
+    evaluation round.
 
     Where what is live can change, also regret_waiting, regret_deployment and regret_routing (see
-    ``experiments.engine.deployment_regret``; they sum to regret), benchmark_fluid (the best plan for the whole run, blind to
-    max_deployed, where ``benchmark`` is the best deployment at every instant), activations and evictions (models
-    switched on and off) and deployment_gap (largest proven gap of the deployment program); and in ``extras``: arrival
-    and retirement [M] (rounds; 2^31 - 1 for never), live [E, M] (share of runs in which the model is live),
-    oracle_share [E, M] (share of all demand so far that the benchmark gives the model), first_live [R, M] (round) and
+    ``experiments.engine.deployment_regret``; they sum to regret), benchmark_fluid (the best plan for the whole run,
+    blind to max_deployed, where ``benchmark`` is the best deployment at every instant), activations and evictions
+    (models switched on and off) and deployment_gap (largest proven gap of the deployment program); and in
+    ``extras``: arrival and retirement [M] (rounds; 2^31 - 1 for never), live [E, M] (share of runs in which the
+    model is live), oracle_share [E, M] (share of all demand so far that the benchmark gives the model), first_live
+    [R, M] (round) and
     first_best [R, M] (first round of the first stage in which the model served the most tasks), both -1 for never.
     """
 

@@ -13,7 +13,7 @@ from experiments.results.study_record import unwritable
 
 
 def begin_overwrite(folder: Path, cells: Iterable[str], mine: Leases) -> bool:
-    """Note which writing of each cell is to be replaced, unless that is noted already: an overwrite begun is gone on with.
+    """Note which version of each cell is to be replaced, unless that is noted already: what was begun goes on.
 
     Whether something new was noted.
     """
