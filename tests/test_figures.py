@@ -21,8 +21,9 @@ from experiments.report.figures import style as figure_style
 from experiments.report.figures.style import NothingToDrawError, line_styles, log_spaced, short_names, thin_ticks
 from experiments.report.figures.views import interval_share
 from experiments.report.scaling import mean_interval
-from experiments.report.summary import label_cells, stage_starts
+from experiments.report.summary import label_cells
 from experiments.results.cell_file import CellResult
+from experiments.results.metrics.derived import stage_starts
 from tests.synthetic import PARTS, make_cell, make_staged_cell, make_study, without_stages
 
 NAMES = {"regret_by_round", "regret_by_horizon", "reward_by_budget", "spend", "traffic", "demand_forecast", "beliefs"}

@@ -13,8 +13,9 @@ import pytest
 from experiments.cli.display import exponents
 from experiments.report.html_report import headlines, latex_tables, markdown_tables, write
 from experiments.report.scaling import fit_exponent, mean_interval
-from experiments.report.summary import DEPLOYMENT_METRICS, METRICS, horizon_groups, label_cells, metric_curve, summarise
+from experiments.report.summary import horizon_groups, label_cells, metric_curve, summarise
 from experiments.results.cell_file import CellResult
+from experiments.results.metrics import METRICS, Table
 from tests.synthetic import PARTS, make_cell, make_staged_cell, make_study, without_stages
 
 CONFIG = {"name": "a study", "seeds": 8, "env": {"catalogue": "x", "floors": {"latency": 0.8}}, "policies": ["ucb"]}
@@ -52,7 +53,7 @@ def test_summary_agrees_with_the_curves(study: list) -> None:
         assert entry["violation_per_task"]["mean"] == pytest.approx(
             float((cell.final("violation") / cell.final("demand")).mean())
         )
-        assert set(METRICS) <= set(entry)
+        assert {metric.name for metric in METRICS.summarised()} <= set(entry)
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
 
 
@@ -209,7 +210,7 @@ def test_counts_are_taken_over_the_stages_begun_so_far() -> None:
 def test_cells_from_before_there_were_stages_say_nothing_of_them() -> None:
     entry = summarise([without_stages(make_staged_cell())])["cells"][0]
     assert entry["staged"] is False
-    assert all(entry[name] is None for name in DEPLOYMENT_METRICS)
+    assert all(entry[metric.name] is None for metric in METRICS.summarised(Table.DEPLOYMENT))
     assert entry["regret"]["mean"] > 0
 
 
@@ -299,7 +300,7 @@ def test_intervals_stay_in_their_range(runs: int) -> None:
     assert entry["spent"]["high"] <= cell.description["budget"]
     page = markdown_tables(summarise([cell]))
     assert not re.search(r"\[−", page.split("Regret (tasks)")[0])
-    for name in METRICS:
+    for name in (metric.name for metric in METRICS.summarised()):
         for ends in [entry[name]] if entry[name] else []:
             assert ends["low"] >= 0 or name.startswith("regret"), name
 

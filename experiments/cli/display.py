@@ -163,9 +163,15 @@ def say(console: Console, text: str) -> None:
 def findings(cells: "Sequence[CellResult]", summary: dict[str, Any]) -> Table:
     """What was found: a row for each policy and budget at the longest horizon."""
     longest = max(cell.description["horizon"] for cell in cells)
-    names = ("reward / benchmark", "regret", "violation a task", "spent", "overspend", "declined")
-    rows = [_row(entry) for entry in summary["cells"] if entry["horizon"] == longest]
-    return _table(f"At {longest:,} rounds, means over runs", names, rows)
+    from experiments.results.metrics import METRICS  # brings NumPy with it
+
+    shown = [(metric.name, *metric.terminal) for metric in METRICS.summarised() if metric.terminal is not None]
+    rows = [
+        [*_name(entry), *(_mean(entry, metric, form) for metric, _, form in shown)]
+        for entry in summary["cells"]
+        if entry["horizon"] == longest
+    ]
+    return _table(f"At {longest:,} rounds, means over runs", [heading for _, heading, _ in shown], rows)
 
 
 def exponents(summary: dict[str, Any]) -> Table | None:
@@ -196,18 +202,6 @@ def _table(title: str, numbers: Sequence[str], rows: Sequence[Sequence[str]]) ->
 def _name(entry: dict[str, Any]) -> list[str]:
     budget = entry.get("budget_per_task")
     return [f"{entry['label']} {entry['setting']}".strip(), "-" if budget is None else f"{budget:.3g}"]
-
-
-def _row(entry: dict[str, Any]) -> list[str]:
-    return [
-        *_name(entry),
-        _mean(entry, "reward_share", ".3f"),
-        _mean(entry, "regret", ",.0f"),
-        _mean(entry, "violation_per_task", ".4f"),
-        _mean(entry, "spent_share", ".1%"),
-        _mean(entry, "overspend", "g"),
-        _mean(entry, "declined_share", ".1%"),
-    ]
 
 
 def _mean(entry: dict[str, Any], metric: str, form: str) -> str:

@@ -34,6 +34,7 @@ NUMERIC = (
     "engine/vectorize",
     "results/benchmark",
     "results/measure",
+    "results/metrics/measured",
 )
 _INSTALLED = tuple({Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")})
 

@@ -65,7 +65,7 @@ def replay(folder: Path, cell: str, seed: int) -> Replay:
     return Replay(
         cell=known,
         seed=seed,
-        final={name: float(values[place]) for name, values in tables.finals(again).items()},
+        final={name: float(values[place]) for name, values in tables.run_columns(again).items()},
         curve=curve,
         equal=again.metrics == known.metrics and curve.tobytes() == there.tobytes(),
         versions={name: (then.get(name), here[name]) for name in here if then.get(name) != here[name]},

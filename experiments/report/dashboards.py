@@ -18,11 +18,12 @@ import numpy as np
 
 from envs.errors import InputError, nearest
 from experiments import interrupt
-from experiments.report.summary import METRICS, metric_band, metric_curve
+from experiments.report.summary import metric_band
 from experiments.results.cell_file import CellResult
 from experiments.results.events import EventLog, plain
 from experiments.results.layout import study_digest
-from experiments.results.tables import described
+from experiments.results.metrics import METRICS
+from experiments.results.tables import described, run_columns
 
 MODES = ("offline", "online", "disabled", "shared")
 
@@ -40,9 +41,6 @@ MOST_MODELS = 20  # whose shares are drawn one by one
 
 
 _TRACKERS = {"jsonl": {"name"}, "wandb": {"name", "project", "entity", "mode", "tags"}}
-
-
-_PLAIN_FINALS = {name for name in METRICS if "share" in name or "per_task" in name} | {"overspend", "forecast_error"}
 
 
 _LONGEST_NAME = 128  # that W&B takes, of a run or a group
@@ -423,18 +421,13 @@ def finals(cell: CellResult, entry: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _final_values(name: str, interval: Mapping[str, Any]) -> dict[str, Any]:
-    names = {"mean": _central(name), "low": f"{name}_low", "high": f"{name}_high"}
+    names = {"mean": METRICS.find(name).mean_name, "low": f"{name}_low", "high": f"{name}_high"}
     return {f"final/{names[end]}": interval.get(end) for end in names}
-
-
-def _central(name: str) -> str:
-    """What the mean of a metric is called: shares are, sums are told to be means."""
-    return name if name in _PLAIN_FINALS else f"{name}_mean"
 
 
 def _bands(cell: CellResult) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """[E] mean, low and high of every metric that applies to the cell."""
-    curves = {name: metric_curve(cell, name) for name in dict.fromkeys((*METRICS, *cell.metrics))}
+    curves = {metric.name: metric.curve(cell) for metric in METRICS.of(cell.metrics)}
     return {name: _finite_band(cell, name, curve) for name, curve in curves.items() if curve is not None}
 
 
@@ -504,8 +497,8 @@ def study_values(summary: Mapping[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = {"study/cells": len(entries), "study/planned": summary.get("planned")}
     learning = _learning(summary)
     if len(learning) == 1:
-        means = {name: (learning[0].get(name) or {}).get("mean") for name in METRICS}
-        values |= {f"study/{_central(name)}": mean for name, mean in means.items()}
+        for metric in METRICS.summarised():
+            values[f"study/{metric.mean_name}"] = (learning[0].get(metric.name) or {}).get("mean")
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -530,8 +523,8 @@ def _cell_entries(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     flat = []
     for entry in summary.get("cells") or ():
         found = {name: entry.get(name) for name in about}
-        for name in METRICS:
-            interval = entry.get(name) or {}
+        for metric in METRICS.summarised():
+            interval, name = entry.get(metric.name) or {}, metric.name
             found |= {
                 name: interval.get("mean"),
                 f"{name}_low": interval.get("low"),
@@ -563,14 +556,10 @@ def run_table(cells: Sequence[CellResult]) -> tuple[list[str], list[list[Any]]]:
 
 def _run_entries(cell: CellResult, most: int | None) -> list[dict[str, Any]]:
     about = plain(described(cell.description))
-    lines = {"demand_total" if name == "demand" else name: cell.final(name)[:most] for name in cell.metrics}
-    spent = metric_curve(cell, "spent")
-    if spent is not None:
-        lines["spent"] = spent[:most, -1]
-    seeds = cell.seeds[:most]
+    lines = run_columns(cell)
     return [
         about | {"seed": int(seed)} | {name: plain(line[run]) for name, line in lines.items()}
-        for run, seed in enumerate(seeds)
+        for run, seed in enumerate(cell.seeds[:most])
     ]
 
 

@@ -9,51 +9,18 @@ import html
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from experiments.report.figures.gallery import Written, write_all
 from experiments.results.cell_file import CellResult
 from experiments.results.disk import write_atomically
+from experiments.results.metrics import METRICS, Metric, Table
 
 MAX_SVG_BYTES = 1_500_000  # a larger picture goes into the page as PNG
 MAX_TABULAR_ROWS = 40  # a longer LaTeX table is a longtable
 MAX_WINNERS = 3  # policies that a headline names
 MAX_ROWS_UNFILTERED = 30  # beyond it the page opens at the longest horizon
-
-
-@dataclass(frozen=True, kw_only=True)
-class Column:
-    """A metric of the summary as tables show it."""
-
-    metric: str
-    title: str
-    percent: bool = False
-
-
-COLUMNS = (
-    Column(metric="reward_share", title="Reward, share of benchmark", percent=True),
-    Column(metric="regret", title="Regret (tasks)"),
-    Column(metric="violation_per_task", title="Violation per task"),
-    Column(metric="spent_share", title="Spent, share of budget", percent=True),
-    Column(metric="overspend", title="Overspend, share of budget"),
-    Column(metric="declined_share", title="Declined, share of demand", percent=True),
-    Column(metric="forecast_error", title="Forecast error at half time", percent=True),
-)
-DEPLOYMENT_COLUMNS = (
-    Column(metric="regret_waiting", title="Regret, waiting (tasks)"),
-    Column(metric="regret_deployment", title="Regret, deployment (tasks)"),
-    Column(metric="regret_routing", title="Regret, routing (tasks)"),
-    Column(metric="activations_per_stage", title="Switched on a stage"),
-    Column(metric="evictions_per_stage", title="Switched off a stage"),
-    Column(metric="rounds_to_live", title="Rounds until a newcomer is live"),
-    Column(metric="never_live_share", title="Newcomers never live", percent=True),
-    Column(metric="rounds_to_best", title="Rounds until a newcomer serves most"),
-    Column(metric="never_best_share", title="Newcomers never serving most", percent=True),
-    Column(metric="pace", title="Spent, multiple of the plan"),
-    Column(metric="deployment_gap", title="Deployment gap, largest"),
-)
 
 
 def write(
@@ -136,12 +103,12 @@ def _tables(summary: Mapping[str, Any]) -> list[tuple[str, tuple[list[str], list
 def _cell_table(cells: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
     columns, with_setting = _columns(cells), _has_settings(cells)
     head = ["Policy", *(["Setting"] if with_setting else []), "Budget (USD a task)", "Horizon"]
-    head += [*(column.title for column in columns), "Runs"]
+    head += [*(column.heading for column in columns), "Runs"]
     rows = []
     for cell in cells:
         labels = [cell["label"], *([cell["setting"]] if with_setting else [])]
         labels += [_budget(cell.get("budget_per_task")), _count(cell["horizon"])]
-        values = [_inline(cell.get(column.metric), column, _mark(cell)) for column in columns]
+        values = [_inline(cell.get(column.name), column, _mark(cell)) for column in columns]
         rows.append([*labels, *values, str(cell["runs"])])
     return head, rows
 
@@ -151,11 +118,13 @@ def _staged(cells: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [cell for cell in cells if cell.get("staged")]
 
 
-def _deployment_head(staged: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[Column]]:
+def _deployment_head(staged: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[Metric]]:
     """Headings, and the metrics behind the last of them."""
-    columns = [column for column in DEPLOYMENT_COLUMNS if any(cell.get(column.metric) for cell in staged)]
+    columns = [
+        column for column in METRICS.summarised(Table.DEPLOYMENT) if any(cell.get(column.name) for cell in staged)
+    ]
     head = ["Policy", *(["Setting"] if _has_settings(staged) else []), "Deployment", "Budget (USD a task)", "Horizon"]
-    return [*head, "Stages", "Cap on live models", *(column.title for column in columns)], columns
+    return [*head, "Stages", "Cap on live models", *(column.heading for column in columns)], columns
 
 
 def _deployment_table(cells: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
@@ -165,7 +134,7 @@ def _deployment_table(cells: Sequence[Mapping[str, Any]]) -> tuple[list[str], li
     for cell in staged:
         labels = [cell["label"], *([cell["setting"]] if _has_settings(staged) else []), str(cell.get("deployment"))]
         labels += [_budget(cell.get("budget_per_task")), _count(cell["horizon"]), *_stages_and_cap(cell)]
-        rows.append([*labels, *(_inline(cell.get(column.metric), column) for column in columns)])
+        rows.append([*labels, *(_inline(cell.get(column.name), column) for column in columns)])
     return head, rows
 
 
@@ -204,9 +173,9 @@ def _slope(slope: float, interval: Sequence[float | None]) -> str:
     return text.replace("-", "−")
 
 
-def _columns(cells: Sequence[Mapping[str, Any]]) -> list[Column]:
+def _columns(cells: Sequence[Mapping[str, Any]]) -> list[Metric]:
     """Columns that hold anything."""
-    return [column for column in COLUMNS if any(cell.get(column.metric) for cell in cells)]
+    return [column for column in METRICS.summarised(Table.CELLS) if any(cell.get(column.name) for cell in cells)]
 
 
 def _has_settings(entries: Sequence[Mapping[str, Any]]) -> bool:
@@ -234,26 +203,26 @@ def _budget(value: float | None) -> str:
     return "none" if value is None else f"{value:.4g}"
 
 
-def _value(value: float, column: Column) -> str:
+def _value(value: float, column: Metric) -> str:
     return f"{100 * value:.1f}".replace("-", "−") if column.percent else _number(value)
 
 
-def _interval(entry: Mapping[str, Any], column: Column) -> str:
+def _interval(entry: Mapping[str, Any], column: Metric) -> str:
     """The interval's ends, empty where there is none."""
     if entry["low"] is None or entry["high"] is None:
         return ""
     return f"[{_value(entry['low'], column)}, {_value(entry['high'], column)}]"
 
 
-def _inline(entry: Mapping[str, Any] | None, column: Column, mark: str = "") -> str:
+def _inline(entry: Mapping[str, Any] | None, column: Metric, mark: str = "") -> str:
     if entry is None or entry["mean"] is None:
         return "—"
     return f"{_marked(entry['mean'], column, mark)} {_interval(entry, column)}".strip()
 
 
-def _marked(mean: float, column: Column, mark: str) -> str:
+def _marked(mean: float, column: Metric, mark: str) -> str:
     """A mean with its unit, and with the cell's marks where it compares with the benchmark."""
-    flag = mark if column.metric in ("reward_share", "regret") else ""
+    flag = mark if column.name in ("reward_share", "regret") else ""
     return f"{_value(mean, column)}{' %' if column.percent else ''}{flag}"
 
 
@@ -576,7 +545,7 @@ def _cell_section(summary: Mapping[str, Any]) -> str:
     cells = summary["cells"]
     columns, with_setting = _columns(cells), _has_settings(cells)
     head = ["Policy", *(["Setting"] if with_setting else []), "Budget (USD a task)", "Horizon"]
-    head += [*(column.title for column in columns), "Runs"]
+    head += [*(column.heading for column in columns), "Runs"]
     rows = []
     for cell in cells:
         mark = _mark(cell)
@@ -585,7 +554,7 @@ def _cell_section(summary: Mapping[str, Any]) -> str:
             parts.append(f"<td>{html.escape(cell['setting'])}</td>")
         parts.append(_data(cell.get("budget_per_task"), _budget(cell.get("budget_per_task"))))
         parts.append(_data(cell["horizon"], _count(cell["horizon"])))
-        parts += [_metric_cell(cell.get(column.metric), column, mark) for column in columns]
+        parts += [_metric_cell(cell.get(column.name), column, mark) for column in columns]
         rows.append("".join([*parts, _data(cell["runs"], str(cell["runs"])), "</tr>"]))
     caption = _mean_caption(summary)
     return _table(head, rows, caption)
@@ -619,7 +588,7 @@ def _deployment_section(summary: Mapping[str, Any]) -> str:
         parts.append(_data(cell["horizon"], _count(cell["horizon"])))
         stages, cap = _stages_and_cap(cell)
         parts += [_data(cell.get("stages"), stages), _data(cell.get("max_deployed"), cap)]
-        parts += [_metric_cell(cell.get(column.metric), column, "") for column in columns]
+        parts += [_metric_cell(cell.get(column.name), column, "") for column in columns]
         rows.append("".join([*parts, "</tr>"]))
     caption = _mean_caption(summary)
     return (
@@ -650,7 +619,7 @@ def _data(value: float | None, text: str, beneath: str = "", kind: str = "") -> 
     return f"<td{number}{style}>{html.escape(text)}{below}</td>"
 
 
-def _metric_cell(entry: Mapping[str, Any] | None, column: Column, mark: str) -> str:
+def _metric_cell(entry: Mapping[str, Any] | None, column: Metric, mark: str) -> str:
     if entry is None or entry["mean"] is None:
         return _data(None, "—")
     return _data(entry["mean"], _marked(entry["mean"], column, mark), _interval(entry, column))

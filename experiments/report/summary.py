@@ -8,59 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from envs.timeline import stage_start
 from experiments.report.scaling import fit_exponent, mean_band, mean_interval
 from experiments.results.cell_file import CellResult
+from experiments.results.metrics import METRICS
+from experiments.results.metrics.derived import NOTHING
 
-DEPLOYMENT_METRICS = (  # what changing inventories and capped deployment are judged by
-    "regret_waiting",
-    "regret_deployment",
-    "regret_routing",
-    "activations_per_stage",
-    "evictions_per_stage",
-    "deployment_gap",
-    "pace",
-    "rounds_to_live",
-    "never_live_share",
-    "rounds_to_best",
-    "never_best_share",
-)
-METRICS = (
-    "reward_share",
-    "regret",
-    "regret_realised",
-    "violation",
-    "violation_per_task",
-    "violation_worst_per_task",
-    "spent",
-    "spent_share",
-    "overspend",
-    "declined_share",
-    "refused_share",
-    "invalid",
-    "clipped",
-    "forecast_error",
-    *DEPLOYMENT_METRICS,
-)
 LINE_FIELDS = ("routing", "deployment", "forecaster")  # with the policy: what tells one line of a figure from another
 SETTING_FIELDS = (  # what tells one world from another, besides the budget
     *("env", "demand", "num_models", "target"),
     *("max_deployed", "arrivals"),
 )
 _STAGE_AXES = {"stages", "stage_exponent"}  # tell cells apart where swept: the number of stages follows T elsewhere
-_PER_STAGE = {"activations_per_stage": "activations", "evictions_per_stage": "evictions"}
-_NEWCOMERS = {  # metric: when it happened [R, M], and whether it is the share of newcomers it never happened to
-    "rounds_to_live": ("first_live", False),
-    "never_live_share": ("first_live", True),
-    "rounds_to_best": ("first_best", False),
-    "never_best_share": ("first_best", True),
-}
-_WITHIN_ONE = {  # shares that cannot exceed the whole
-    *("violation_per_task", "violation_worst_per_task", "declined_share", "refused_share", "spent_share"),
-    *("never_live_share", "never_best_share"),
-}
-_ROUNDING = 1e-12  # of a share
-_NOTHING = 1e-9  # reward per task of a benchmark that earns nothing, but for the rounding of its linear program
 _WORLD_GROUPS = {"env", "demand", "inventory", "outcomes", "problem", "tracker", "study"}
 _FIELDS = {*LINE_FIELDS, *SETTING_FIELDS, "policy", "horizon", "budget", "budget_per_task", "cell", "seed", "seeds"}
 _DESCRIBED_AXES = {  # whose value the description names
@@ -116,10 +74,9 @@ def summarise(
     Returns:
         ``{"level", "planned", "cells", "exponents"}`` of plain JSON values. A cell holds its description, ``label``,
         ``setting``, ``runs``, ``runs_failed`` (runs without a finite regret, left out), ``runs_without_benchmark``
-        (runs whose benchmark earns nothing, which have no share of it), ``staged``
-        (:func:`deployment_matters`),
-        ``violation_positive_share`` (share of runs with any violation) and for each name in :data:`METRICS`
-        ``{"mean", "low", "high"}`` or None where it does not apply; intervals stay within :func:`most`. Exponents exist
+        (runs whose benchmark earns nothing, which have no share of it), ``staged`` (:func:`deployment_matters`),
+        ``violation_positive_share`` (share of runs with any violation) and for each summarised metric
+        ``{"mean", "low", "high"}`` or None where it does not apply; intervals stay within its range. Exponents exist
         for groups of at least three horizons; each holds the fields of the group and, under "regret" and "violation",
         :meth:`experiments.report.scaling.ExponentFit.to_dict` or None.
 
@@ -184,137 +141,14 @@ def deployment_matters(cell: CellResult) -> bool:
     return bool(changing) or (cap is not None and cap < len(cell.models))
 
 
-def stage_starts(cell: CellResult) -> np.ndarray:
-    """[K] first round of each stage; empty where the cell does not say how many stages there are."""
-    stages = int(cell.description.get("stages") or 0)
-    if not stages:
-        return np.zeros(0, int)
-    return np.asarray(stage_start(int(cell.description["horizon"]), stages, np.arange(stages)))
-
-
-def has_violation(cell: CellResult) -> bool:
-    """Whether this cell has a service target at all."""
-    if "violation" not in cell.metrics:
-        return False
-    per_metric = [name for name in cell.metrics if name.startswith("violation_") and name != "violation_worst"]
-    return cell.description.get("target") is not None or len(per_metric) > 0
-
-
-def money_metric(cell: CellResult) -> str | None:
-    """The metric of money spent: ``spent_money`` if there is one, else the first resource."""
-    spends = [name for name in cell.metrics if name.startswith("spent_")]
-    return "spent_money" if "spent_money" in spends else next(iter(spends), None)
-
-
 def metric_values(cell: CellResult, name: str) -> np.ndarray | None:
-    """[R'] values at the horizon of a metric of :data:`METRICS`, finite runs only; None where it does not apply.
-
-    The forecast's error is taken at half time: at the horizon nothing is left to forecast.
-    Shares are of the same run's benchmark, budget or demand. Violation is its positive part. What concerns newcomers
-    (models that arrive within the run) is averaged within the run: rounds over those it happened to, the share of
-    those it never happened to over all of them.
-    """
-    if name in _NEWCOMERS:
-        return _newcomer_values(cell, *_NEWCOMERS[name])
-    curve = metric_curve(cell, name)
-    if curve is None:
-        return None
-    final: np.ndarray = curve[:, _half(cell) if name == "forecast_error" else -1]
-    return final[np.isfinite(final)]
-
-
-def _newcomer_values(cell: CellResult, event: str, never: bool) -> np.ndarray | None:
-    """[R'] mean rounds from arrival to an event, or the share of newcomers without it; None without newcomers."""
-    first, arrival = cell.extras.get(event), cell.extras.get("arrival")
-    if first is None or arrival is None:
-        return None
-    newcomers = np.flatnonzero((arrival > 0) & (arrival < cell.description["horizon"]))
-    if len(newcomers) == 0:
-        return None
-    if "regret" in cell.metrics:
-        first = first[np.isfinite(cell.final("regret"))]
-    happened = first[:, newcomers] >= 0
-    if never:
-        return np.asarray(1.0 - happened.mean(axis=1))
-    waited = np.where(happened, first[:, newcomers] - arrival[newcomers], 0).sum(axis=1)
-    counts = happened.sum(axis=1)
-    return np.asarray(waited[counts > 0] / counts[counts > 0])
-
-
-def _half(cell: CellResult) -> int:
-    """The last evaluation round in the first half of the run, or the first one."""
-    return max(0, int(np.searchsorted(cell.eval_rounds, cell.eval_rounds[-1] / 2, side="right")) - 1)
+    """[R'] the values that a cell's runs are judged by; see :meth:`experiments.results.metrics.Metric.values`."""
+    return METRICS.find(name).values(cell)
 
 
 def metric_curve(cell: CellResult, name: str) -> np.ndarray | None:
-    """[R, E] of a metric of :data:`METRICS` or of the curves, NaN where a denominator is zero; None without it.
-
-    What concerns newcomers has no curve.
-    """
-    if name.startswith("violation") and not has_violation(cell):
-        return None
-    if name in ("violation", "violation_worst"):
-        return _positive_part(cell.curve(name))
-    if name in ("spent", "spent_share"):
-        return _spending(cell, name)
-    if name == "overspend" and cell.description.get("budget") is None:
-        return None
-    if name in _PER_STAGE:
-        return _per_stage(cell, _PER_STAGE[name])
-    shares = {
-        "reward_share": ("reward_expected", "benchmark"),
-        "violation_per_task": ("violation", "demand"),
-        "violation_worst_per_task": ("violation_worst", "demand"),
-        "declined_share": ("declined", "demand"),
-        "refused_share": ("refused", "demand"),
-    }
-    if name not in shares:
-        return cell.curve(name) if name in cell.metrics else None
-    above, below = shares[name]
-    if above not in cell.metrics or below not in cell.metrics:
-        return None
-    numerator = _positive_part(cell.curve(above)) if above.startswith("violation") else cell.curve(above)
-    least = _NOTHING * cell.curve("demand") if below == "benchmark" and "demand" in cell.metrics else 0.0
-    return _ratio(numerator, cell.curve(below), least)
-
-
-def _per_stage(cell: CellResult, count: str) -> np.ndarray | None:
-    """[R, E] of a count so far, a stage that has begun."""
-    begun = np.searchsorted(stage_starts(cell), cell.eval_rounds, side="left")
-    if count not in cell.metrics or not begun.any():
-        return None
-    return np.asarray(cell.curve(count) / np.maximum(begun, 1))
-
-
-def _spending(cell: CellResult, name: str) -> np.ndarray | None:
-    """[R, E] of money spent, in USD or as a share of the whole budget."""
-    money, budget = money_metric(cell), cell.description.get("budget")
-    if money is None:
-        return None
-    spent = cell.curve(money)
-    if name == "spent":
-        return spent
-    if budget is None or not math.isfinite(budget):
-        return None
-    if not budget > 0:
-        return None
-    return _rounded(spent / budget)
-
-
-def _positive_part(values: np.ndarray) -> np.ndarray:
-    return np.asarray(np.maximum(values, 0.0))
-
-
-def _ratio(numerator: np.ndarray, denominator: np.ndarray, least: np.ndarray | float) -> np.ndarray:
-    """[R, E], NaN where the denominator is not above ``least``."""
-    positive = denominator > least
-    return np.where(positive, _rounded(numerator / np.where(positive, denominator, 1.0)), np.nan)
-
-
-def _rounded(share: np.ndarray) -> np.ndarray:
-    """Nothing as 0 and the whole as 1, whatever floating point made of them."""
-    near = np.round(share)
-    return np.where((np.abs(share - near) < _ROUNDING) & (np.abs(near) <= 1), near + 0.0, share)
+    """[R, E] of a metric; see :meth:`experiments.results.metrics.Metric.curve`."""
+    return METRICS.find(name).curve(cell)
 
 
 def _variant(cell: CellResult) -> dict[str, Any]:
@@ -388,9 +222,9 @@ def _cell_entry(cell: CellResult, label: Label, level: float) -> dict[str, Any]:
     has_any = violation is not None and len(violation) > 0
     entry["violation_positive_share"] = float((violation > 0).mean()) if violation is not None and has_any else None
     entry["runs_without_benchmark"] = _without_benchmark(cell)
-    for name in METRICS:
-        values = metric_values(cell, name)
-        entry[name] = None if values is None or len(values) == 0 else _interval(cell, name, values, level)
+    for metric in METRICS.summarised():
+        values = metric.values(cell)
+        entry[metric.name] = None if values is None or len(values) == 0 else _interval(cell, metric.name, values, level)
     return entry
 
 
@@ -404,37 +238,21 @@ def _without_benchmark(cell: CellResult) -> int:
     if not {"benchmark", "demand"} <= set(cell.metrics):
         return 0
     benchmark, demand = cell.final("benchmark"), cell.final("demand")
-    return int((np.isfinite(benchmark) & ~(benchmark > _NOTHING * demand)).sum())
+    return int((np.isfinite(benchmark) & ~(benchmark > NOTHING * demand)).sum())
 
 
 def metric_interval(
     cell: CellResult, metric: str, values: np.ndarray, level: float = 0.95
 ) -> tuple[float, float, float]:
-    """Mean, low and high of a metric's values [R]; the interval stays within the metric's range (:func:`most`)."""
-    return mean_interval(values, level, most=most(cell, metric, values))
+    """Mean, low and high of a metric's values [R]; the interval stays within the metric's range."""
+    return mean_interval(values, level, most=METRICS.find(metric).most(cell, values))
 
 
 def metric_band(
     cell: CellResult, metric: str, curves: np.ndarray, level: float = 0.95
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """:func:`metric_interval` of each column of [R, E]: three arrays [E]."""
-    return mean_band(curves, level, most=most(cell, metric, curves))
-
-
-def most(cell: CellResult, metric: str, values: np.ndarray) -> float | None:
-    """The upper end of a metric's range, whose lower end is zero: a number, infinity, or None for any sign.
-
-    Regret and its parts have any sign, and so has whatever is negative in some run. Shares of the demand or the budget
-    end at 1, money at the budget, rounds at the horizon; where some run is beyond that, as spending may be under
-    ``budget_rule: average``, there is no upper end. A share of the benchmark has none either.
-    """
-    if metric.startswith("regret") or bool((values < 0).any()):
-        return None
-    ends: dict[str, float | None] = dict.fromkeys(_WITHIN_ONE, 1.0)
-    ends |= dict.fromkeys(("invalid", "rounds_to_live", "rounds_to_best"), float(cell.description["horizon"]))
-    ends |= dict.fromkeys(("spent", money_metric(cell) or "spent"), cell.description.get("budget"))
-    end = ends.get(metric)
-    return math.inf if end is None or not bool((values <= end).all()) else end
+    return mean_band(curves, level, most=METRICS.find(metric).most(cell, curves))
 
 
 def _exponent_entry(

@@ -29,26 +29,14 @@ class CellResult:
     and what the cell was made of, in groups: ``parameters`` (every value given or default, under "routing",
     "deployment", "confidence", "forecaster", "demand", "env", and beside them "root_seed" and what else the whole study
     shares), ``sources`` (see ``experiments.config.sources``: digests, and the text of a user's files) and ``versions``.
-    ``metrics`` names the last axis of ``curves``: reward, reward_expected, benchmark, regret (expected),
-    regret_realised, violation (largest over metrics), violation_worst, overspend (largest share of a budget spent
-    beyond it, counted in whole quanta: 0.0 means exactly none), declined (all tasks not served), refused (those of
-    them that a hard budget refused), invalid (rounds whose decision was not finite or comes from a linear program
-    that was left undecided), clipped (rounds whose shares were negative, above the caps or more than 1 in sum, and
-    so were cut), served, demand, forecast_total, forecast_error (|forecast total - realised total| / realised
-    total), pace (largest over resources of spent / (budget per task x demand so far)), spent_<resource>,
-    violation_<metric>, service_<metric> (tasks that met the target), dual_<resource or metric>. Money is in USD.
-    Where the inventory is fixed, also benchmark_serving_all (no task may be declined; NaN where the budget does not
-    allow that) and benchmark_unconstrained (the best models by quality). All sums are cumulative up to the
-    evaluation round.
+    ``metrics`` names the last axis of ``curves``: the measured ones of :mod:`experiments.results.metrics`, which
+    ``docs/results-format.md`` lists with their units. Money is in USD. All sums are cumulative up to the evaluation
+    round.
 
-    Where what is live can change, also regret_waiting, regret_deployment and regret_routing (see
-    ``experiments.engine.deployment_regret``; they sum to regret), benchmark_fluid (the best plan for the whole run,
-    blind to max_deployed, where ``benchmark`` is the best deployment at every instant), activations and evictions
-    (models switched on and off) and deployment_gap (largest proven gap of the deployment program); and in
-    ``extras``: arrival and retirement [M] (rounds; 2^31 - 1 for never), live [E, M] (share of runs in which the
-    model is live), oracle_share [E, M] (share of all demand so far that the benchmark gives the model), first_live
-    [R, M] (round) and
-    first_best [R, M] (first round of the first stage in which the model served the most tasks), both -1 for never.
+    Where what is live can change, ``extras`` holds arrival and retirement [M] (rounds; 2^31 - 1 for never), live [E, M]
+    (share of runs in which the model is live), oracle_share [E, M] (share of all demand so far that the benchmark gives
+    the model), first_live [R, M] (round) and first_best [R, M] (first round of the first stage in which the model
+    served the most tasks), both -1 for never.
     """
 
     description: dict[str, Any]

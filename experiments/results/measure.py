@@ -1,6 +1,5 @@
-"""From snapshots to a ``CellResult``: names, units, benchmarks and regret, in float64 on the host."""
+"""From snapshots to a ``CellResult``: totals, benchmarks and metrics, in float64 on the host."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,13 +7,14 @@ import numpy as np
 from envs import ledger
 from envs.build import MONEY, Instance
 from envs.timeline import stage_start
-from envs.world import World, WorldState
 from experiments.config import sources
 from experiments.config.cells import Cell
 from experiments.engine.rollout import Snapshot
 from experiments.results import benchmark
 from experiments.results.benchmark import Epochs
 from experiments.results.cell_file import CellResult
+from experiments.results.metrics import METRICS
+from experiments.results.metrics.measured import Deployed, Ideal, Totals
 
 
 def cell_result(
@@ -26,43 +26,87 @@ def cell_result(
     [E, M, D]. ``cache`` keeps benchmarks between the policies of one world.
     """
     instance = cell.instance
-    books = _books(instance.world, snapshot.world)
-    ideal = _ideal(cell, snapshot, books["demand"], cache)
-    curves = _curves(instance, snapshot, books, ideal)
+    per_model = ledger.host_value(snapshot.world.served, instance.world.scale)  # [E, R, M]
+    totals = _totals(cell, snapshot, per_model, cache)
+    found = curves(totals)
     number = len(instance.models)
     unit = np.concatenate([[1.0], instance.unit, np.ones(len(instance.services))])
-    per_model = books["served"].mean(axis=1)[:, :number]
+    demand = np.maximum(totals.demand.mean(axis=1), 1e-300)[:, None]
     return CellResult(
-        description=_description(cell, ideal.feasible, wall_seconds),
+        description=_description(cell, totals.ideal.feasible, wall_seconds),
         seeds=seeds,
         eval_rounds=np.asarray(marks),
-        metrics=tuple(curves),
-        curves=np.stack(list(curves.values()), axis=-1).transpose(1, 0, 2),
+        metrics=tuple(found),
+        curves=np.stack(list(found.values()), axis=-1).transpose(1, 0, 2),
         models=instance.models,
         estimates=("reward", *instance.resources, *instance.services),
-        share=per_model / np.maximum(books["demand"].mean(axis=1), 1e-300)[:, None],
+        share=per_model.mean(axis=1)[:, :number] / demand,
         lower=np.asarray(snapshot.lower)[:, :number] * unit,
         upper=np.asarray(snapshot.upper)[:, :number] * unit,
         coverage=np.asarray(snapshot.covered[:, :number], np.float64),
         truth=_truth(instance)[:number] * unit,
-        benchmark_share=ideal.share[-1],
-        extras=_deployment_extras(cell, snapshot, ideal),
+        benchmark_share=totals.ideal.share[-1],
+        extras=_deployment_extras(cell, snapshot, totals.ideal),
     )
 
 
-def _books(world: World, totals: WorldState) -> dict[str, np.ndarray]:
-    """The books [E, R, ...] in tasks and normalised units."""
-    books = {
-        name: ledger.host_value(getattr(totals, name), world.scale)
-        for name in ("demand", "served", "refused", "reward", "service")
-    }
-    books["spent"] = ledger.host_value(totals.spent, world.consumption_scale)
-    books["reward_expected"] = books["served"] @ np.asarray(world.reward_mean, np.float64)
+def _totals(cell: Cell, snapshot: Snapshot, per_model: np.ndarray, cache: dict[Any, Any]) -> Totals:
+    """What the runs came to; ``per_model`` [E, R, M] are the tasks that each model served."""
+    instance, seen = cell.instance, snapshot.world
+    world = instance.world
+    books = {name: ledger.host_value(getattr(seen, name), world.scale) for name in ("demand", "refused", "reward")}
+    demand = books["demand"]
     # Served tasks are counted without the lowest digit: what is missing to the demand is taken without it, too.
-    arrived = ledger.host_units(ledger.Total(digits=totals.demand.digits[1:]))
-    missing = arrived - ledger.host_units(totals.served).sum(axis=-1)
-    books["declined"] = missing / ledger.quanta(totals.served, world.scale)
-    return books
+    arrived = ledger.host_units(ledger.Total(digits=seen.demand.digits[1:]))
+    missing = arrived - ledger.host_units(seen.served).sum(axis=-1)
+    return Totals(
+        resources=instance.resources,
+        services=instance.services,
+        target=np.asarray(world.problem.target, np.float64),
+        budget_per_task=instance.budget / instance.expected_demand,
+        demand=demand,
+        served=per_model.sum(axis=-1),
+        declined=missing / ledger.quanta(seen.served, world.scale),
+        refused=books["refused"],
+        reward=books["reward"],
+        reward_expected=per_model @ np.asarray(world.reward_mean, np.float64),
+        service=ledger.host_value(seen.service, world.scale),
+        violation_worst=np.asarray(seen.violation_worst, np.float64),
+        spent=ledger.host_value(seen.spent, world.consumption_scale) * instance.unit,
+        quanta_spent=ledger.host_units(seen.spent),
+        quanta_budget=ledger.host_units(world.budget),
+        forecast_total=np.asarray(snapshot.forecast_total, np.float64),
+        duals=np.asarray(snapshot.duals, np.float64),
+        invalid=np.asarray(snapshot.invalid, np.float64),
+        clipped=np.asarray(seen.clipped, np.float64),
+        ideal=_ideal(cell, snapshot, demand, cache),
+        deployed=_deployed(snapshot),
+    )
+
+
+def _deployed(snapshot: Snapshot) -> Deployed | None:
+    """What deployment came to, where what is live can change."""
+    if snapshot.books is None:
+        return None
+    return Deployed(
+        value=np.asarray(snapshot.books.deployed_value, np.float64),
+        activations=np.asarray(snapshot.world.activations, np.float64),
+        evictions=np.asarray(snapshot.world.evictions, np.float64),
+        gap=np.asarray(snapshot.deployment_gap, np.float64),
+    )
+
+
+def curves(totals: Totals) -> dict[str, np.ndarray]:
+    """Every measured metric [E, R] under the name of its column."""
+    found: dict[str, np.ndarray] = {}
+    for metric in METRICS.measured():
+        values = metric.compute(totals)
+        if metric.each:
+            members = totals.members(metric.each)
+            found |= {metric.member(name): values[..., place] for place, name in enumerate(members)}
+        elif values is not None:
+            found[metric.name] = values
+    return found
 
 
 def _truth(instance: Instance) -> np.ndarray:
@@ -72,20 +116,7 @@ def _truth(instance: Instance) -> np.ndarray:
     return np.concatenate(columns, axis=1).astype(np.float64)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Ideal:
-    """The benchmarks along a cell's runs."""
-
-    best_deployment: np.ndarray  # [E, R] reward of the best deployment at every instant, so far
-    window: np.ndarray  # [E, R] of the best deployment at every window's start, so far
-    fluid: np.ndarray  # [E, R] of the best plan for the whole run, so far
-    serving_all: np.ndarray | None  # [E, R] of the best plan that serves every task; only for a fixed inventory
-    unconstrained: np.ndarray | None  # [E, R] of the best models by quality alone; only for a fixed inventory
-    share: np.ndarray  # [E, M] share of all demand so far that `best_deployment` gives each model, mean over runs
-    feasible: bool
-
-
-def _ideal(cell: Cell, snapshot: Snapshot, demand: np.ndarray, cache: dict[Any, Any]) -> _Ideal:
+def _ideal(cell: Cell, snapshot: Snapshot, demand: np.ndarray, cache: dict[Any, Any]) -> Ideal:
     """The benchmarks of a cell, from the demand [E, R] so far."""
     if snapshot.books is None:
         return _fixed(cell.instance, demand, cache)
@@ -103,7 +134,7 @@ def _ideal(cell: Cell, snapshot: Snapshot, demand: np.ndarray, cache: dict[Any, 
     now, window, fluid = cache[key]
     so_far = bins.sum(axis=-1)
     share = np.einsum("erg,rgm->em", so_far, now.share) / np.maximum(so_far.sum(axis=(1, 2)), 1e-300)[:, None]
-    return _Ideal(
+    return Ideal(
         best_deployment=_earned(so_far, now),
         window=_earned(bins[..., 0], window) + _earned(bins[..., 1], now),
         fluid=_earned(so_far, fluid),
@@ -132,7 +163,7 @@ def _spans(cell: Cell) -> tuple[np.ndarray, np.ndarray]:
     return spans, spans & (arrival <= began[:, None])
 
 
-def _fixed(instance: Instance, demand: np.ndarray, cache: dict[Any, Any]) -> _Ideal:
+def _fixed(instance: Instance, demand: np.ndarray, cache: dict[Any, Any]) -> Ideal:
     """The benchmarks where all models are live throughout: they coincide."""
     key = ("fixed", id(instance), demand[-1].tobytes())
     if key not in cache:
@@ -145,7 +176,7 @@ def _fixed(instance: Instance, demand: np.ndarray, cache: dict[Any, Any]) -> _Id
     ideal, serving_all, unconstrained = cache[key]
     arrived = demand / np.where(demand[-1] > 0, demand[-1], 1.0)
     so_far = ideal.value * arrived
-    return _Ideal(
+    return Ideal(
         best_deployment=so_far,
         window=so_far,
         fluid=so_far,
@@ -166,65 +197,7 @@ def _means(instance: Instance, demand: np.ndarray) -> dict[str, np.ndarray]:
     return known | {"budget": budget, "target": np.asarray(world.problem.target, np.float64)}
 
 
-def _curves(
-    instance: Instance, snapshot: Snapshot, books: dict[str, np.ndarray], ideal: _Ideal
-) -> dict[str, np.ndarray]:
-    """Every metric [E, R]; see ``CellResult``."""
-    demand = books["demand"]
-    total = demand[-1]
-    served = books["served"].sum(axis=-1)
-    target = np.asarray(instance.world.problem.target, np.float64)
-    violation = np.maximum(target * demand[..., None] - books["service"], 0.0)
-    forecast_total = np.asarray(snapshot.forecast_total, np.float64)
-    spent = books["spent"] * instance.unit
-    curves = {
-        "reward": books["reward"],
-        "reward_expected": books["reward_expected"],
-        "benchmark": ideal.best_deployment,
-        "regret": ideal.best_deployment - books["reward_expected"],
-        "regret_realised": ideal.best_deployment - books["reward"],
-        "violation": violation.max(axis=-1, initial=0.0),
-        "violation_worst": np.asarray(snapshot.world.violation_worst, np.float64).max(axis=-1, initial=0.0),
-        "overspend": _overspend(instance, snapshot),
-        "declined": books["declined"],
-        "refused": books["refused"],
-        "served": served,
-        "demand": demand,
-        "forecast_total": forecast_total,
-        "forecast_error": np.abs(forecast_total - total) / np.where(total > 0, total, 1.0),
-        "pace": _pace(instance, spent, demand),
-        "invalid": np.asarray(snapshot.invalid, np.float64),
-        "clipped": np.asarray(snapshot.world.clipped, np.float64),
-    }
-    if ideal.serving_all is not None and ideal.unconstrained is not None:
-        curves |= {"benchmark_serving_all": ideal.serving_all, "benchmark_unconstrained": ideal.unconstrained}
-    curves |= _deployment_curves(snapshot, books, ideal)
-    curves |= {f"spent_{name}": spent[..., i] for i, name in enumerate(instance.resources)}
-    curves |= {f"violation_{name}": violation[..., j] for j, name in enumerate(instance.services)}
-    curves |= {f"service_{name}": books["service"][..., j] for j, name in enumerate(instance.services)}
-    names = (*instance.resources, *instance.services)
-    duals = np.asarray(snapshot.duals, np.float64)
-    return curves | {f"dual_{name}": duals[..., i] for i, name in enumerate(names)}
-
-
-def _deployment_curves(snapshot: Snapshot, books: dict[str, np.ndarray], ideal: _Ideal) -> dict[str, np.ndarray]:
-    """What deployment adds to the metrics [E, R], where what is live can change."""
-    if snapshot.books is None:
-        return {}
-    deployed = np.asarray(snapshot.books.deployed_value, np.float64)
-    world = snapshot.world
-    return {
-        "regret_waiting": ideal.best_deployment - ideal.window,
-        "regret_deployment": ideal.window - deployed,
-        "regret_routing": deployed - books["reward_expected"],
-        "benchmark_fluid": ideal.fluid,
-        "activations": np.asarray(world.activations, np.float64),
-        "evictions": np.asarray(world.evictions, np.float64),
-        "deployment_gap": np.asarray(snapshot.deployment_gap, np.float64),
-    }
-
-
-def _deployment_extras(cell: Cell, snapshot: Snapshot, ideal: _Ideal) -> dict[str, np.ndarray]:
+def _deployment_extras(cell: Cell, snapshot: Snapshot, ideal: Ideal) -> dict[str, np.ndarray]:
     """Which models were there, live and used when; see ``CellResult``."""
     if snapshot.books is None:
         return {}
@@ -238,21 +211,6 @@ def _deployment_extras(cell: Cell, snapshot: Snapshot, ideal: _Ideal) -> dict[st
         "first_live": np.asarray(snapshot.world.first_live[-1], np.int64)[:, :number],
         "first_best": np.asarray(snapshot.books.first_best[-1], np.int64)[:, :number],
     }
-
-
-def _pace(instance: Instance, spent: np.ndarray, demand: np.ndarray) -> np.ndarray:
-    """[E, R] largest over resources of spent / (budget per task · demand so far)."""
-    per_task = instance.budget / instance.expected_demand
-    allowed = per_task * demand[..., None]
-    return np.asarray((spent / np.where(allowed > 0, allowed, 1.0)).max(axis=-1, initial=0.0))
-
-
-def _overspend(instance: Instance, snapshot: Snapshot) -> np.ndarray:
-    """[E, R] largest relative overspend over the resources, from whole quanta: 0.0 says exactly none."""
-    spent = ledger.host_units(snapshot.world.spent)
-    budget = ledger.host_units(instance.world.budget)
-    over = np.where(spent > budget, (spent - budget) / np.maximum(budget, 1), 0)
-    return over.astype(np.float64).max(axis=-1, initial=0.0)
 
 
 def _description(cell: Cell, feasible: bool, wall_seconds: float) -> dict[str, Any]:

@@ -14,11 +14,24 @@ if TYPE_CHECKING:
 from experiments.results.cell_file import CellResult
 from experiments.results.disk import write_atomically, write_informing
 from experiments.results.layout import flat
+from experiments.results.metrics import METRICS
+from experiments.results.metrics.base import MONEY
 
-_DESCRIBED = (
-    *("cell", "policy", "routing", "deployment", "env", "demand", "forecaster", "num_models", "horizon"),
-    *("budget", "budget_per_task", "target", "benchmark_feasible"),
-)
+DESCRIBED = {  # column: what it holds
+    "cell": "id: a hash of everything the cell's results depend on",
+    "policy": "name of the policy",
+    "routing": "routing rule",
+    "deployment": "deployment rule",
+    "env": "the world's name, else its catalogue",
+    "demand": "demand process, or the demand's name in the study",
+    "forecaster": "demand forecaster",
+    "num_models": "models of the catalogue",
+    "horizon": "rounds",
+    "budget": "money budget of the whole run in USD; empty without one",
+    "budget_per_task": "money budget in USD per expected task; empty without one",
+    "target": "wanted share of tasks within the latency limit; empty without a latency target",
+    "benchmark_feasible": "whether budget and targets can be met at all; else the benchmark violates least",
+}
 
 
 _NAMES = ("routing.name", "deployment.name", "forecaster.name", "demand.process")  # which the description has itself
@@ -36,7 +49,7 @@ def described(description: Mapping[str, Any]) -> dict[str, Any]:
     A swept axis has its whole path as its name, so that no parameter of a rule is taken for something else. Lists
     become JSON. The text of sources is left out: it would stand in every row.
     """
-    found = {name: description.get(name) for name in _DESCRIBED}
+    found = {name: description.get(name) for name in DESCRIBED}
     groups = {**description.get("parameters", {}), "sources": description.get("sources", {})}
     made_of = flat(groups | {"versions": description.get("versions", {})})
     skipped = (
@@ -103,14 +116,13 @@ def _table(cell: CellResult, about: Mapping[str, Any]) -> "pa.Table":
 
     runs = len(cell.seeds)
     columns: dict[str, Any] = {name: [value] * runs for name, value in about.items()}
-    return pa.table(columns | {"seed": cell.seeds} | finals(cell))
+    return pa.table(columns | {"seed": cell.seeds} | run_columns(cell))
 
 
-def finals(cell: CellResult) -> dict[str, np.ndarray]:
-    """[R] of every metric at the horizon, under the name of its column in the tables."""
-    renamed = {"demand": "demand_total"}
-    columns = {renamed.get(name, name): cell.final(name) for name in cell.metrics}
-    return columns | {"spent": columns.get("spent_money", np.zeros(len(cell.seeds)))}
+def run_columns(cell: CellResult) -> dict[str, np.ndarray]:
+    """[R] of every measured metric at the horizon under the name of its column in the tables of runs, and ``spent``."""
+    columns = {METRICS.find(name).column or name: cell.final(name) for name in cell.metrics}
+    return columns | {"spent": columns.get(f"spent_{MONEY}", np.zeros(len(cell.seeds)))}
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:

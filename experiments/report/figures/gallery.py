@@ -73,17 +73,13 @@ from experiments.report.figures.views import (
     styles_of,
     violates,
 )
-from experiments.report.summary import (
-    has_violation,
-    label_cells,
-    metric_curve,
-    metric_interval,
-    metric_values,
-    money_metric,
-)
+from experiments.report.summary import label_cells, metric_curve, metric_interval, metric_values
 from experiments.results.cell_file import CellResult
 from experiments.results.disk import write_atomically, write_informing
 from experiments.results.layout import DamagedError, read_json
+from experiments.results.metrics import METRICS
+from experiments.results.metrics.derived import money_metric
+from experiments.results.metrics.measured import has_target
 
 INDEX = "index.json"
 MAX_MODELS = 8  # models with an area of their own
@@ -283,29 +279,29 @@ def _slugs(settings: Sequence[str]) -> dict[str, str]:
     return slugs
 
 
-def _headline(metrics: Sequence[tuple[str, str]]) -> str:
+def _headline(metrics: Sequence[str]) -> str:
     """What the rows or panels show: "Regret and violation"."""
-    first = "Regret" if metrics[0][0] == "regret" else "Reward"
+    first = "Regret" if metrics[0] == "regret" else "Reward"
     return f"{first} and violation" if len(metrics) > 1 else first
 
 
 def _violation_note(cells: Sequence[CellResult]) -> str:
     if any(violates(cell) for cell in cells):
         return ""
-    return "No run violated the target." if any(has_violation(cell) for cell in cells) else ""
+    return "No run violated the target." if any(has_target(cell) for cell in cells) else ""
 
 
 def _regret_by_round(view: ResultsView) -> Figure:
     budgets = spread(view.budgets, MAX_PANELS)
     shown = [view.row(budget, view.horizon) for budget in budgets]
     drawn = [cell for row in shown for _, cell in row]
-    metrics = [("regret", "Regret (tasks)")]
+    metrics = ["regret"]
     if any(violates(cell) for cell in drawn):
-        metrics.append(("violation", "Violation (tasks)"))
+        metrics.append("violation")
     styles = styles_of(shown)
     legend = legend_width([style.text for style in styles])
     figure, grid = panel_grid(len(metrics), len(budgets), legend=legend, sharex="col", sharey="row")
-    for row, (metric, text) in enumerate(metrics):
+    for row, metric in enumerate(metrics):
         for column, (budget, members) in enumerate(zip(budgets, shown, strict=True)):
             axes = grid[row, column]
             for style, cell in members:
@@ -315,7 +311,7 @@ def _regret_by_round(view: ResultsView) -> Figure:
                     scale_rounds(axes, cell.eval_rounds)
             if row == 0:
                 axes.set_title(spell_budget(budget))
-        grid[row, 0].set_ylabel(text)
+        grid[row, 0].set_ylabel(METRICS.find(metric).label)
         shared_y_scale(list(grid[row]))
     for axes in grid[-1]:
         axes.set_xlabel("Rounds")
@@ -328,22 +324,22 @@ def _regret_by_round(view: ResultsView) -> Figure:
 def _reward_by_budget(view: ResultsView) -> Figure:
     rows = [view.row(budget, view.horizon) for budget in view.budgets]
     cells = [cell for row in rows for _, cell in row]
-    metrics = [("reward_share", "Reward, share of the benchmark")]
+    metrics = ["reward_share"]
     if any(violates(cell) for cell in cells):
-        metrics.append(("violation_per_task", "Violation per unit of demand"))
+        metrics.append("violation_per_task")
     styles = styles_of(rows)
     notes = [interval_note(cells), _violation_note(cells)]
     if len(view.budgets) == 1:
         figure, grid = panel_grid(1, len(metrics), width=2.8, height=0.6 + 0.18 * len(styles), legend=1.6, sharey=True)
-        for axes, (metric, text) in zip(grid[0], metrics, strict=True):
-            _by_policy(axes, rows[0], metric, text)
+        for axes, metric in zip(grid[0], metrics, strict=True):
+            _by_policy(axes, rows[0], metric)
         title = f"{_headline(metrics)} {at_budget(view.budget)}, {view.horizon:,} rounds"
         return add_title(figure, view.setting, title, notes)
     legend = legend_width([style.text for style in styles])
     figure, grid = panel_grid(1, len(metrics), width=3.0, height=2.4, legend=legend)
-    for axes, (metric, text) in zip(grid[0], metrics, strict=True):
+    for axes, metric in zip(grid[0], metrics, strict=True):
         _by_budget(axes, view, metric)
-        axes.set_ylabel(text)
+        axes.set_ylabel(METRICS.find(metric).label)
     add_line_legend(figure, styles)
     missing = "Cells without a budget are not drawn." if None in view.budgets else ""
     return add_title(
@@ -354,7 +350,7 @@ def _reward_by_budget(view: ResultsView) -> Figure:
     )
 
 
-def _by_policy(axes: Axes, row: Sequence[tuple[LineStyle, CellResult]], metric: str, text: str) -> None:
+def _by_policy(axes: Axes, row: Sequence[tuple[LineStyle, CellResult]], metric: str) -> None:
     """A dot a policy: there is one budget."""
     for position, (style, cell) in enumerate(reversed(row)):
         values = metric_values(cell, metric)
@@ -367,12 +363,12 @@ def _by_policy(axes: Axes, row: Sequence[tuple[LineStyle, CellResult]], metric: 
     axes.set_ylim(-0.6, len(row) - 0.4)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     _share_axis(axes, metric, vertical=False)
-    axes.set_xlabel(text)
+    axes.set_xlabel(METRICS.find(metric).label)
 
 
 def _share_axis(axes: Axes, metric: str, *, vertical: bool) -> None:
     """Percent and a line at the whole for shares; violation starts at zero."""
-    if metric in ("reward_share", "spent_share"):
+    if METRICS.find(metric).percent:
         line = axes.axhline if vertical else axes.axvline
         line(1.0, color="#888888", linewidth=0.8, zorder=0.5)
         (axes.yaxis if vertical else axes.xaxis).set_major_formatter(PercentFormatter(1.0))
@@ -442,7 +438,7 @@ def _spend(view: ResultsView) -> Figure:
     for axes, (draw, title) in zip(grid[0], panels, strict=True):
         draw(axes, view, "spent_share")
         axes.set_title(title)
-    grid[0, 0].set_ylabel("Spent, share of the budget")
+    grid[0, 0].set_ylabel(METRICS.find("spent_share").label)
     add_line_legend(figure, styles)
     return add_title(figure, view.setting, "Money spent", [interval_note(limited), focus_note(styles)])
 
@@ -458,8 +454,8 @@ def _demand_forecast(view: ResultsView) -> Figure:
         _error_panel(grid[1, column], chosen[name])
         grid[0, column].set_title(f"forecaster {short_names([name])[name]}")
         grid[1, column].set_xlabel("Rounds")
-    grid[0, 0].set_ylabel("Demand (tasks)")
-    grid[1, 0].set_ylabel("Forecast error,\nshare of the total")
+    grid[0, 0].set_ylabel(METRICS.find("demand").label)
+    grid[1, 0].set_ylabel(METRICS.find("forecast_error").label)
     entries = [
         (Line2D([], [], color=POLICY_COLOURS[0]), "arrived so far"),
         (Line2D([], [], color=POLICY_COLOURS[1], linestyle=DASHES[0]), "forecast of the total"),

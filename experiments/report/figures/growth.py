@@ -46,6 +46,7 @@ from experiments.report.figures.views import (
 )
 from experiments.report.summary import Group, Label, budget_of, fit_group, label_cells, metric_interval, metric_values
 from experiments.results.cell_file import CellResult
+from experiments.results.metrics import METRICS
 
 _THEORY: tuple[tuple[float, str, Any], ...] = ((0.5, "$T^{1/2}$", ":"), (2 / 3, "$T^{2/3}$", "-."), (1.0, "$T$", "--"))
 
@@ -65,19 +66,19 @@ def draw_regret_by_horizon(view: ResultsView) -> Figure:
     if len(view.horizons) < 2:
         raise NothingToDrawError("growth with the horizon needs at least two horizons")
     budgets = spread(view.budgets, MAX_PANELS)
-    metrics = [("regret", "Regret (tasks)")]
+    metrics = ["regret"]
     if any(violates(cell) for cell in view.table.values()):
-        metrics.append(("violation", "Violation (tasks)"))
+        metrics.append("violation")
     names = [style.text for style in view.styles.values() if style.focus]
     height = 2.1 + 0.14 * math.ceil(len(names) / 2)
     figure, grid = panel_grid(len(metrics), len(budgets), height=height, legend=legend_width(names), sharex="col")
-    for row, (metric, text) in enumerate(metrics):
+    for row, metric in enumerate(metrics):
         for column, budget in enumerate(budgets):
             _growth_panel(grid[row, column], view, budget, metric)
             grid[row, column].set_title(spell_budget(budget) if row == 0 else "")
             grid[row, column].tick_params(labelbottom=True)
             grid[row, column].set_xlabel("Horizon (rounds)")
-        grid[row, 0].set_ylabel(text)
+        grid[row, 0].set_ylabel(METRICS.find(metric).label)
     theory = [(Line2D([], [], color="#999999", linestyle=dash, linewidth=1.0), name) for _, name, dash in _THEORY]
     below = Line2D([], [], color="#555555", marker=r"$\downarrow$", linestyle="", markersize=6)
     add_line_legend(figure, list(view.styles.values()), [*theory, (below, "mean ≤ 0")])

@@ -42,8 +42,10 @@ from experiments.report.figures.views import (
     spell_budget,
     styles_of,
 )
-from experiments.report.summary import metric_interval, metric_values, stage_starts
+from experiments.report.summary import metric_interval, metric_values
 from experiments.results.cell_file import CellResult
+from experiments.results.metrics import METRICS
+from experiments.results.metrics.derived import stage_starts
 
 MAX_ROWS = 24  # models with a row in a map
 MAX_STAGE_TICKS = 60  # beyond it the starts of stages are not drawn
@@ -210,7 +212,7 @@ def draw_decomposition(view: ResultsView) -> Figure:
             _stack(axes, styles.index(style), cell)
         axes.axvline(0.0, color="#444444", linewidth=0.8, zorder=2.5)
         axes.set_title(title)
-        axes.set_xlabel("Regret (tasks)")
+        axes.set_xlabel(METRICS.find("regret").label)
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.xaxis.set_major_formatter(FuncFormatter(short_number))
         axes.grid(visible=False, axis="y")
