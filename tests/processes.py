@@ -130,9 +130,9 @@ def die_at(number: int, kind: str | None = None, suffix: str = "") -> None:
 def _serve() -> None:
     """Fork a child for every line of stdin, and say its number."""
     from experiments.cli import run
-    from experiments.report import html_report
+    from experiments.report import page
 
-    html_report.write = lambda results, record, found, folder: folder / "report.html"
+    page.write = lambda results, record, found, folder: folder / "report.html"
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are buried by the kernel
     for line in sys.stdin:
         wanted = json.loads(line)

@@ -20,7 +20,7 @@ from experiments.config import study as study_config
 from experiments.config.cells import Cell
 from experiments.jobs import runner
 from experiments.jobs.runner import Outcome
-from experiments.report import html_report
+from experiments.report import page
 
 TINY = (
     *("tracker=jsonl", "horizon=20", "seeds=2", "policies=[uniform]", "sweep.budget_per_task=null"),
@@ -161,7 +161,7 @@ def command_line(
 
     monkeypatch.setattr(runner, "run", watched)
     if not drawn:
-        monkeypatch.setattr(html_report, "write", lambda cells, record, found, folder: folder / "report.html")
+        monkeypatch.setattr(page, "write", lambda cells, record, found, folder: folder / "report.html")
     monkeypatch.chdir(folder)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with ExitStack() as settings:

@@ -205,9 +205,7 @@ def test_an_edited_shipped_rule_changes_its_own_cells_and_shared_code_changes_al
         }
 
     before = found()
-    assert (
-        found("experiments/report/html_report.py", "experiments/cli/display.py", "experiments/jobs/runner.py") == before
-    )
+    assert found("experiments/report/page.py", "experiments/cli/display.py", "experiments/jobs/runner.py") == before
     rule = found("bandits/routing/ucb1.py")
     assert {name for name in before if rule[name] != before[name]} == {"ucb1", "wide"}
     deployment = found("bandits/deployment/greedy.py")

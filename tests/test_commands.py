@@ -286,7 +286,7 @@ def test_a_damaged_cell_is_left_out_and_named(reported: Path, tmp_path: Path, ca
     path = cell_file.cell_path(folder, first)
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("experiments.report.html_report.write_all", lambda cells, folder: [])
+        patch.setattr("experiments.report.page.write_all", lambda cells, folder: [])
         code, _, err = call("report", folder)
         assert code == 0 and first in err and err.startswith("warning: ") and err.count("\n") == 1
         for cell in others:
@@ -328,7 +328,7 @@ def test_what_a_sync_is_told_is_checked_before_anything_is_written(reported: Pat
         assert code == 2 and wanted in err and err.count("\n") == 1
     assert files(reported) == before
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("experiments.report.html_report.write_all", lambda cells, folder: [])
+        patch.setattr("experiments.report.page.write_all", lambda cells, folder: [])
         patch.setitem(sys.modules, "wandb", None)
         patch.setenv("WANDB_MODE", "disabled")
         code, out, _ = call("sync", reported)

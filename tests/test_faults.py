@@ -399,12 +399,12 @@ from experiments.report import summary
 summary.summarise = lambda *given, make=summary.summarise, **named: (send(), make(*given, **named))[1]
 """,
     "figures": """
-from experiments.report.figures import gallery; from experiments.report import html_report
+from experiments.report.figures import gallery; from experiments.report import page
 def write(cells, record, found, folder):
     gallery.draw_all = lambda cells: (send() for _ in range(600))
     gallery.save = lambda *_: time.sleep(1)
     gallery.write_all(cells, folder / "figures")
-html_report.write = write
+page.write = write
 """,
     "waiting for another process": """
 from pathlib import Path

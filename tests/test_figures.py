@@ -99,7 +99,7 @@ def test_spending_is_drawn_against_budget_and_horizon(study: list) -> None:
 
 
 def test_pyplot_is_never_imported() -> None:
-    modules = "experiments.report.figures.gallery, experiments.report.html_report"
+    modules = "experiments.report.figures.gallery, experiments.report.page"
     program = f"import sys, {modules}; print('matplotlib.pyplot' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

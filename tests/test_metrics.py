@@ -11,8 +11,9 @@ import pytest
 
 from envs.errors import InputError
 from experiments.cli import display
-from experiments.report import dashboards, html_report
+from experiments.report import dashboards, page
 from experiments.report.summary import summarise
+from experiments.report.tables import markdown_tables
 from experiments.results import documentation, measure, tables
 from experiments.results.cell_file import CellResult
 from experiments.results.metrics import METRICS, Kind, Range, Read, Table
@@ -85,13 +86,13 @@ def test_a_metric_from_outside_is_shown_everywhere(tmp_path: Path, monkeypatch: 
         """Made up."""
         return 0.25 + 0.0 * cell.curve("demand")
 
-    monkeypatch.setattr(html_report, "write_all", lambda cells, folder: [])
+    monkeypatch.setattr(page, "write_all", lambda cells, folder: [])
     cells = make_study(policies=("ucb",), budgets=(0.002,), horizons=(100, 200), runs=4, oracle=False)
     found = summarise(cells)
     assert [entry["idle_share"]["mean"] for entry in found["cells"]] == [0.25, 0.25]
-    assert "| Idle, share of demand |" in html_report.markdown_tables(found)
-    page = html_report.write(cells, {}, found, tmp_path).read_text(encoding="utf-8")
-    assert ">Idle, share of demand</button>" in page and ">25.0 %<" in page
+    assert "| Idle, share of demand |" in markdown_tables(found)
+    text = page.write(cells, {}, found, tmp_path).read_text(encoding="utf-8")
+    assert ">Idle, share of demand</button>" in text and ">25.0 %<" in text
     terminal = display.findings(cells, found)
     assert [str(column.header) for column in terminal.columns][-1] == "idle"
     assert [cell.plain for cell in terminal.columns[-1].cells] == ["25.00%"]

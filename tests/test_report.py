@@ -1,6 +1,5 @@
 """The summary holds the right numbers, and the page shows them to anyone, offline, whatever things are called."""
 
-import html
 import json
 import re
 from dataclasses import replace
@@ -9,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from markupsafe import escape
 
 from experiments.cli.display import exponents
-from experiments.report.html_report import headlines, latex_tables, markdown_tables, write
+from experiments.report.headlines import headlines
+from experiments.report.page import write
 from experiments.report.scaling import fit_exponent, mean_interval
 from experiments.report.summary import horizon_groups, label_cells, metric_curve, summarise
+from experiments.report.tables import latex_tables, markdown_tables
 from experiments.results.cell_file import CellResult
 from experiments.results.metrics import METRICS, Table
 from tests.synthetic import PARTS, make_cell, make_staged_cell, make_study, without_stages
@@ -405,7 +407,7 @@ def test_page_says_what_was_asked(tmp_path: Path, page: Path) -> None:
         "sweep": {"mode": "product", "horizon": [10, 20], "policy": {"eta": [0.1], NASTY: [NASTY]}, "target": None},
     }
     text = write([make_cell()], {"config": asked}, summarise([make_cell()]), tmp_path).read_text(encoding="utf-8")
-    name = html.escape(NASTY)
+    name = escape(NASTY)
     lead = (
         "Asked: models of <b>x</b>; demand <b>walk</b>; latency target <b>0.8</b>; horizon <b>10, 20</b>; "
         f"policy.eta <b>0.1</b>; policy.{name} <b>{name}</b>; runs a cell <b>8</b>."
@@ -428,7 +430,7 @@ def test_files_lie_beside_the_page(page: Path) -> None:
 
 def test_every_name_is_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "experiments.report.html_report.write_all", lambda cells, folder: []
+        "experiments.report.page.write_all", lambda cells, folder: []
     )  # figures have their own test of names
     cells = make_study(
         policies=(NASTY, "plain"), budgets=(0.002,), horizons=(50, 100, 200), env=NASTY, models=(NASTY, "m"), runs=2
@@ -440,7 +442,7 @@ def test_every_name_is_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     )
     text = path.read_text(encoding="utf-8")
     assert "<script>alert" not in text
-    assert html.escape(NASTY) in text
+    assert escape(NASTY) in text
     checker = Checker()
     checker.feed(text)
     assert checker.open == []
@@ -471,7 +473,7 @@ def test_deployment_has_a_section_where_it_matters_only(tmp_path: Path, page: Pa
     plain = page.read_text(encoding="utf-8")
     older = [without_stages(cell) for cell in study]
     for text in (plain, markdown_tables(summarise(study)), latex_tables(summarise(study))):
-        assert "eployment" not in text.replace(html.escape(str(CONFIG)), "")
+        assert "eployment" not in text.replace(escape(str(CONFIG)), "")
         assert "stage" not in text.lower()
         assert "ewcomer" not in text
     assert markdown_tables(summarise(older)) == markdown_tables(summarise(study))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.report.html_report import write
+from experiments.report.page import write
 from experiments.report.summary import summarise
 from experiments.results.cell_file import CellResult
 from tests.browser import CHROMIUM, DRIVER, Browser, browser
@@ -55,7 +55,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def without_figures(cells: list[CellResult], folder: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("experiments.report.html_report.write_all", lambda cells, folder: [])
+        patch.setattr("experiments.report.page.write_all", lambda cells, folder: [])
         return write(cells, RECORD, summarise(cells), folder)
 
 

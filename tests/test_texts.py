@@ -17,7 +17,8 @@ from experiments.cli import display, status
 from experiments.config import study as study_config
 from experiments.config.study import study_from
 from experiments.config.texts import readable, text
-from experiments.report import html_report
+from experiments.report import page
+from experiments.report import tables as report_tables
 from experiments.report.figures import gallery
 from experiments.report.figures.style import add_title, house_style, panel_grid, short_names
 from experiments.report.summary import summarise
@@ -240,23 +241,23 @@ def test_a_swept_column_may_hold_any_kinds(values: tuple, wanted: list, tmp_path
 
 def test_markdown_reads_no_name_as_markup() -> None:
     cells = [make_cell(name, runs=2, horizon=horizon) for name in HOSTILE for horizon in (50, 100, 200)]
-    page = html_report.markdown_tables(summarise(cells))
-    for table in page.split("\n## ")[1:]:
+    text = report_tables.markdown_tables(summarise(cells))
+    for table in text.split("\n## ")[1:]:
         rows = [line for line in table.splitlines() if line.startswith("|")]
         assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
-    assert "| a\\|b |" in page and "| \\*a |" in page and "&lt;b&gt;&amp;" in page
+    assert "| a\\|b |" in text and "| \\*a |" in text and "&lt;b&gt;&amp;" in text
     for name, item in (("- a", "- \\- a"), ("1. a", "- 1\\. a"), ("+ a", "- \\+ a"), ("2024 a", "- 2024 a")):
-        assert f"- {html_report._escape_item(name)}" == item
+        assert f"- {report_tables.escape_item(name)}" == item
 
 
 def test_a_row_of_latex_may_start_with_any_name() -> None:
     rows = [
         line
-        for line in html_report.latex_tables(summarise([make_cell("*a"), make_cell("[a]")])).splitlines()
+        for line in report_tables.latex_tables(summarise([make_cell("*a"), make_cell("[a]")])).splitlines()
         if " & " in line
     ]
     assert [row.split(" & ")[0] for row in rows[1:]] == ["{*}a", "{[}a{]}"]
-    assert html_report._escape_latex("100 † ‡") == r"100 \dag{} \ddag{}"
+    assert report_tables.escape_latex("100 † ‡") == r"100 \dag{} \ddag{}"
 
 
 def test_figures_lie_in_their_folder_whatever_settings_are_called(tmp_path: Path) -> None:
@@ -285,12 +286,12 @@ def test_short_names_stay_apart_from_those_that_look_like_them() -> None:
 
 
 def test_one_page_holds_every_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(html_report, "write_all", lambda cells, folder: [])
+    monkeypatch.setattr(page, "write_all", lambda cells, folder: [])
     cells = make_study(policies=HOSTILE, budgets=(0.002,), horizons=(50, 100, 200), runs=2)
     record = {"config": {"name": 2024, "env": {"floors": {1: 0.5}}, "expected_exponents": {"<b>": {"regret": 0.5}}}}
-    page = html_report.write(cells, record, summarise(cells), tmp_path).read_text(encoding="utf-8")
-    assert "<title>Study 2024</title>" in page
-    assert "<b>&" not in page and "floors.1" in page
+    text = page.write(cells, record, summarise(cells), tmp_path).read_text(encoding="utf-8")
+    assert "<title>Study 2024</title>" in text
+    assert "<b>&" not in text and "floors.1" in text
 
 
 def test_names_of_studies_fit_a_folder() -> None:

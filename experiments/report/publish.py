@@ -7,7 +7,7 @@ from typing import Any
 
 from envs.errors import InputError
 from experiments import interrupt
-from experiments.report import html_report, published, summary
+from experiments.report import page, published, summary
 from experiments.results import cell_file, disk, layout, study_folder, study_record, tables
 from experiments.results.cell_file import CellResult
 
@@ -36,8 +36,8 @@ def make(cells: Sequence[CellResult], folder: Path) -> Publication:
     if compared := published.compare(cells):
         disk.write_atomically(folder / PUBLISHED, published.markdown(compared).encode())
     interrupt.check()
-    page = html_report.write(cells, record, found, folder)
-    return Publication(cells=cells, record=record, found=found, page=page)
+    path = page.write(cells, record, found, folder)
+    return Publication(cells=cells, record=record, found=found, page=path)
 
 
 def made_again(folder: Path) -> Publication:
