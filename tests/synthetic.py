@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments.results.cell_file import CellResult
+from experiments.results.cell_info import CellInfo
 
 METRICS = (
     "reward",
@@ -54,7 +55,7 @@ def make_cell(
     models: Sequence[str] = ("edge-small", "edge-large", "cloud-mini", "cloud-pro"),
     clairvoyant: bool = False,
     seed: int = 0,
-    **description: Any,
+    **info: Any,
 ) -> CellResult:
     """One cell whose regret grows like t to the policy's power (:data:`POWERS`, 0.6 for other names)."""
     budget_digits = 0 if budget_per_task is None else round(1e7 * budget_per_task)
@@ -62,7 +63,7 @@ def make_cell(
     eval_rounds = np.unique(np.round(np.geomspace(1, horizon, marks)).astype(int))
     truth = _truth(len(models))
     return CellResult(
-        description=_description(policy, horizon, budget_per_task, target, clairvoyant, len(models)) | description,
+        info=replace(_info(policy, horizon, budget_per_task, target, clairvoyant, len(models)), **info),
         seeds=np.arange(runs),
         eval_rounds=eval_rounds,
         metrics=METRICS,
@@ -98,7 +99,7 @@ def make_staged_cell(
         [f"provider-{number}/model-{number * 7}b" for number in range(models)] if isinstance(models, int) else models
     )
     plain = make_cell(policy, models=names, seed=seed, **options)
-    horizon, runs = int(plain.description["horizon"]), len(plain.seeds)
+    horizon, runs = int(plain.info.horizon), len(plain.seeds)
     stages = round(horizon ** (1 / 3)) if stages is None else stages
     marks = len(plain.eval_rounds)
     eval_rounds = np.linspace(horizon / marks, horizon, marks).astype(int) if linear else plain.eval_rounds
@@ -129,7 +130,7 @@ def make_staged_cell(
     changed = {"deployment": "stageroute", "stages": stages, "max_deployed": max_deployed, "arrivals": arrivals}
     return replace(
         plain,
-        description=plain.description | changed | {name: options[name] for name in changed if name in options},
+        info=replace(plain.info, **changed | {name: options[name] for name in changed if name in options}),
         eval_rounds=eval_rounds,
         curves=curves,
         share=_so_far(served, demand),
@@ -149,7 +150,7 @@ def without_stages(cell: CellResult) -> CellResult:
     names = ("routing", "stages", "max_deployed", "arrivals")
     return replace(
         cell,
-        description={name: value for name, value in cell.description.items() if name not in names},
+        info=replace(cell.info, **dict.fromkeys(names)),
         metrics=METRICS[: len(kept)],
         curves=cell.curves[:, :, kept],
         extras={},
@@ -174,30 +175,30 @@ def make_study(
     ]
 
 
-def _description(
+def _info(
     policy: str, horizon: int, budget: float | None, target: float | None, clairvoyant: bool, num_models: int
-) -> dict[str, Any]:
-    return {
-        "cell": f"{policy}-{horizon}-{budget}",
-        "policy": policy,
-        "routing": policy,
-        "deployment": "everything",
-        "stages": round(horizon ** (1 / 3)),
-        "max_deployed": None,
-        "arrivals": "start",
-        "env": "edge_cloud",
-        "demand": "poisson",
-        "forecaster": "ewma",
-        "num_models": num_models,
-        "horizon": horizon,
-        "budget": None if budget is None else budget * MEAN_DEMAND * horizon,
-        "budget_per_task": budget,
-        "target": target,
-        "clairvoyant": clairvoyant,
-        "benchmark_feasible": True,
-        "wall_s": 0.25,
-        "swept": {"horizon": horizon, "budget_per_task": budget},
-    }
+) -> CellInfo:
+    return CellInfo(
+        cell=f"{policy}-{horizon}-{budget}",
+        policy=policy,
+        routing=policy,
+        deployment="everything",
+        stages=round(horizon ** (1 / 3)),
+        max_deployed=None,
+        arrivals="start",
+        env="edge_cloud",
+        demand="poisson",
+        forecaster="ewma",
+        num_models=num_models,
+        horizon=horizon,
+        budget=None if budget is None else budget * MEAN_DEMAND * horizon,
+        budget_per_task=budget,
+        target=target,
+        clairvoyant=clairvoyant,
+        benchmark_feasible=True,
+        wall_s=0.25,
+        swept={"horizon": horizon, "budget_per_task": budget},
+    )
 
 
 def _curves(

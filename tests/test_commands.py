@@ -52,8 +52,8 @@ def cells() -> list[CellResult]:
 
 def plan(folder: Path, members: list[CellResult]) -> None:
     entries = [
-        {"cell": about["cell"], "policy": about["policy"], "horizon": about["horizon"], "seeds": 3, "swept": {}}
-        for about in (cell.description for cell in members)
+        {"cell": about.cell, "policy": about.policy, "horizon": about.horizon, "seeds": 3, "swept": {}}
+        for about in (cell.info for cell in members)
     ]
     (folder / layout.PLAN).write_text(json.dumps(entries), encoding="utf-8")
 
@@ -98,7 +98,7 @@ def stored(process: str, uptime: float) -> dict[str, Any]:
 def test_a_study_under_way(tmp_path: Path, call: Callable) -> None:
     members = cells()
     folder = make_folder(tmp_path / AWKWARD, members[:2], members)
-    ids = [cell.description["cell"] for cell in members]
+    ids = [cell.info.cell for cell in members]
     write_events(
         folder,
         *(begin(), beat(HERE, 0.0, 0), stored(HERE, 20.0), beat(HERE, 30.0, 1000), stored(HERE, 50.0)),
@@ -116,7 +116,7 @@ def test_a_study_under_way(tmp_path: Path, call: Callable) -> None:
     assert (found.cells, found.done, found.running, found.missing, len(found.failed)) == (6, 2, 1, 3, 1)
     assert found.decisions_per_minute == pytest.approx(3000)  # between 30 s and 90 s
     assert found.cells_per_minute == pytest.approx(1)
-    left = sum(3 * cell.description["horizon"] for cell in (members[2], members[4], members[5]))
+    left = sum(3 * cell.info.horizon for cell in (members[2], members[4], members[5]))
     assert found.seconds_left == pytest.approx(60 * min(left, 6000) / 3000)
     assert (found.damaged, found.warnings, found.at_work) == (1, 1, True)
     assert [(part.policy, part.cells, part.done, part.failed) for part in found.parts] == [
@@ -142,7 +142,7 @@ def test_a_study_of_which_only_the_report_is_missing(tmp_path: Path, call: Calla
 def test_failures_are_forgotten_when_the_study_is_begun_again_or_the_cell_is_there(tmp_path: Path) -> None:
     members = cells()
     folder = make_folder(tmp_path / "out", members[:1], members)
-    ids = [cell.description["cell"] for cell in members]
+    ids = [cell.info.cell for cell in members]
     failure = {"event": "failed", "cells": ids[:2], "policy": "ucb", "error": "no"}
     write_events(folder, begin(), failure)
     assert [found.cell for found in status.read(folder).failed] == [ids[1]]
@@ -193,7 +193,7 @@ def test_rates_of_several_processes_add_up(tmp_path: Path) -> None:
 def test_a_forced_run_counts_what_it_has_replaced(tmp_path: Path) -> None:
     members = cells()
     folder = make_folder(tmp_path / "out", members)
-    ids = [cell.description["cell"] for cell in members]
+    ids = [cell.info.cell for cell in members]
     stamps = {cell: cell_file.version_id(folder, cell) for cell in ids[:4]}
     (folder / "overwrite.json").write_text(json.dumps(stamps))
     cell_file.write_cell(folder, members[0])

@@ -285,7 +285,7 @@ def test_folders_that_vanish_are_made_again(call: CommandLine, finished: Path, l
 
     def vanishing(folder: Path, result: cell_file.CellResult) -> None:
         if not vanished:
-            vanished.append(result.description["cell"])
+            vanished.append(result.info.cell)
             shutil.rmtree(folder / lost)
         write(folder, result)
 

@@ -180,7 +180,7 @@ def assert_same_counts(outcome: runner.Outcome, alone: Path) -> None:
     assert len(outcome.cells) == 2
     wanted = [cell_file.read_cell(path) for path in (alone / "cells").iterdir()]
     for mine in outcome.cells:
-        (other,) = (cell for cell in wanted if cell.description["budget"] == mine.description["budget"])
+        (other,) = (cell for cell in wanted if cell.info.budget == mine.info.budget)
         for metric in ("reward", "served", "demand", "spent_money", "declined", "invalid"):
             np.testing.assert_array_equal(mine.curve(metric), other.curve(metric)[: len(mine.seeds)], err_msg=metric)
 
@@ -242,5 +242,5 @@ def test_a_study_that_is_asked_to_stop_goes_on_within_its_chunks(alone: Path, tm
     assert_same_counts(outcome, alone)
     for cell in outcome.cells:
         np.testing.assert_allclose(
-            cell.upper, cell_file.read_cell(cell_file.cell_path(alone, cell.description["cell"])).upper, rtol=1e-5
+            cell.upper, cell_file.read_cell(cell_file.cell_path(alone, cell.info.cell)).upper, rtol=1e-5
         )

@@ -284,7 +284,7 @@ def test_a_forced_run_that_was_stopped_goes_on_and_loses_nothing(
     def one(folder: Path, result: cell_file.CellResult) -> None:
         if written:
             full()
-        written.append(result.description["cell"])
+        written.append(result.info.cell)
         write(folder, result)
 
     with monkeypatch.context() as patched:

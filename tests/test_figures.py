@@ -82,10 +82,9 @@ def test_slopes_beneath_the_panels_are_neither_cut_nor_on_top_of_each_other(stud
 def test_spending_is_drawn_against_budget_and_horizon(study: list) -> None:
     by_budget, by_horizon = gallery.spend(study).axes
     ucb = {
-        (cell.description["budget_per_task"], cell.description["horizon"]): cell.final("spent_money").mean()
-        / cell.description["budget"]
+        (cell.info.budget_per_task, cell.info.horizon): cell.final("spent_money").mean() / cell.info.budget
         for cell in study
-        if cell.description["policy"] == "ucb"
+        if cell.info.policy == "ucb"
     }
     for axes, places in (
         (by_budget, [(0.001, 16000), (0.002, 16000)]),
@@ -115,7 +114,7 @@ def test_figures_are_cleared_as_the_next_is_drawn(study: list) -> None:
 
 def test_bands_show_mean_and_interval(study: list) -> None:
     figure = gallery.regret_by_round(study)
-    cell = next(c for c in study if c.description["horizon"] == 16000 and c.description["policy"] == "ucb")
+    cell = next(c for c in study if c.info.horizon == 16000 and c.info.policy == "ucb")
     line = next(line for line in figure.axes[0].lines if to_hex(line.get_color()) == "#0072b2")
     np.testing.assert_allclose(np.asarray(line.get_xdata()), cell.eval_rounds)
     np.testing.assert_allclose(np.asarray(line.get_ydata()), cell.curve("regret").mean(axis=0))
@@ -296,7 +295,7 @@ def test_parts_of_regret_have_a_panel_a_budget_or_a_horizon() -> None:
     figure = gallery.decomposition(by_budget)
     assert [axes.get_title() for axes in figure.axes] == ["budget 0.001 USD a task", "budget 0.002 USD a task"]
     assert "After 1,000 rounds." in texts(figure)
-    by_horizon = [cell for cell in by_budget if cell.description["budget_per_task"] == 0.001]
+    by_horizon = [cell for cell in by_budget if cell.info.budget_per_task == 0.001]
     figure = gallery.decomposition(by_horizon)
     assert [axes.get_title() for axes in figure.axes] == ["500 rounds", "1,000 rounds"]
     assert "At budget 0.001 USD a task." in texts(figure)
@@ -321,7 +320,7 @@ def test_regret_by_number_of_stages() -> None:
     np.testing.assert_allclose(rule.get_xdata(), 1000 ** (1 / 3))
     blue = [np.asarray(line.get_xydata()) for line in axes.lines if to_hex(line.get_color()) == "#0072b2"]
     (line,) = [points for points in blue if len(points) == 3]
-    ucb = [c for c in cells if c.description["policy"] == "ucb" and c.description["horizon"] == 1000]
+    ucb = [c for c in cells if c.info.policy == "ucb" and c.info.horizon == 1000]
     np.testing.assert_allclose(line[:, 0], [4, 10, 32], rtol=0.05)
     np.testing.assert_allclose(line[:, 1], [cell.final("regret").mean() for cell in ucb])
     whiskers = [points[:, 1].tolist() for points in blue if len(points) == 2]
@@ -380,12 +379,7 @@ def test_maps_and_bars_keep_their_texts_apart() -> None:
 
 def test_beliefs_print_coverage(study: list) -> None:
     figure = gallery.beliefs(study)
-    cell = next(
-        c
-        for c in study
-        if (c.description["policy"], c.description["horizon"], c.description["budget_per_task"])
-        == ("ucb", 16000, 0.002)
-    )
+    cell = next(c for c in study if (c.info.policy, c.info.horizon, c.info.budget_per_task) == ("ucb", 16000, 0.002))
     assert f"{cell.coverage[-1, :, 0].mean():.1%} covered" in texts(figure)
 
 
@@ -448,7 +442,7 @@ def test_studies_may_lack_axes(options: dict) -> None:
     cells = make_study(**{"budgets": (0.002,), "horizons": (100, 1000), "policies": ("ucb", "greedy")} | options)
     names = {drawn.name for drawn in gallery.draw_all(cells)}
     assert {"regret_by_round", "reward_by_budget", "traffic", "demand_forecast"} <= names
-    assert ("regret_by_horizon" in names) == (len({c.description["horizon"] for c in cells}) > 1)
+    assert ("regret_by_horizon" in names) == (len({c.info.horizon for c in cells}) > 1)
     assert ("beliefs" in names) == bool(options.get("policies", True))
 
 

@@ -87,10 +87,10 @@ def test_the_benchmark_is_the_fluid_value_of_the_realised_demand(made: list[Cell
             total = demand[run, -1]
             value = oracles.hard_mix(*means, cell.instance.budget / cell.instance.unit / total, target, caps)
             if value is None:
-                assert not result.description["benchmark_feasible"]
+                assert not result.info.benchmark_feasible
                 continue
             np.testing.assert_allclose(result.curve("benchmark")[run], value * demand[run], rtol=1e-5)
-    feasible = [result.description["benchmark_feasible"] for result in results]
+    feasible = [result.info.benchmark_feasible for result in results]
     assert any(feasible) and not all(feasible)  # the first world's target is out of reach
 
 
@@ -106,7 +106,7 @@ def test_overspend_is_exactly_zero_and_spend_within_budget(made: list[Cell], res
         assert (result.curve("overspend") == 0.0).all()
         assert (result.curve("spent_money") <= cell.instance.budget[0] * (1 + 1e-12)).all()
         assert (result.curve("invalid") == 0).all()
-        assert cell.instance.budget[0] == pytest.approx(result.description["budget"])
+        assert cell.instance.budget[0] == pytest.approx(result.info.budget)
     assert results[0].final("spent_money").min() > 0.5 * made[0].instance.budget[0]
 
 

@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from envs.errors import InputError
-from experiments.cli import display
+from experiments.cli import findings
 from experiments.report import dashboards, page
 from experiments.report.summary import summarise
 from experiments.report.tables import markdown_tables
@@ -89,15 +89,15 @@ def test_a_metric_from_outside_is_shown_everywhere(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(page, "write_all", lambda cells, folder: [])
     cells = make_study(policies=("ucb",), budgets=(0.002,), horizons=(100, 200), runs=4, oracle=False)
     found = summarise(cells)
-    assert [entry["idle_share"]["mean"] for entry in found["cells"]] == [0.25, 0.25]
+    assert [entry.mean("idle_share") for entry in found.cells] == [0.25, 0.25]
     assert "| Idle, share of demand |" in markdown_tables(found)
     text = page.write(cells, {}, found, tmp_path).read_text(encoding="utf-8")
     assert ">Idle, share of demand</button>" in text and ">25.0 %<" in text
-    terminal = display.findings(cells, found)
+    terminal = findings.findings(found)
     assert [str(column.header) for column in terminal.columns][-1] == "idle"
     assert [cell.plain for cell in terminal.columns[-1].cells] == ["25.00%"]
     assert dashboards.history(cells[0])[-1]["idle_share/mean"] == 0.25
-    assert dashboards.finals(cells[0], found["cells"][0])["final/idle_share"] == 0.25
+    assert dashboards.finals(cells[0], found.cells[0])["final/idle_share"] == 0.25
     assert dashboards.study_values(found)["study/idle_share"] == 0.25
     assert "| `idle_share` | Idle, share of demand | share of the demand |" in documentation.page()
 
@@ -114,7 +114,7 @@ def test_a_measured_metric_from_outside_is_stored_and_shown(tmp_path: Path) -> N
     tables.write_results(tmp_path, [cell])
     column = pyarrow.parquet.read_table(tmp_path / "results.parquet")["kept"].to_pylist()
     np.testing.assert_array_equal(column, (made.demand - made.refused)[-1])
-    assert summarise([cell])["cells"][0]["kept"]["mean"] == pytest.approx(np.mean(column))
+    assert summarise([cell]).cells[0].mean("kept") == pytest.approx(np.mean(column))
     assert dashboards.history(cell)[-1]["kept/mean"] == pytest.approx(np.mean(column))
     assert "| `kept` | tasks | sum over the rounds so far | Made up. |" in documentation.page()
 
@@ -169,7 +169,7 @@ def test_what_cannot_be_a_metric_is_refused(name: str, facts: dict, why: str) ->
 
 def test_members_of_families_and_columns_that_nobody_registered_are_found() -> None:
     cell = make_cell(runs=4)
-    assert METRICS.find("spent_money").most(cell, np.zeros(3)) == cell.description["budget"]
+    assert METRICS.find("spent_money").most(cell, np.zeros(3)) == cell.info.budget
     assert METRICS.find("spent_seconds").most(cell, np.zeros(3)) == math.inf
     assert METRICS.find("violation_worst") is METRICS["violation_worst"]
     assert METRICS.find("violation_latency").label == "Violation, latency (tasks)"

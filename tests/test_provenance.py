@@ -66,7 +66,7 @@ def study(*more: str) -> tuple[str, ...]:
 def cells(folder: Path) -> dict[str, cell_file.CellResult]:
     """The shown cells by policy."""
     found = [cell_file.read_cell(cell_file.cell_path(folder, cell)) for cell in study_folder.shown(folder)]
-    return {cell.description["policy"]: cell for cell in found}
+    return {cell.info.policy: cell for cell in found}
 
 
 def published(folder: Path) -> dict[str, bytes]:
@@ -77,7 +77,7 @@ def test_every_cell_says_what_it_was_made_of_wherever_it_is_shown(call: CommandL
     call.done(*study())
     folder, digest = call.folder / "out", hashlib.sha256(OWN.encode()).hexdigest()
     mine = cells(folder)["a"]
-    made_of, source = mine.description["parameters"], mine.description["sources"]
+    made_of, source = mine.info.parameters, mine.info.sources
     assert made_of["routing"] == {"name": "mine", "horizon": 0.5}
     assert made_of["confidence"] == {"confidence": 0.05, "kappa": 1.0, "radius": "mean"}
     assert made_of["deployment"] == {"name": "everything"}
@@ -91,7 +91,7 @@ def test_every_cell_says_what_it_was_made_of_wherever_it_is_shown(call: CommandL
     for kind in ("routing", "demand"):
         assert (source[kind]["sha256"], source[kind]["text"]) == (digest, OWN)
     assert source["deployment"]["text"] is None
-    assert {"jax", "numpy", "llm_bandits"} <= mine.description["versions"].keys()
+    assert {"jax", "numpy", "llm_bandits"} <= mine.info.versions.keys()
     wanted = {"routing.horizon": 0.5, "confidence.confidence": 0.05, "demand.mean": 20.0, "env.target": 0.5}
     wanted |= {"root_seed": 7, "sources.routing.sha256": digest, "versions.jax": sources.versions()["jax"]}
     (row, *_) = [row for row in studies.rows(folder) if row["policy"] == "a"]
@@ -129,9 +129,7 @@ def test_the_configuration_as_asked_cannot_be_taken_for_what_ran(call: CommandLi
 
 def test_a_choice_and_a_number_of_one_name_are_one_column_of_words(tmp_path: Path) -> None:
     made_of = ({"routing": {"name": "one", "mode": "fast", "size": 2}}, {"routing": {"name": "two", "mode": 3.0}})
-    pair = [make_cell(name) for name in ("one", "two")]
-    for cell, parameters in zip(pair, made_of, strict=True):
-        cell.description["parameters"] = parameters
+    pair = [make_cell(name, parameters=made) for name, made in zip(("one", "two"), made_of, strict=True)]
     tables.write_results(tmp_path, pair)
     found = {(row["policy"], row["routing.mode"], row["routing.size"]) for row in studies.rows(tmp_path)}
     assert found == {("one", "fast", 2), ("two", "3.0", None)}
@@ -221,7 +219,7 @@ def test_a_run_is_made_again_bit_for_bit(call: CommandLine, ask: Callable, tmp_p
     call.done("rules=[mine.py]", POLICIES, *WORLD, *sweep, "out=out")
     folder = call.folder / "out"
     cell = cells(folder)["a"]
-    identity, path = cell.description["cell"], tmp_path / "curve.csv"
+    identity, path = cell.info.cell, tmp_path / "curve.csv"
     (row,) = [row for row in studies.rows(folder) if (row["cell"], row["seed"]) == (identity, 2)]
     before = studies.tree(folder)
     code, out, err = ask("replay", folder, identity, "--seed", 2, "--curve", path)
@@ -245,7 +243,7 @@ def test_what_cannot_be_made_again_is_refused_in_one_sentence(
     studies.write(call.folder, {"models.csv": studies.CATALOGUE})
     call.done("rules=[mine.py]", POLICIES, *WORLD, "env.catalogue=models.csv", "out=out")
     folder = call.folder / "out"
-    identity = cells(folder)["a"].description["cell"]
+    identity = cells(folder)["a"].info.cell
 
     def refused(*words: str, cell: str = identity, seed: object = 1) -> None:
         code, out, err = ask("replay", folder, cell, "--seed", seed)

@@ -45,66 +45,69 @@ def change(cell: CellResult, metric: str, values: np.ndarray) -> CellResult:
 
 def test_summary_agrees_with_the_curves(study: list) -> None:
     summary = summarise(study)
-    for cell, entry in zip(study, summary["cells"], strict=True):
-        assert entry["cell"] == cell.description["cell"]
+    for cell, entry in zip(study, summary.cells, strict=True):
+        assert entry.info.cell == cell.info.cell
         share = cell.final("reward_expected") / cell.final("benchmark")
-        spent = cell.final("spent_money") / cell.description["budget"]
+        spent = cell.final("spent_money") / cell.info.budget
         ranges = (("reward_share", share, np.inf), ("spent_share", spent, 1.0), ("regret", cell.final("regret"), None))
         for name, values, most in ranges:
-            assert tuple(entry[name].values()) == pytest.approx(mean_interval(values, most=most))
-        assert entry["violation_per_task"]["mean"] == pytest.approx(
+            found = entry.metrics[name]
+            assert (found.mean, found.low, found.high) == pytest.approx(mean_interval(values, most=most))
+        assert entry.mean("violation_per_task") == pytest.approx(
             float((cell.final("violation") / cell.final("demand")).mean())
         )
-        assert {metric.name for metric in METRICS.summarised()} <= set(entry)
-    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+        assert {metric.name for metric in METRICS.summarised()} <= set(entry.to_json())
+    plain = summary.to_json()
+    assert json.loads(json.dumps(plain, allow_nan=False)) == plain
 
 
 def test_forecast_error_is_that_of_half_time() -> None:
     cell = make_cell(horizon=1000)
     mark = int(np.flatnonzero(cell.eval_rounds <= 500)[-1])
-    entry = summarise([cell])["cells"][0]
-    assert entry["forecast_error"]["mean"] == pytest.approx(float(cell.curve("forecast_error")[:, mark].mean()))
+    entry = summarise([cell]).cells[0]
+    assert entry.mean("forecast_error") == pytest.approx(float(cell.curve("forecast_error")[:, mark].mean()))
 
 
 def test_exponents_are_those_of_the_cells(study: list) -> None:
-    entries = summarise(study, expected=EXPECTED)["exponents"]
+    entries = summarise(study, expected=EXPECTED).exponents
     assert len(entries) == 10
-    entry = next(e for e in entries if (e["policy"], e["budget_per_task"]) == ("ucb", 0.002))
-    cells = [c for c in study if c.description["policy"] == "ucb" and c.description["budget_per_task"] == 0.002]
-    horizons = [c.description["horizon"] for c in cells]
-    assert entry["regret"] == fit_exponent(horizons, [c.final("regret") for c in cells], expected=0.5).to_dict()
-    assert entry["violation"]["verdict"] is None
-    oracle = next(e for e in entries if e["policy"] == "oracle")
-    assert oracle["regret"]["expected"] is None
+    entry = next(e for e in entries if (e.info.policy, e.budget_per_task) == ("ucb", 0.002))
+    cells = [c for c in study if c.info.policy == "ucb" and c.info.budget_per_task == 0.002]
+    horizons = [c.info.horizon for c in cells]
+    wanted = fit_exponent(horizons, [c.final("regret") for c in cells], expected=0.5)
+    assert entry.regret.to_dict() == entry.to_json()["regret"] == wanted.to_dict()
+    assert entry.violation.verdict is None
+    oracle = next(e for e in entries if e.info.policy == "oracle")
+    assert oracle.regret.expected is None
 
 
 def test_violation_counts_its_positive_part_only() -> None:
     cell = change(make_cell(runs=4), "violation", np.array([-5.0, -3.0, 2.0, 4.0]))
-    entry = summarise([cell])["cells"][0]
-    assert entry["violation"]["mean"] == pytest.approx(1.5)
-    assert entry["violation_positive_share"] == 0.5
+    entry = summarise([cell]).cells[0]
+    assert entry.mean("violation") == pytest.approx(1.5)
+    assert entry.violation_positive_share == 0.5
 
 
 def test_what_does_not_apply_is_none() -> None:
     cell = make_cell(budget_per_task=None, runs=1)
-    entry = summarise([cell])["cells"][0]
-    assert entry["spent_share"] is None
-    assert entry["overspend"] is None
-    assert entry["spent"]["mean"] > 0
-    assert entry["regret"]["low"] is None
+    entry = summarise([cell]).cells[0]
+    assert entry.mean("spent_share") is None
+    assert entry.mean("overspend") is None
+    assert entry.mean("spent") > 0
+    assert entry.metrics["regret"].low is None
     bare = [name for name in cell.metrics if not name.startswith("violation")]
     picks = [cell.metrics.index(name) for name in bare]
     without = replace(cell, metrics=tuple(bare), curves=cell.curves[:, :, picks])
-    assert summarise([without])["cells"][0]["violation_per_task"] is None
+    assert summarise([without]).cells[0].mean("violation_per_task") is None
 
 
 def test_failed_runs_are_counted_and_left_out() -> None:
     cell = make_cell(runs=5)
     curves = cell.curves.copy()
     curves[2] = np.nan
-    entry = summarise([replace(cell, curves=curves)])["cells"][0]
-    assert entry["runs_failed"] == 1
-    assert entry["regret"]["mean"] == pytest.approx(float(np.delete(cell.final("regret"), 2).mean()))
+    entry = summarise([replace(cell, curves=curves)]).cells[0]
+    assert entry.runs_failed == 1
+    assert entry.mean("regret") == pytest.approx(float(np.delete(cell.final("regret"), 2).mean()))
 
 
 def test_labels_spell_out_only_what_differs() -> None:
@@ -124,10 +127,10 @@ def test_labels_spell_out_only_what_differs() -> None:
 
 def test_stages_tell_cells_apart_where_they_were_swept_only() -> None:
     grown = [make_staged_cell(horizon=horizon, runs=3) for horizon in (100, 1000, 10000)]
-    assert [cell.description["stages"] for cell in grown] == [5, 10, 22]
+    assert [cell.info.stages for cell in grown] == [5, 10, 22]
     (group,) = horizon_groups(grown)
     assert group.label.setting == "" and len(group.cells) == 3
-    assert summarise(grown)["exponents"][0]["regret"]["slope"] == pytest.approx(0.5, abs=0.1)
+    assert summarise(grown).exponents[0].regret.slope == pytest.approx(0.5, abs=0.1)
     for axis in ("stages", "env.stages", "env.stage_exponent"):
         swept = [
             make_staged_cell(horizon=horizon, stages=stages, swept={axis: value, "horizon": horizon})
@@ -139,7 +142,7 @@ def test_stages_tell_cells_apart_where_they_were_swept_only() -> None:
         assert [label.setting for label in label_cells(swept)] == [f"{name}=0.25"] * 3 + [f"{name}=0.5"] * 3
         assert [label.setting for label in label_cells(swept, stages=False)] == [""] * 6
         assert [len(group.cells) for group in horizon_groups(swept)] == [3, 3]
-        assert [entry["setting"] for entry in summarise(swept)["exponents"]] == [f"{name}=0.25", f"{name}=0.5"]
+        assert [entry.setting for entry in summarise(swept).exponents] == [f"{name}=0.25", f"{name}=0.5"]
 
 
 def test_a_number_of_stages_may_be_left_to_the_rule() -> None:
@@ -175,20 +178,20 @@ def test_deployment_is_summed_up_with_the_right_numbers() -> None:
     best = np.where(first > 800, -1, first)
     arrival = np.array([0, 0, 0, 0, 0, 250, 500])
     cell = replace(cell, extras=cell.extras | {"arrival": arrival, "first_live": first, "first_best": best})
-    entry = summarise([cell])["cells"][0]
-    assert entry["staged"] is True
-    assert entry["rounds_to_live"] == dict(
+    entry = summarise([cell]).cells[0]
+    assert entry.deployment_matters and entry.to_json()["staged"] is True
+    assert entry.to_json()["rounds_to_live"] == dict(
         zip(("mean", "low", "high"), mean_interval([25.0, 150.0, 205.0], most=1000.0), strict=True)
     )
-    assert entry["never_live_share"]["mean"] == pytest.approx((0 + 0.5 + 1 + 0) / 4)
-    assert entry["rounds_to_best"]["mean"] == pytest.approx((25 + 150 + 10) / 3)
-    assert entry["never_best_share"]["mean"] == pytest.approx((0 + 0.5 + 1 + 0.5) / 4)
-    assert entry["activations_per_stage"]["mean"] == pytest.approx((4 + 0.5 * 10) / 10)
-    assert entry["evictions_per_stage"]["mean"] == pytest.approx(0.25)
-    assert entry["deployment_gap"]["mean"] == pytest.approx(0.01)
-    assert entry["pace"]["mean"] == pytest.approx(1.2)
-    parts = [entry[name]["mean"] for name in PARTS]
-    assert parts == pytest.approx([share * entry["regret"]["mean"] for share in (0.2, 0.3, 0.5)])
+    assert entry.mean("never_live_share") == pytest.approx((0 + 0.5 + 1 + 0) / 4)
+    assert entry.mean("rounds_to_best") == pytest.approx((25 + 150 + 10) / 3)
+    assert entry.mean("never_best_share") == pytest.approx((0 + 0.5 + 1 + 0.5) / 4)
+    assert entry.mean("activations_per_stage") == pytest.approx((4 + 0.5 * 10) / 10)
+    assert entry.mean("evictions_per_stage") == pytest.approx(0.25)
+    assert entry.mean("deployment_gap") == pytest.approx(0.01)
+    assert entry.mean("pace") == pytest.approx(1.2)
+    parts = [entry.mean(name) for name in PARTS]
+    assert parts == pytest.approx([share * entry.mean("regret") for share in (0.2, 0.3, 0.5)])
 
 
 def test_failed_runs_and_models_that_never_come_are_no_newcomers() -> None:
@@ -197,9 +200,9 @@ def test_failed_runs_and_models_that_never_come_are_no_newcomers() -> None:
     curves[1] = np.nan
     first = np.array([[0] * 5 + [300, -1], [0] * 7])
     extras = cell.extras | {"arrival": np.array([0, 0, 0, 0, 0, 250, 1000]), "first_live": first}
-    entry = summarise([replace(cell, curves=curves, extras=extras)])["cells"][0]
-    assert entry["rounds_to_live"]["mean"] == 50.0
-    assert entry["never_live_share"]["mean"] == 0.0
+    entry = summarise([replace(cell, curves=curves, extras=extras)]).cells[0]
+    assert entry.mean("rounds_to_live") == 50.0
+    assert entry.mean("never_live_share") == 0.0
 
 
 def test_counts_are_taken_over_the_stages_begun_so_far() -> None:
@@ -210,18 +213,18 @@ def test_counts_are_taken_over_the_stages_begun_so_far() -> None:
 
 
 def test_cells_from_before_there_were_stages_say_nothing_of_them() -> None:
-    entry = summarise([without_stages(make_staged_cell())])["cells"][0]
-    assert entry["staged"] is False
-    assert all(entry[metric.name] is None for metric in METRICS.summarised(Table.DEPLOYMENT))
-    assert entry["regret"]["mean"] > 0
+    entry = summarise([without_stages(make_staged_cell())]).cells[0]
+    assert not entry.deployment_matters and entry.to_json()["staged"] is False
+    assert not any(metric.name in entry.metrics for metric in METRICS.summarised(Table.DEPLOYMENT))
+    assert entry.mean("regret") > 0
 
 
 def test_groups_survive_rounding_and_refuse_repeats() -> None:
     cells = [make_cell(horizon=h, budget_per_task=0.002 * (1 + 1e-12 * h)) for h in (100, 1000, 10000)]
     assert [len(group.cells) for group in horizon_groups(cells)] == [3]
-    entry = summarise([*cells, cells[0]])["exponents"][0]
-    assert entry["regret"] is None
-    assert "share a horizon" in entry["note"]
+    entry = summarise([*cells, cells[0]]).exponents[0]
+    assert entry.regret is None
+    assert "share a horizon" in entry.note
 
 
 def test_headlines_report_trouble() -> None:
@@ -247,12 +250,12 @@ def test_headlines_name_the_best(study: list) -> None:
 
 def test_exponents_are_expected_of_the_policies_named_and_of_no_others(study: list) -> None:
     expected = {"ucb": {"regret": 0.5, "violation": 0.6}, "greedy": {"regret": 0.5}, "elsewhere": {"regret": 0.5}}
-    for entry in summarise(study, expected=expected)["exponents"]:
+    for entry in summarise(study, expected=expected).exponents:
         for metric in ("regret", "violation"):
-            wanted = expected.get(entry["policy"], {}).get(metric)
-            fit = entry[metric]
-            assert fit is None or fit["expected"] == wanted
-            assert fit is None or (fit["verdict"] is None) == (wanted is None)
+            wanted = expected.get(entry.info.policy, {}).get(metric)
+            fit = entry.fits[metric]
+            assert fit is None or fit.expected == wanted
+            assert fit is None or (fit.verdict is None) == (wanted is None)
     said = " ".join(headlines(summarise(study, expected=expected)))
     assert "Expected of greedy: regret grows no faster than T^0.5: 2 exceeds." in said
     assert said.count("Expected of") == 3
@@ -268,8 +271,8 @@ def vanishing() -> list[CellResult]:
 def test_words_stand_in_every_table_where_there_is_no_slope(tmp_path: Path) -> None:
     cells = vanishing()
     summary = summarise(cells, expected={"ucb": {"violation": 0.5}})
-    fit = summary["exponents"][0]["violation"]
-    assert (fit["slope"], fit["in_words"], fit["verdict"]) == (None, "zero from T = 4,000 on", "consistent")
+    fit = summary.exponents[0].violation
+    assert (fit.has_slope, fit.in_words, fit.verdict) == (False, "zero from T = 4,000 on", "consistent")
     row = [line for line in markdown_tables(summary).splitlines() if line.startswith("| ucb")][-1]
     assert row.endswith("| zero from T = 4,000 on | — | consistent (expected 0.5) |")
     assert "zero from T = 4,000 on" in latex_tables(summary)
@@ -291,40 +294,39 @@ def test_intervals_stay_in_their_range(runs: int) -> None:
     one = np.arange(runs) == 0
     for metric in RATIOS:
         cell = change(cell, metric, np.where(one, 1.0, 1e-6) * cell.final("demand"))
-    cell = change(cell, "spent_money", np.where(one, 0.2, 1.0) * cell.description["budget"])
+    cell = change(cell, "spent_money", np.where(one, 0.2, 1.0) * cell.info.budget)
     cell = change(cell, "reward_expected", np.where(one, 0.0, 1.0) * cell.final("benchmark"))
-    entry = summarise([cell])["cells"][0]
+    entry = summarise([cell]).cells[0]
     shares = ("declined_share", "refused_share", "violation_per_task", "violation_worst_per_task", "spent_share")
     for name in (*shares, "reward_share"):
-        found = entry[name]
-        assert 0 <= found["low"] < found["mean"] < found["high"]
-        assert found["high"] <= 1 or name == "reward_share"
-    assert entry["spent"]["high"] <= cell.description["budget"]
+        found = entry.metrics[name]
+        assert 0 <= found.low < found.mean < found.high
+        assert found.high <= 1 or name == "reward_share"
+    assert entry.metrics["spent"].high <= cell.info.budget
     page = markdown_tables(summarise([cell]))
     assert not re.search(r"\[−", page.split("Regret (tasks)")[0])
-    for name in (metric.name for metric in METRICS.summarised()):
-        for ends in [entry[name]] if entry[name] else []:
-            assert ends["low"] >= 0 or name.startswith("regret"), name
+    for name, found in entry.metrics.items():
+        assert found.low >= 0 or name.startswith("regret"), name
 
 
 def test_spending_beyond_the_budget_has_no_upper_end() -> None:
     cell = make_cell(runs=4)
-    cell = change(cell, "spent_money", np.array([0.9, 1.0, 1.1, 1.2]) * cell.description["budget"])
-    entry = summarise([cell])["cells"][0]["spent_share"]
-    assert entry["mean"] == pytest.approx(1.05)
-    assert entry["high"] > 1.05
+    cell = change(cell, "spent_money", np.array([0.9, 1.0, 1.1, 1.2]) * cell.info.budget)
+    entry = summarise([cell]).cells[0].metrics["spent_share"]
+    assert entry.mean == pytest.approx(1.05)
+    assert entry.high > 1.05
 
 
 def test_a_benchmark_that_earns_nothing_has_no_shares() -> None:
     cell = make_cell(runs=4)
     benchmark = cell.final("benchmark") * [0.0, 1e-12, 1.0, 1.0]
     summary = summarise([change(cell, "benchmark", benchmark)])
-    entry = summary["cells"][0]
-    assert entry["runs_without_benchmark"] == 2
-    assert 0.9 < entry["reward_share"]["mean"] < 1
+    entry = summary.cells[0]
+    assert entry.runs_without_benchmark == 2
+    assert 0.9 < entry.mean("reward_share") < 1
     assert "The benchmark of 2 runs earns nothing; these runs have no share of it." in headlines(summary)
     summary = summarise([change(cell, "benchmark", np.zeros(4))])
-    assert summary["cells"][0]["reward_share"] is None
+    assert summary.cells[0].mean("reward_share") is None
     assert not any("earned most" in sentence for sentence in headlines(summary))
 
 
@@ -338,9 +340,9 @@ def test_a_reward_beyond_the_benchmark_is_remarked() -> None:
 
 def test_a_series_does_not_mix_benchmarks() -> None:
     cells = [make_cell(horizon=horizon, benchmark_feasible=horizon > 100) for horizon in (100, 1000, 10000)]
-    (entry,) = summarise(cells)["exponents"]
-    assert entry["regret"] is entry["violation"] is None
-    assert "some horizons only" in entry["note"]
+    (entry,) = summarise(cells).exponents
+    assert entry.regret is entry.violation is None
+    assert "some horizons only" in entry.note
 
 
 def test_who_is_best_is_asked_at_each_budget() -> None:
@@ -419,7 +421,7 @@ def test_a_part_of_a_study_says_so(study: list) -> None:
     said = headlines(summarise(study[:12], planned=30))
     assert said[1] == "The study is not complete: 12 of 30 cells are there."
     assert not any("not complete" in sentence for sentence in headlines(summarise(study, planned=30)))
-    assert summarise(study)["planned"] == 30
+    assert summarise(study).planned == 30
 
 
 def test_files_lie_beside_the_page(page: Path) -> None:
@@ -487,16 +489,16 @@ def test_deployment_has_a_section_where_it_matters_only(tmp_path: Path, page: Pa
     rows = re.findall(r"<tr data-policy.*?</tr>", section)
     assert len(rows) == 4
     heads = re.findall(r'<button type="button">(.*?)</button>', section)
-    for row, entry in zip(rows, summary["cells"], strict=True):
+    for row, entry in zip(rows, summary.cells, strict=True):
         values = re.findall(r'<t[dh](?: data-value="([^"]*)")?', row)
         assert len(values) == len(heads)
         found = dict(zip(heads, values, strict=True))
-        assert float(found["Stages"]) == entry["stages"] == round(entry["horizon"] ** (1 / 3))
+        assert float(found["Stages"]) == entry.info.stages == round(entry.info.horizon ** (1 / 3))
         assert float(found["Cap on live models"]) == 4
-        assert float(found["Regret, waiting (tasks)"]) == pytest.approx(0.2 * entry["regret"]["mean"])
-        assert float(found["Rounds until a newcomer is live"]) == pytest.approx(entry["rounds_to_live"]["mean"])
+        assert float(found["Regret, waiting (tasks)"]) == pytest.approx(0.2 * entry.mean("regret"))
+        assert float(found["Rounds until a newcomer is live"]) == pytest.approx(entry.mean("rounds_to_live"))
         assert float(found["Newcomers never live"]) == pytest.approx(1 / 6)
-        assert f"<td>{entry['deployment']}</td>" in row
+        assert f"<td>{entry.info.deployment}</td>" in row
 
 
 def test_deployment_is_in_the_plain_tables() -> None:

@@ -468,7 +468,7 @@ def each_part_is_that_of_the_rounds(pair: str, name: str) -> None:
         now, window = best_worth(rounds, present), best_worth(rounds, waited_for)
         result, live = result_of(pair, name, cell), deployed_worth(rounds)
         if np.isnan(now).any() or np.isnan(window).any():
-            assert result.description["benchmark_feasible"] == (not np.isnan(now).any())
+            assert result.info.benchmark_feasible == (not np.isnan(now).any())
             continue
         compared += 1
         reward = rounds.served.astype(float) / worlds.FINE @ np.asarray(rounds.world.reward_mean, float)
@@ -512,7 +512,7 @@ def test_the_clairvoyant_deployment_leaves_waiting_and_routing_alone(name: str) 
     seen = play("clairvoyant", scenario, made, (40, 120))
     for cell in range(CELLS):
         result = measured("clairvoyant", scenario, made, seen, cell, (40, 120))
-        assert result.description["benchmark_feasible"]
+        assert result.info.benchmark_feasible
         ideal = result.curve("benchmark")
         assert (np.abs(result.curve("regret_deployment")) <= 1e-3 * ideal).all()
         assert (result.final("regret_waiting") > 0.01 * result.final("benchmark")).all()

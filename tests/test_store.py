@@ -57,7 +57,7 @@ def assert_equal(left: CellResult, right: CellResult) -> None:
 
 def written(folder: Path, result: CellResult) -> Path:
     cell_file.write_cell(folder, result)
-    return cell_file.cell_path(folder, result.description["cell"])
+    return cell_file.cell_path(folder, result.info.cell)
 
 
 def test_every_field_comes_back(folder: Path, result: CellResult) -> None:
@@ -68,7 +68,7 @@ def test_a_cell_without_budget_target_and_extras_comes_back(folder: Path) -> Non
     bare = make_cell(budget_per_task=None, target=None)
     again = cell_file.read_cell(written(folder, bare))
     assert_equal(again, bare)
-    assert again.description["budget"] is None
+    assert again.info.budget is None
 
 
 def test_an_unknown_metric_names_those_there_are(result: CellResult) -> None:
@@ -149,7 +149,7 @@ def test_numpy_alone_reads_a_cell(folder: Path, result: CellResult) -> None:
 
 
 def test_every_writing_has_its_own_stamp(folder: Path, result: CellResult) -> None:
-    cell = result.description["cell"]
+    cell = result.info.cell
     assert cell_file.version_id(folder, cell) is None
     path = written(folder, result)
     first = cell_file.version_id(folder, cell)
@@ -161,7 +161,7 @@ def test_every_writing_has_its_own_stamp(folder: Path, result: CellResult) -> No
 
 
 def test_damaged_files_are_set_aside_side_by_side(folder: Path, result: CellResult) -> None:
-    cell = result.description["cell"]
+    cell = result.info.cell
     for number in (1, 2):
         written(folder, result).write_text(str(number))
         aside = cell_file.set_aside(folder, cell)
@@ -171,7 +171,7 @@ def test_damaged_files_are_set_aside_side_by_side(folder: Path, result: CellResu
 
 
 def test_a_redo_goes_on_until_everything_is_replaced(folder: Path) -> None:
-    results = {cell.description["cell"]: cell for cell in (make_cell("uniform"), make_cell("greedy"))}
+    results = {cell.info.cell: cell for cell in (make_cell("uniform"), make_cell("greedy"))}
     (there, absent) = results
     written(folder, results[there])
     old = cell_file.version_id(folder, there)
@@ -215,8 +215,7 @@ def test_results_have_one_row_a_run_and_the_columns_of_the_contract(folder: Path
     assert set(COLUMNS) <= set(table.column_names)
     assert table.num_rows == 6
     assert table["seed"].to_pylist() == [0, 1, 2] * 2
-    described = cells[0].description
-    assert table["budget"].to_pylist() == [described["budget"]] * 3 + [None] * 3
+    assert table["budget"].to_pylist() == [cells[0].info.budget] * 3 + [None] * 3
     for column, metric in (("demand_total", "demand"), ("spent", "spent_money"), ("regret", "regret")):
         np.testing.assert_array_equal(table[column].to_numpy()[:3], cells[0].final(metric))
 

@@ -164,10 +164,10 @@ def test_a_rule_that_raises_costs_its_own_cells_only(call: CommandLine) -> None:
     ran = call(own(call, RAISES), "policies=[mine,uniform]", "sweep.policy.mine.warmth=[0.1,0.9]", "out=out")
     assert ran.code == 1
     assert ran.outcome is not None
-    assert [cell.description["policy"] for cell in ran.outcome.cells] == ["uniform"]
+    assert [cell.info.policy for cell in ran.outcome.cells] == ["uniform"]
     lost = set(ran.outcome.failed)
     assert len(lost) == 2
-    assert cell_files(call.folder / "out").keys() == {ran.outcome.cells[0].description["cell"]}
+    assert cell_files(call.folder / "out").keys() == {ran.outcome.cells[0].info.cell}
     assert {row["policy"] for row in studies.rows(call.folder / "out")} == {"uniform"}
     lines = ran.err.splitlines()
     assert "Traceback" not in ran.err
@@ -182,7 +182,7 @@ def test_a_rule_that_raises_costs_its_own_cells_only(call: CommandLine) -> None:
 def test_a_repaired_rule_finishes_the_study(call: CommandLine) -> None:
     assert call(own(call, RAISES), "policies=[mine,uniform]", "out=out").code == 1
     outcome = call.done(own(call, RULE), "policies=[mine,uniform]", "out=out")
-    assert [cell.description["policy"] for cell in outcome.cells] == ["mine", "uniform"]
+    assert [cell.info.policy for cell in outcome.cells] == ["mine", "uniform"]
 
 
 def test_shares_of_a_wrong_shape_are_an_error(call: CommandLine) -> None:

@@ -13,7 +13,7 @@ import yaml
 from rich.console import Console
 
 from envs.errors import InputError
-from experiments.cli import display, status
+from experiments.cli import display, findings, status
 from experiments.config import study as study_config
 from experiments.config.study import study_from
 from experiments.config.texts import readable, text
@@ -164,7 +164,7 @@ def printed(thing: object) -> str:
 def test_tables_on_the_terminal_show_names_as_they_are() -> None:
     cells = [make_cell(name, horizon=horizon, runs=3) for name in HOSTILE for horizon in (100, 200, 400)]
     found = summarise(cells)
-    for table in (display.findings(cells, found), display.exponents(found)):
+    for table in (findings.findings(found), findings.exponents(found)):
         shown = printed(table)
         for name in HOSTILE:
             assert name.strip() in shown, name

@@ -30,7 +30,7 @@ from experiments.report.dashboards import (
     sync_command,
     sync_wandb,
 )
-from experiments.report.summary import summarise
+from experiments.report.summary import Summary, summarise
 from experiments.results.events import EventLog, plain
 from experiments.results.layout import study_digest
 from tests import studies
@@ -41,6 +41,7 @@ CONFIG = {
     "config": {"name": "pilot", "horizon": 1000, "out": None, "tracker": {"name": "wandb"}},
     "versions": {"jax": "0.10.2", "git": "0123456789abcdef0123456789abcdef01234567"},
 }
+NOTHING = Summary(level=0.95, planned=0, cells=(), exponents=())
 FIGURE = (  # the smallest PNG: one white pixel
     "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550000000a49444154789c63f80f00010101001bb6ee56"
     "0000000049454e44ae426082"
@@ -275,7 +276,7 @@ def wandb(monkeypatch) -> FakeWandb:
 
 
 def sync(cells, folder: Path, log: EventLog, summary=None, **settings) -> WandbOutcome:
-    return sync_wandb(cells, CONFIG, summary or {}, folder, WandbSettings(group="pilot", **settings), log)
+    return sync_wandb(cells, CONFIG, summary or NOTHING, folder, WandbSettings(group="pilot", **settings), log)
 
 
 def test_a_run_a_cell_and_an_aggregate(tmp_path: Path, log: EventLog, wandb: FakeWandb) -> None:
@@ -326,14 +327,14 @@ def test_history_and_finals_are_the_results_own_numbers(tmp_path: Path) -> None:
     assert rows[-1]["regret/ci_low"] < rows[-1]["regret/mean"] < rows[-1]["regret/ci_high"]
     assert rows[2]["share/edge-small"] == cell.share[2, 0]
     assert not any("dual_latency" in name for name in rows[0])  # it is NaN throughout
-    entry = summarise([cell])["cells"][0]
+    entry = summarise([cell]).cells[0]
     values = finals(cell, entry)
     for name, part in (("regret_mean", "mean"), ("regret_low", "low"), ("regret_high", "high")):
-        assert values[f"final/{name}"] == entry["regret"][part]
-    assert values["final/violation_mean"] == entry["violation"]["mean"]
+        assert values[f"final/{name}"] == entry.to_json()["regret"][part]
+    assert values["final/violation_mean"] == entry.mean("violation")
     assert values["final/reward_mean"] == pytest.approx(cell.final("reward").mean())
     for name in ("reward_share", "spent_share", "overspend"):
-        assert values[f"final/{name}"] == entry[name]["mean"]
+        assert values[f"final/{name}"] == entry.mean(name)
     assert values["coverage/latency"] == pytest.approx(cell.coverage[-1, :, 2].mean())
     assert values["wall_s"] == 0.25 and values["final/runs_failed"] == 0
     assert all(value is not None and np.isfinite(value) for value in values.values())
@@ -387,13 +388,11 @@ def test_table_columns_have_one_type_each(tmp_path: Path, log: EventLog, wandb: 
     assert {"demand_total", "seed", "regret", "spent"} <= set(table.columns) and table.columns[0] == "cell"
 
 
-@pytest.mark.parametrize("summary", [{}, {"cells": [{}], "exponents": [{"policy": "ucb", "regret": None}]}])
-def test_an_incomplete_summary_is_enough(tmp_path: Path, log, wandb: FakeWandb, summary: dict) -> None:
-    assert sync([make_cell()], tmp_path, log, summary).error is None
-    assert wandb.runs[0].summary["final/regret_mean"] > 0
-    fit = {"policy": "ucb", "label": None, "regret": {"slope": 0.5}}
-    assert sync([make_cell()], tmp_path, log, {"exponents": [fit]}).error is None
-    assert wandb.runs[-1].summary["fit/ucb/regret/slope"] == 0.5
+def test_a_summary_that_lacks_the_cell_is_enough(tmp_path: Path, log, wandb: FakeWandb) -> None:
+    cell = make_cell()
+    assert sync([cell], tmp_path, log, NOTHING).error is None
+    assert wandb.runs[0].summary["final/regret_mean"] == pytest.approx(cell.final("regret").mean())
+    assert wandb.runs[0].arguments["name"].startswith("ucb | T=1000")
 
 
 @pytest.mark.parametrize(
@@ -473,7 +472,7 @@ def test_disabled_does_not_even_import(tmp_path: Path, log: EventLog, monkeypatc
 
 def test_only_earlier_offline_copies_of_the_same_run_are_removed(tmp_path: Path, log, wandb, monkeypatch) -> None:
     cell = make_cell()
-    identity = run_id(CONFIG, cell.description["cell"])
+    identity = run_id(CONFIG, cell.info.cell)
     version_id = "offline-run-20260101_000000"
     gone = [f"{version_id}-{identity}", f"{version_id}-{identity}-1"]
     kept = [
@@ -598,16 +597,14 @@ def test_writing_twice_leaves_each_run_once(written) -> None:
     folder, outcomes = written
     assert [outcome[:2] for outcome in outcomes] == [[4, None], [4, None]]
     cells = make_study(policies=("ucb",), budgets=(0.001,), horizons=(500, 1000, 2000), oracle=False)
-    wanted = [run_id(CONFIG, cell.description["cell"]) for cell in cells] + [
-        f"{study_digest(CONFIG['config'])}-aggregate"
-    ]
+    wanted = [run_id(CONFIG, cell.info.cell) for cell in cells] + [f"{study_digest(CONFIG['config'])}-aggregate"]
     assert {run_folder(folder, identity) for identity in wanted} == set((folder / "wandb").glob("offline-run-*"))
 
 
 def test_a_cells_file_holds_what_was_meant(written) -> None:
     folder, _ = written
     cell = make_cell("ucb", budget_per_task=0.001, horizon=2000, runs=4, marks=6)
-    identity = run_id(CONFIG, cell.description["cell"])
+    identity = run_id(CONFIG, cell.info.cell)
     found = records(run_folder(folder, identity))
     run = found["run"][0]
     assert run["run_id"] == identity and run["run_group"] == f"pilot-{study_digest(CONFIG['config'])}"
@@ -723,12 +720,12 @@ def test_a_trial_of_a_sweep_is_the_agents_run_and_no_other(tmp_path: Path) -> No
 def test_numbers_of_a_whole_study_are_those_of_its_one_learner_at_the_longest_horizon() -> None:
     cells = make_study(policies=("ucb",), budgets=(0.001,), horizons=(100, 1000), runs=4)
     values = dashboards.study_values(summarise(cells, planned=20))
-    (chosen,) = [cell for cell in cells if cell.description["horizon"] == 1000 and not cell.description["clairvoyant"]]
+    (chosen,) = [cell for cell in cells if cell.info.horizon == 1000 and not cell.info.clairvoyant]
     assert values["study/regret_mean"] == pytest.approx(chosen.final("regret").mean())
-    spent = chosen.final("spent_money").mean() / chosen.description["budget"]
+    spent = chosen.final("spent_money").mean() / chosen.info.budget
     assert values["study/spent_share"] == pytest.approx(spent)
     assert (values["study/cells"], values["study/planned"]) == (4, 20)
-    assert dashboards.study_values({}) == {"study/cells": 0}
+    assert dashboards.study_values(NOTHING) == {"study/cells": 0, "study/planned": 0}
 
 
 @pytest.mark.parametrize("axes", [{"policies": ("ucb", "greedy")}, {"budgets": (0.001, 0.002)}, {"policies": ()}])
@@ -741,7 +738,7 @@ def test_there_is_no_number_for_a_mixture(axes: dict, tmp_path: Path, log, wandb
     monkeypatch.setenv("WANDB_RUN_ID", "trial")
     monkeypatch.setenv("WANDB_MODE", "offline")
     wandb.folder = tmp_path / "agent"  # which chooses the id
-    count = sum(not cell.description["clairvoyant"] for cell in cells)
+    count = sum(not cell.info.clairvoyant for cell in cells)
     assert f"without study/<metric> for the search: {count} cells learn" in sync(cells, tmp_path, log, found).sentence
 
 

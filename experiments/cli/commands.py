@@ -162,8 +162,8 @@ def _replay(arguments: Sequence[str]) -> int:
     if given.curve is not None:
         _write(given.curve.expanduser(), "")  # before anything is simulated
     found = replay.replay(given.folder.expanduser(), given.cell, given.seed)
-    about = found.cell.description
-    print(f"cell {given.cell}: {about['policy']}, {about['horizon']:,} rounds, seed {found.seed}")
+    about = found.cell.info
+    print(f"cell {given.cell}: {about.policy}, {about.horizon:,} rounds, seed {found.seed}")
     for name, value in found.final.items():
         print(f"{name} {value!r}")
     if given.curve is None:

@@ -3,20 +3,18 @@
 Names are text: everything is printed by :func:`say`, or is a ``Text``, so that no name is read as markup.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from threading import Event, Lock, Thread
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
 from experiments.cli.status import short
 
 if TYPE_CHECKING:  # the first line of a command is printed from here, before JAX is imported
-    from experiments.results.cell_file import CellResult
     from experiments.results.events import EventLog
 
 _PLAIN_SECONDS = 5.0  # between two lines when there is no terminal
@@ -158,60 +156,3 @@ def console() -> Console:
 def say(console: Console, text: str) -> None:
     """Print a line as it is, whatever names are in it."""
     console.print(Text(text), soft_wrap=True)
-
-
-def findings(cells: "Sequence[CellResult]", summary: dict[str, Any]) -> Table:
-    """What was found: a row for each policy and budget at the longest horizon."""
-    longest = max(cell.description["horizon"] for cell in cells)
-    from experiments.results.metrics import METRICS  # brings NumPy with it
-
-    shown = [(metric.name, *metric.terminal) for metric in METRICS.summarised() if metric.terminal is not None]
-    rows = [
-        [*_name(entry), *(_mean(entry, metric, form) for metric, _, form in shown)]
-        for entry in summary["cells"]
-        if entry["horizon"] == longest
-    ]
-    return _table(f"At {longest:,} rounds, means over runs", [heading for _, heading, _ in shown], rows)
-
-
-def exponents(summary: dict[str, Any]) -> Table | None:
-    """How regret and violation grow with the horizon; None where there are too few horizons."""
-    rows = []
-    for entry in summary["exponents"]:
-        regret, violation = entry.get("regret"), entry.get("violation")
-        fits = (_fit(regret, "slope", "interval"), _fit(regret, "tail_slope", "tail_interval"))
-        rows.append([*_name(entry), *fits, _fit(violation, "slope", "interval")])
-    names = ("regret", "regret, longest horizons", "violation")
-    level = f"{100 * summary.get('level', 0.95):g} %"
-    return _table(f"Growth with the horizon: exponents with {level} intervals", names, rows) if rows else None
-
-
-def _table(title: str, numbers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A table without the columns that hold nothing."""
-    table = Table(title=Text(title), title_justify="left")
-    names = ("policy", "USD a task", *numbers)
-    told = [place for place in range(len(names)) if place == 0 or any(row[place] != "-" for row in rows)]
-    for place in told:
-        table.add_column(names[place], justify="right" if place else "left", overflow="fold")
-    for row in rows:
-        # Numbers never break; where the terminal is narrow, the policy's name does.
-        table.add_row(*(Text(row[place].replace(" ", "\N{NO-BREAK SPACE}") if place else row[place]) for place in told))
-    return table
-
-
-def _name(entry: dict[str, Any]) -> list[str]:
-    budget = entry.get("budget_per_task")
-    return [f"{entry['label']} {entry['setting']}".strip(), "-" if budget is None else f"{budget:.3g}"]
-
-
-def _mean(entry: dict[str, Any], metric: str, form: str) -> str:
-    value = entry.get(metric)
-    return "-" if not value or value.get("mean") is None else format(value["mean"], form)
-
-
-def _fit(fit: dict[str, Any] | None, slope: str, interval: str) -> str:
-    """A slope with its interval; words in place of the slope over all horizons where there is none."""
-    if not fit or fit.get(slope) is None:
-        return (fit["in_words"] if fit and slope == "slope" else "") or "-"
-    low, high = fit[interval]
-    return f"{fit[slope]:.2f}" + ("" if low is None or high is None else f" [{low:.2f}, {high:.2f}]")

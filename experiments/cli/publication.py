@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from experiments import interrupt
-from experiments.cli import display
+from experiments.cli import display, findings
 from experiments.config.study import StudyConfig
 from experiments.jobs.runner import Outcome
 from experiments.report import dashboards
@@ -32,7 +32,7 @@ def publish(
     """Everything below the simulation. Reads results and nothing else, so that it can be done again at any time."""
     plan = layout.read_plan(folder)
     made = make([as_planned(cell, plan) for cell in outcome.cells], folder)
-    for table in (display.findings(made.cells, made.found), display.exponents(made.found)):
+    for table in (findings.findings(made.found), findings.exponents(made.found)):
         if table is not None:
             console.print(table)
     _say_speed(outcome, console)
@@ -84,7 +84,7 @@ def _is_my_turn(leases: Leases) -> bool:
 
 
 def _ids(cells: Sequence[CellResult]) -> set[str]:
-    return {cell.description["cell"] for cell in cells}
+    return {cell.info.cell for cell in cells}
 
 
 def rebuild(folder: Path) -> int:

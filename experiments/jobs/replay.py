@@ -23,6 +23,7 @@ from experiments.config.study import StudyConfig, study_from
 from experiments.jobs import runner
 from experiments.results import cell_file, layout, study_folder, tables
 from experiments.results.cell_file import CellResult
+from experiments.results.cell_info import CellInfo
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ def replay(folder: Path, cell: str, seed: int) -> Replay:
         again = runner.simulate_again(settings, planned, folder, cell)
     place = int(np.flatnonzero(known.seeds == seed)[0])
     curve, there = again.curves[place], known.curves[place]
-    here, then = sources.versions(), known.description.get("versions", {})
+    here, then = sources.versions(), known.info.versions
     return Replay(
         cell=known,
         seed=seed,
@@ -88,7 +89,7 @@ def _study_of(
 ) -> tuple[StudyConfig, list[Cell]]:
     """The study of the folder that has this very cell, and all its cells."""
     studies = [record, *reversed(record.get("earlier", []))]
-    cell = known.description["cell"]
+    cell = known.info.cell
     differing: list[str] = []
     for entry in sorted(studies, key=lambda entry: cell not in str(entry.get("cells", "")).split()):
         plain = entry["config"]
@@ -97,7 +98,7 @@ def _study_of(
         planned = cells.build(settings)
         if any(candidate.id == cell for candidate in planned):
             return settings, planned
-        differing = differing or _differing(known.description, planned)
+        differing = differing or _differing(known.info, planned)
     if differing:
         raise InputError(f"cell {cell} cannot be replayed: {'; '.join(differing)}")
     raise InputError(f"cell {cell} cannot be replayed: no configuration in {folder}/config.yaml gives it")
@@ -128,20 +129,20 @@ def _all(folder: Path) -> list[CellResult]:
 
 
 def _texts(cell: CellResult) -> list[str]:
-    return [source["text"] for source in cell.description.get("sources", {}).values() if source.get("text")]
+    return [source["text"] for source in cell.info.sources.values() if source.get("text")]
 
 
-def _differing(about: Mapping[str, Any], planned: list[Cell]) -> list[str]:
+def _differing(about: CellInfo, planned: list[Cell]) -> list[str]:
     """What the planned cell in a stored one's place is made by in another version."""
-    if "sources" not in about:
+    if not about.sources:
         return ["it was made by an earlier version of the program, which did not record what by"]
-    was = sources.components(about["sources"])
+    was = sources.components(about.sources)
     for cell in planned:
         config = cell.config
         place = config.policy.name, config.horizon, config.world or config.catalogue
-        if place != (about["policy"], about["horizon"], about["env"]):
+        if place != (about.policy, about.horizon, about.env):
             continue
-        if all(config.swept.get(axis) == value for axis, value in about["swept"].items()):
+        if all(config.swept.get(axis) == value for axis, value in about.swept.items()):
             here = sources.components(cell.sources)
             return [
                 f"{what} is another version here ({here[what][:8]}, recorded {digest[:8]})"

@@ -647,4 +647,4 @@ def _announcement(result: CellResult) -> dict[str, Any]:
     final = {
         f"{name}_mean": float(result.final(name).mean()) for name in ("reward", "regret", "violation", "overspend")
     }
-    return {key: result.description[key] for key in keys} | final
+    return {key: getattr(result.info, key) for key in keys} | final

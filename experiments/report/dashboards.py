@@ -18,8 +18,10 @@ import numpy as np
 
 from envs.errors import InputError, nearest
 from experiments import interrupt
-from experiments.report.summary import metric_band
+from experiments.report.scaling import ExponentFit
+from experiments.report.summary import CellSummary, ExponentSummary, Interval, Summary, metric_band
 from experiments.results.cell_file import CellResult
+from experiments.results.cell_info import CellInfo
 from experiments.results.events import EventLog, plain
 from experiments.results.layout import study_digest
 from experiments.results.metrics import METRICS
@@ -145,7 +147,7 @@ def _mode(given: Any, where: str) -> str:
 def sync_wandb(
     cells: Sequence[CellResult],
     config: Mapping[str, Any],
-    summary: Mapping[str, Any],
+    summary: Summary,
     results_folder: Path,
     settings: WandbSettings,
     log: EventLog,
@@ -161,7 +163,7 @@ def sync_wandb(
     Args:
         cells: all cells of the study.
         config: the resolved configuration; git revision under "versions", if known.
-        summary: :func:`experiments.report.summary.summarise` of the cells; what is missing in it is left out.
+        summary: :func:`experiments.report.summary.summarise` of the cells.
         results_folder: holds the PNG files of figures/, results.parquet and summary.json, as far as they exist.
         settings: where to write.
         log: gets one event "wandb", with the error if there was one.
@@ -214,9 +216,7 @@ def run_id(config: Mapping[str, Any], cell: str) -> str:
 class _Study:
     """What all runs of one call share, and how far it got."""
 
-    def __init__(
-        self, *, config: Mapping[str, Any], summary: Mapping[str, Any], results_folder: Path, settings: WandbSettings
-    ):
+    def __init__(self, *, config: Mapping[str, Any], summary: Summary, results_folder: Path, settings: WandbSettings):
         self.settings = settings
         self.results_folder = results_folder
         self.folder = Path(settings.folder or results_folder) / "wandb"
@@ -224,7 +224,7 @@ class _Study:
         self.asked = config.get("config", config)
         self.digest = study_digest(config.get("config", config))
         self.summary = summary
-        self.entries = {entry.get("cell"): entry for entry in summary.get("cells") or ()}
+        self.entries = {entry.info.cell: entry for entry in summary.cells}
         self.revision = _revision(config.get("versions"))
         self.trial = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
         self.runs = 0
@@ -243,7 +243,7 @@ def _write_runs(study: _Study, cells: Sequence[CellResult], mode: str) -> None:
                 run.define_metric("*", step_metric="t")
                 for row in history(cell):
                     run.log(row)
-                run.summary.update(finals(cell, study.entries.get(cell.description.get("cell"))))
+                run.summary.update(finals(cell, study.entries.get(cell.info.cell)))
         with (
             _open_run(wandb, study, mode, **_aggregate_identity(study, cells)) as run,
             _environment(WANDB_DATA_DIR=Path(run.dir).parent),  # where files on their way to an artifact wait
@@ -329,27 +329,26 @@ def _environment(**values: object) -> Iterator[None]:
 
 
 def _cell_identity(study: _Study, cell: CellResult) -> dict[str, Any]:
-    about = cell.description
+    about = cell.info
     return {
-        "id": run_id(study.config, str(about.get("cell"))),
+        "id": run_id(study.config, about.cell),
         "job_type": "cell",
-        "name": _cell_name(about, study.entries.get(about.get("cell"), {})),
-        "tags": _tags(about.get("policy"), about.get("env"), study.revision, *study.settings.tags),
+        "name": _cell_name(about, study.entries.get(about.cell)),
+        "tags": _tags(about.policy, about.env, study.revision, *study.settings.tags),
         "config": _made_of(cell) | {"models": list(cell.models), "asked": plain(study.asked)},
     }
 
 
 def _made_of(cell: CellResult) -> dict[str, Any]:
     """What a cell is and what it was made of, flat, with the text of a user's files."""
-    about = cell.description
     groups = ("parameters", "sources", "versions", "swept")
-    texts = {f"sources.{kind}.text": source.get("text") for kind, source in about.get("sources", {}).items()}
-    found = {name: value for name, value in about.items() if name not in groups} | described(about)
+    texts = {f"sources.{kind}.text": source.get("text") for kind, source in cell.info.sources.items()}
+    found = {name: value for name, value in cell.info.to_json().items() if name not in groups} | described(cell.info)
     return plain(found | {name: text for name, text in texts.items() if text is not None} | {"runs": len(cell.seeds)})
 
 
 def _aggregate_identity(study: _Study, cells: Sequence[CellResult]) -> dict[str, Any]:
-    worlds = sorted({str(cell.description.get("env")) for cell in cells})
+    worlds = sorted({str(cell.info.env) for cell in cells})
     return {
         "id": f"{study.digest}-aggregate",
         "job_type": "aggregate",
@@ -359,11 +358,11 @@ def _aggregate_identity(study: _Study, cells: Sequence[CellResult]) -> dict[str,
     }
 
 
-def _cell_name(about: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
+def _cell_name(about: CellInfo, entry: CellSummary | None) -> str:
     """For example "ucb (step_size=0.1) | no target | T=4000 | 0.002 USD a task"."""
-    parts = [str(entry.get("label") or about.get("policy")), str(entry.get("setting") or "")]
-    parts.append(f"T={about.get('horizon')}")
-    budget = about.get("budget_per_task")
+    parts = [about.policy] if entry is None else [entry.label, entry.setting]
+    parts.append(f"T={about.horizon}")
+    budget = about.budget_per_task
     parts.append("no budget" if budget is None else f"{budget:.4g} USD a task")
     return " | ".join(part for part in parts if part)[:_LONGEST_NAME]
 
@@ -398,7 +397,7 @@ def history(cell: CellResult) -> list[dict[str, float]]:
     return rows
 
 
-def finals(cell: CellResult, entry: Mapping[str, Any] | None) -> dict[str, Any]:
+def finals(cell: CellResult, entry: CellSummary | None) -> dict[str, Any]:
     """The summary of a cell's run under stable names: ``final/...``, ``coverage/<quantity>`` and ``wall_s``.
 
     Sums are ``final/regret_mean``, shares ``final/reward_share``; both have ``_low`` and ``_high``. The numbers are
@@ -406,23 +405,23 @@ def finals(cell: CellResult, entry: Mapping[str, Any] | None) -> dict[str, Any]:
     """
     values: dict[str, Any] = {}
     for name, (mean, low, high) in _bands(cell).items():
-        values |= _final_values(name, {"mean": mean[-1], "low": low[-1], "high": high[-1]})
-    for name, found in (entry or {}).items():
-        if isinstance(found, Mapping) and "mean" in found:
-            values |= _final_values(name, found)
-    for name in ("runs_failed", "violation_positive_share"):
-        values[f"final/{name}"] = (entry or {}).get(name)
+        values |= _final_values(name, Interval(mean=mean[-1], low=low[-1], high=high[-1]))
+    if entry is not None:
+        for name, interval in entry.metrics.items():
+            values |= _final_values(name, interval)
+        values |= {"final/runs_failed": entry.runs_failed}
+        values |= {"final/violation_positive_share": entry.violation_positive_share}
     for number, quantity in enumerate(cell.estimates):
         held = cell.coverage[-1, :, number]
         held = held[np.isfinite(held)]
         values[f"coverage/{quantity}"] = held.mean() if len(held) else None
-    values["wall_s"] = cell.description.get("wall_s")
+    values["wall_s"] = cell.info.wall_s
     return {name: value for name, value in plain(values).items() if value is not None}
 
 
-def _final_values(name: str, interval: Mapping[str, Any]) -> dict[str, Any]:
-    names = {"mean": METRICS.find(name).mean_name, "low": f"{name}_low", "high": f"{name}_high"}
-    return {f"final/{names[end]}": interval.get(end) for end in names}
+def _final_values(name: str, interval: Interval) -> dict[str, Any]:
+    names = {METRICS.find(name).mean_name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    return {f"final/{name}": value for name, value in names.items()}
 
 
 def _bands(cell: CellResult) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -486,23 +485,22 @@ def _table(wandb: Any, columns: list[str], rows: list[list[Any]]) -> Any:
     return table
 
 
-def study_values(summary: Mapping[str, Any]) -> dict[str, Any]:
+def study_values(summary: Summary) -> dict[str, Any]:
     """One number a metric for the whole study under stable names, ``study/regret_mean`` and so on.
 
     The means of the one cell of a learning policy at the longest horizon; what a W&B sweep may minimise or maximise.
     Where several policies, budgets or settings are learned in at that horizon there are none of these numbers: a mean
     over a mixture would compare nothing.
     """
-    entries = [entry for entry in summary.get("cells") or () if entry.get("horizon")]
-    values: dict[str, Any] = {"study/cells": len(entries), "study/planned": summary.get("planned")}
+    values: dict[str, Any] = {"study/cells": len(summary.cells), "study/planned": summary.planned}
     learning = _learning(summary)
     if len(learning) == 1:
         for metric in METRICS.summarised():
-            values[f"study/{metric.mean_name}"] = (learning[0].get(metric.name) or {}).get("mean")
+            values[f"study/{metric.mean_name}"] = learning[0].mean(metric.name)
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _missing(summary: Mapping[str, Any]) -> str | None:
+def _missing(summary: Summary) -> str | None:
     """Why a sweep's search finds no ``study/<metric>``; None where it does."""
     count = len(_learning(summary))
     if count == 1:
@@ -510,26 +508,27 @@ def _missing(summary: Mapping[str, Any]) -> str | None:
     return f"without study/<metric> for the search: {count} cells learn at the longest horizon, and one can be compared"
 
 
-def _learning(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The entries of learning policies at the longest horizon."""
-    entries = [entry for entry in summary.get("cells") or () if entry.get("horizon")]
-    longest = max((entry["horizon"] for entry in entries), default=0)
-    return [entry for entry in entries if entry["horizon"] == longest and not entry.get("clairvoyant")]
+def _learning(summary: Summary) -> list[CellSummary]:
+    """The cells of learning policies at the longest horizon."""
+    return [entry for entry in summary.longest if not entry.info.clairvoyant]
 
 
-def _cell_entries(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _cell_entries(summary: Summary) -> list[dict[str, Any]]:
     """One flat entry a cell: what it is, and each metric's mean with its interval."""
-    about = ("cell", "label", "setting", "policy", "budget_per_task", "horizon", "num_models", "target", "runs")
     flat = []
-    for entry in summary.get("cells") or ():
-        found = {name: entry.get(name) for name in about}
-        for metric in METRICS.summarised():
-            interval, name = entry.get(metric.name) or {}, metric.name
-            found |= {
-                name: interval.get("mean"),
-                f"{name}_low": interval.get("low"),
-                f"{name}_high": interval.get("high"),
-            }
+    for entry in summary.cells:
+        about = entry.info
+        found: dict[str, Any] = {
+            "cell": about.cell,
+            "label": entry.label,
+            "setting": entry.setting,
+            "policy": about.policy,
+        }
+        found |= {"budget_per_task": about.budget_per_task, "horizon": about.horizon, "num_models": about.num_models}
+        found |= {"target": about.target, "runs": entry.runs}
+        for name in (metric.name for metric in METRICS.summarised()):
+            interval = entry.metrics.get(name) or Interval(mean=math.nan, low=None, high=None)
+            found |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
         flat.append(plain(found))
     return flat
 
@@ -555,7 +554,7 @@ def run_table(cells: Sequence[CellResult]) -> tuple[list[str], list[list[Any]]]:
 
 
 def _run_entries(cell: CellResult, most: int | None) -> list[dict[str, Any]]:
-    about = plain(described(cell.description))
+    about = plain(described(cell.info))
     lines = run_columns(cell)
     return [
         about | {"seed": int(seed)} | {name: plain(line[run]) for name, line in lines.items()}
@@ -563,20 +562,24 @@ def _run_entries(cell: CellResult, most: int | None) -> list[dict[str, Any]]:
     ]
 
 
-def _exponents(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _exponents(summary: Summary) -> list[dict[str, Any]]:
     """One flat entry for each fit that has a slope."""
-    about = ("label", "policy", "deployment", "forecaster", "env", "demand", "num_models", "target", "setting")
     flat = []
-    for entry in summary.get("exponents") or ():
-        for metric, fit in entry.items():
-            if isinstance(fit, Mapping) and fit.get("slope") is not None:
-                found = {name: entry.get(name) for name in (*about, "budget_per_task")} | {"metric": metric}
-                for slope, interval in (("slope", "interval"), ("tail_slope", "tail_interval")):
-                    low, high = fit.get(interval) or (None, None)
-                    found |= {slope: fit.get(slope), f"{slope}_low": low, f"{slope}_high": high}
-                found |= {name: fit.get(name) for name in ("expected", "verdict")}
-                flat.append(plain(found | {"horizons": len(fit.get("horizons") or ()), "note": fit.get("note")}))
+    for entry in summary.exponents:
+        for metric, fit in entry.fits.items():
+            if fit is not None and fit.has_slope:
+                flat.append(plain(_exponent(entry, metric, fit)))
     return flat
+
+
+def _exponent(entry: ExponentSummary, metric: str, fit: ExponentFit) -> dict[str, Any]:
+    about = ("policy", "deployment", "forecaster", "env", "demand", "num_models", "target")
+    found = {"label": entry.label} | {name: getattr(entry.info, name) for name in about}
+    found |= {"setting": entry.setting, "budget_per_task": entry.budget_per_task, "metric": metric}
+    for name, slope, ends in (("slope", fit.slope, fit.interval), ("tail_slope", fit.tail_slope, fit.tail_interval)):
+        found |= {name: slope, f"{name}_low": ends[0], f"{name}_high": ends[1]}
+    found |= {"expected": fit.expected, "verdict": fit.verdict}
+    return found | {"horizons": len(fit.horizons), "note": fit.note}
 
 
 def _fit_values(exponents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

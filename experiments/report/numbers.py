@@ -1,4 +1,6 @@
-"""Numbers as headlines, tables and the page write them."""
+"""Numbers as headlines, tables, the page and figures write them."""
+
+import math
 
 
 def rounded(value: float) -> str:
@@ -37,3 +39,13 @@ def budget_key(value: float | None) -> str:
 def level_text(value: float) -> str:
     """A confidence level: "95 %"."""
     return f"{100 * value:g} %"
+
+
+def exponent(slope: float) -> str:
+    """A slope, two decimals and a true minus sign."""
+    return f"{slope:.2f}".replace("-", "−")
+
+
+def exponent_interval(ends: tuple[float, float]) -> str:
+    """Its interval in brackets; empty without one."""
+    return "" if math.isnan(ends[0]) or math.isnan(ends[1]) else f"[{exponent(ends[0])}, {exponent(ends[1])}]"

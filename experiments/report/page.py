@@ -17,6 +17,7 @@ from markupsafe import Markup, escape
 from experiments.report.figures.gallery import Written, write_all
 from experiments.report.headlines import headlines
 from experiments.report.numbers import budget_key, budget_text, whole
+from experiments.report.summary import CellSummary, Summary
 from experiments.report.tables import (
     ReportTable,
     cell_table,
@@ -35,9 +36,7 @@ MAX_NOTES = 12  # of fits
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
-def write(
-    cells: Sequence[CellResult], record: Mapping[str, Any], summary: Mapping[str, Any], folder: str | Path
-) -> Path:
+def write(cells: Sequence[CellResult], record: Mapping[str, Any], summary: Summary, folder: str | Path) -> Path:
     """Write ``report.html``, ``tables.md``, ``tables.tex`` and ``figures/`` into a folder.
 
     Args:
@@ -59,9 +58,9 @@ def write(
     return page
 
 
-def render(record: Mapping[str, Any], summary: Mapping[str, Any], figures: Sequence[Written]) -> str:
+def render(record: Mapping[str, Any], summary: Summary, figures: Sequence[Written]) -> str:
     """The page. Its template escapes every text; only our own style sheet and script are put in as they are."""
-    config, cells = record.get("config") or {}, summary["cells"]
+    config, cells = record.get("config") or {}, summary.cells
     template = _environment().get_template("report.html.j2")
     return template.render(
         title=_title(config),
@@ -137,13 +136,13 @@ def _axes(sweep: Mapping[str, Any]) -> Iterator[tuple[str, Sequence[Any]]]:
             yield str(name), value
 
 
-def _filters(cells: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, list[tuple[str, str]]]]:
+def _filters(cells: Sequence[CellSummary]) -> list[tuple[str, str, list[tuple[str, str]]]]:
     """Name, title and options (value, text) of each drop-down list that has a choice; the script shows them."""
     axes = [
-        ("policy", "Policy", [(cell["label"], cell["label"]) for cell in cells]),
-        ("setting", "Setting", [(cell["setting"], cell["setting"]) for cell in cells]),
-        ("budget", "Budget (USD a task)", [_budget_option(cell.get("budget_per_task")) for cell in cells]),
-        ("horizon", "Horizon", [(f"{cell['horizon']:.0f}", whole(cell["horizon"])) for cell in cells]),
+        ("policy", "Policy", [(cell.label, cell.label) for cell in cells]),
+        ("setting", "Setting", [(cell.setting, cell.setting) for cell in cells]),
+        ("budget", "Budget (USD a task)", [_budget_option(cell.info.budget_per_task) for cell in cells]),
+        ("horizon", "Horizon", [(f"{cell.info.horizon:.0f}", whole(cell.info.horizon)) for cell in cells]),
     ]
     distinct = [(name, title, list(dict.fromkeys(options))) for name, title, options in axes]
     return [(name, title, options) for name, title, options in distinct if len(options) > 1]
@@ -153,9 +152,9 @@ def _budget_option(budget: float | None) -> tuple[str, str]:
     return budget_key(budget), budget_text(budget)
 
 
-def _start(cells: Sequence[Mapping[str, Any]]) -> str:
+def _start(cells: Sequence[CellSummary]) -> str:
     """The horizon at which the page opens; empty: it shows all."""
-    return f"{max(cell['horizon'] for cell in cells):.0f}" if len(cells) > MAX_ROWS_UNFILTERED else ""
+    return f"{max(cell.info.horizon for cell in cells):.0f}" if len(cells) > MAX_ROWS_UNFILTERED else ""
 
 
 def _data(figure: Written) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from envs.errors import InputError
 from experiments import interrupt
 from experiments.report import page, published, summary
+from experiments.report.summary import Summary
 from experiments.results import cell_file, disk, layout, study_folder, study_record, tables
 from experiments.results.cell_file import CellResult
 
@@ -20,7 +21,7 @@ class Publication:
 
     cells: Sequence[CellResult]
     record: Mapping[str, Any]  # of config.yaml
-    found: dict[str, Any]  # the summary
+    found: Summary
     page: Path
 
 
@@ -32,7 +33,7 @@ def make(cells: Sequence[CellResult], folder: Path) -> Publication:
     found = summary.summarise(cells, expected=record["config"].get("expected_exponents"), planned=planned)
     interrupt.check()
     tables.write_results(folder, cells)
-    tables.write_summary(folder, found)
+    tables.write_summary(folder, found.to_json())
     if compared := published.compare(cells):
         disk.write_atomically(folder / PUBLISHED, published.markdown(compared).encode())
     interrupt.check()
@@ -73,5 +74,5 @@ def stored_cells(folder: Path) -> list[CellResult]:
 
 def as_planned(cell: CellResult, plan: Mapping[str, Mapping[str, Any]]) -> CellResult:
     """A cell that one study of the folder stored may be swept over by another one, too."""
-    swept = cell.description["swept"] | plan.get(cell.description["cell"], {}).get("swept", {})
-    return replace(cell, description=cell.description | {"swept": swept})
+    swept = cell.info.swept | plan.get(cell.info.cell, {}).get("swept", {})
+    return replace(cell, info=replace(cell.info, swept=swept))

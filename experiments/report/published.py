@@ -51,21 +51,21 @@ class Comparison:
 
 
 def annotated(cells: Sequence[CellResult], points: Sequence[Mapping[str, Any]]) -> list[CellResult]:
-    """The cells, those with a published point holding it as ``published`` in their description."""
+    """The cells, those with a published point holding it as ``info.published``."""
     return [_annotated(cell, points) for cell in cells]
 
 
 def _annotated(cell: CellResult, points: Sequence[Mapping[str, Any]]) -> CellResult:
     for point in points:
-        if all(cell.description.get(name) == point[name] for name in POINT_NAMES if name in point):
+        if all(getattr(cell.info, name) == point[name] for name in POINT_NAMES if name in point):
             published = {name: float(point[name]) for name in POINT_QUANTITIES if name in point}
-            return replace(cell, description=cell.description | {"published": published})
+            return replace(cell, info=replace(cell.info, published=published))
     return cell
 
 
 def signed_violation(cell: CellResult) -> np.ndarray | None:
     """[R, E] tasks per round that were missing to the latency target so far; negative where there were more."""
-    target = cell.description.get("target")
+    target = cell.info.target
     if target is None or "service_latency" not in cell.metrics:
         return None
     return np.asarray((target * cell.curve("demand") - cell.curve("service_latency")) / cell.eval_rounds)
@@ -84,7 +84,7 @@ def compare(cells: Sequence[CellResult]) -> list[Comparison]:
     found = [
         _comparison(cell, label.line, label.setting)
         for cell, label in zip(cells, labels, strict=True)
-        if "published" in cell.description
+        if cell.info.published is not None
     ]
     return sorted(found, key=lambda one: (one.nearest, one.label, one.setting))
 
@@ -96,7 +96,7 @@ def _comparison(cell: CellResult, label: str, setting: str) -> Comparison:
         regret[name] = math.nan if curve is None else float(curve[:, -1].mean())
     missing = signed_violation(cell)
     violation = math.nan if missing is None else float(missing[:, -1].mean())
-    published = cell.description["published"]
+    published = cell.info.published or {}
     return Comparison(
         label=label,
         setting=setting,

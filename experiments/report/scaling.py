@@ -41,6 +41,11 @@ class ExponentFit:
     resamples_dropped: int  # resamples without a logarithm at some usable horizon
     note: str
 
+    @property
+    def has_slope(self) -> bool:
+        """Whether there is a slope; else ``in_words`` says what is known."""
+        return not math.isnan(self.slope)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold; NaN becomes None."""
         return {

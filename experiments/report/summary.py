@@ -1,4 +1,4 @@
-"""Results in one dictionary: what every cell scored, with intervals, and how regret and violation grow."""
+"""What every cell scored, with intervals, and how regret and violation grow with the horizon."""
 
 import json
 import math
@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.report.scaling import fit_exponent, mean_band, mean_interval
+from experiments.report.scaling import ExponentFit, fit_exponent, mean_band, mean_interval
 from experiments.results.cell_file import CellResult
+from experiments.results.cell_info import CellInfo
 from experiments.results.metrics import METRICS
 from experiments.results.metrics.derived import NOTHING
 
@@ -21,7 +22,7 @@ SETTING_FIELDS = (  # what tells one world from another, besides the budget
 _STAGE_AXES = {"stages", "stage_exponent"}  # tell cells apart where swept: the number of stages follows T elsewhere
 _WORLD_GROUPS = {"env", "demand", "inventory", "outcomes", "problem", "tracker", "study"}
 _FIELDS = {*LINE_FIELDS, *SETTING_FIELDS, "policy", "horizon", "budget", "budget_per_task", "cell", "seed", "seeds"}
-_DESCRIBED_AXES = {  # whose value the description names
+_DESCRIBED_AXES = {  # whose value the info names
     *("horizon", "budget_per_task", "num_models", "target", "env.max_deployed", "env.arrivals"),
     *("demand.process", "forecaster.name"),
 }
@@ -46,11 +47,108 @@ class Group:
     @property
     def trouble(self) -> str:
         """Why these cells are no series over the horizon, in a sentence; empty where they are one."""
-        if len({cell.description["horizon"] for cell in self.cells}) < len(self.cells):
+        if len({cell.info.horizon for cell in self.cells}) < len(self.cells):
             return "Several cells share a horizon, so something that the description does not name differs: no fit."
-        if len({cell.description.get("benchmark_feasible") for cell in self.cells}) > 1:
+        if len({cell.info.benchmark_feasible for cell in self.cells}) > 1:
             return "The target can be met at some horizons only, so the benchmark changes its meaning: no fit."
         return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """The mean of a metric over runs with its interval, which stays within the metric's range."""
+
+    mean: float
+    low: float | None  # None: one run has no interval
+    high: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"mean": _plain(self.mean), "low": self.low, "high": self.high}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellSummary:
+    """What one cell scored."""
+
+    info: CellInfo
+    label: str  # the line of its :class:`Label`
+    setting: str
+    runs: int
+    deployment_matters: bool  # :func:`deployment_matters`
+    runs_failed: int  # without a finite regret; they are left out
+    runs_without_benchmark: int  # whose benchmark earns nothing; they have no share of it
+    violation_positive_share: float | None  # share of the runs with any violation; None without a target
+    metrics: dict[str, Interval]  # the summarised metrics that apply
+
+    def mean(self, metric: str) -> float | None:
+        """The mean of a metric; None where it does not apply."""
+        return self.metrics[metric].mean if metric in self.metrics else None
+
+    @property
+    def is_beyond_benchmark(self) -> bool:
+        """Whether the tables show more than the whole benchmark."""
+        return round(self.mean("reward_share") or 0.0, 3) > 1
+
+    def to_json(self) -> dict[str, Any]:
+        """An entry of ``cells`` in ``summary.json``; the text of users' files is left out."""
+        entry: dict[str, Any] = _plain(self.info.to_json())
+        for source in entry["sources"].values():
+            source.pop("text", None)
+        entry |= {"label": self.label, "setting": self.setting, "runs": self.runs, "staged": self.deployment_matters}
+        entry |= {"runs_failed": self.runs_failed, "violation_positive_share": self.violation_positive_share}
+        entry |= {"runs_without_benchmark": self.runs_without_benchmark}
+        known = {name: interval.to_json() for name, interval in self.metrics.items()}
+        return entry | {metric.name: known.get(metric.name) for metric in METRICS.summarised()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExponentSummary:
+    """How regret and violation of one policy grow with the horizon, at one budget in one setting."""
+
+    info: CellInfo  # of the cell of the shortest horizon
+    label: str
+    setting: str
+    budget_per_task: float | None
+    swept: dict[str, Any]
+    horizons: tuple[int, ...]
+    note: str  # why there is no fit
+    regret: ExponentFit | None
+    violation: ExponentFit | None
+
+    @property
+    def fits(self) -> dict[str, ExponentFit | None]:
+        """The fits by metric."""
+        return {"regret": self.regret, "violation": self.violation}
+
+    def to_json(self) -> dict[str, Any]:
+        """An entry of ``exponents`` in ``summary.json``."""
+        names = ("policy", *LINE_FIELDS, *SETTING_FIELDS, "clairvoyant")
+        entry = {name: _plain(getattr(self.info, name)) for name in names}
+        entry |= {"budget_per_task": self.budget_per_task, "label": self.label, "setting": self.setting}
+        entry |= {"swept": _plain(self.swept), "horizons": list(self.horizons), "note": self.note}
+        return entry | {name: None if fit is None else fit.to_dict() for name, fit in self.fits.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """A study in numbers."""
+
+    level: float  # confidence level of all intervals
+    planned: int  # how many cells the study has, of which these may be a part
+    cells: tuple[CellSummary, ...]
+    exponents: tuple[ExponentSummary, ...]  # of groups of at least three horizons
+
+    @property
+    def longest(self) -> list[CellSummary]:
+        """The cells of the longest horizon."""
+        horizon = max((cell.info.horizon for cell in self.cells), default=0)
+        return [cell for cell in self.cells if cell.info.horizon == horizon]
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``summary.json`` holds."""
+        cells, exponents = ([entry.to_json() for entry in entries] for entries in (self.cells, self.exponents))
+        return {"level": self.level, "planned": self.planned, "cells": cells, "exponents": exponents}
 
 
 def summarise(
@@ -60,8 +158,8 @@ def summarise(
     planned: int | None = None,
     level: float = 0.95,
     seed: int = 0,
-) -> dict[str, Any]:
-    """What ``summary.json`` holds.
+) -> Summary:
+    """The summary of a study.
 
     Args:
         cells: all cells of one study, in the order of the study.
@@ -70,28 +168,15 @@ def summarise(
         planned: how many cells the study has, of which these may be a part; None where nobody knows.
         level: confidence level of all intervals.
         seed: of the bootstrap of the exponents.
-
-    Returns:
-        ``{"level", "planned", "cells", "exponents"}`` of plain JSON values. A cell holds its description, ``label``,
-        ``setting``, ``runs``, ``runs_failed`` (runs without a finite regret, left out), ``runs_without_benchmark``
-        (runs whose benchmark earns nothing, which have no share of it), ``staged`` (:func:`deployment_matters`),
-        ``violation_positive_share`` (share of runs with any violation) and for each summarised metric
-        ``{"mean", "low", "high"}`` or None where it does not apply; intervals stay within its range. Exponents exist
-        for groups of at least three horizons; each holds the fields of the group and, under "regret" and "violation",
-        :meth:`experiments.report.scaling.ExponentFit.to_dict` or None.
-
     """
     labelled = label_cells(cells)
-    return {
-        "level": level,
-        "planned": len(cells) if planned is None else planned,
-        "cells": [_cell_entry(cell, label, level) for cell, label in zip(cells, labelled, strict=True)],
-        "exponents": [
-            _exponent_entry(group, expected or {}, level, seed)
-            for group in horizon_groups(cells)
-            if len(group.cells) > 2
-        ],
-    }
+    groups = [group for group in horizon_groups(cells) if len(group.cells) > 2]
+    return Summary(
+        level=level,
+        planned=len(cells) if planned is None else planned,
+        cells=tuple(_cell_summary(cell, label, level) for cell, label in zip(cells, labelled, strict=True)),
+        exponents=tuple(_exponent_summary(group, expected or {}, level, seed) for group in groups),
+    )
 
 
 def label_cells(cells: Sequence[CellResult], *, stages: bool = True) -> list[Label]:
@@ -104,11 +189,11 @@ def label_cells(cells: Sequence[CellResult], *, stages: bool = True) -> list[Lab
     differing = _differing(settings)
     variants: dict[str, list[dict[str, Any]]] = {}
     for cell in cells:
-        variants.setdefault(str(cell.description["policy"]), []).append(_variant(cell))
+        variants.setdefault(str(cell.info.policy), []).append(_variant(cell))
     told_apart = {policy: _differing(entries) for policy, entries in variants.items()}
     labels = []
     for cell, setting in zip(cells, settings, strict=True):
-        policy, variant = str(cell.description["policy"]), _variant(cell)
+        policy, variant = str(cell.info.policy), _variant(cell)
         details = _spelled(told_apart[policy], variant)
         line = f"{policy} ({', '.join(details)})" if details else policy
         labels.append(Label(line=line, setting=", ".join(_spelled(differing, setting))))
@@ -121,19 +206,19 @@ def horizon_groups(cells: Sequence[CellResult]) -> Iterator[Group]:
     for cell, label in zip(cells, label_cells(cells), strict=True):
         gathered.setdefault((label, budget_of(cell)), []).append(cell)
     for (label, budget), members in gathered.items():
-        ordered = sorted(members, key=lambda cell: float(cell.description["horizon"]))
+        ordered = sorted(members, key=lambda cell: float(cell.info.horizon))
         yield Group(label=label, budget_per_task=budget, cells=tuple(ordered))
 
 
 def budget_of(cell: CellResult) -> float | None:
     """Budget in USD a task, to six digits so that totals divided by different horizons still agree."""
-    value = cell.description.get("budget_per_task")
+    value = cell.info.budget_per_task
     return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
 
 
 def deployment_matters(cell: CellResult) -> bool:
     """Whether deployment matters here: models arrive or retire, or not all of them may be live at once."""
-    horizon, cap = cell.description["horizon"], cell.description.get("max_deployed")
+    horizon, cap = cell.info.horizon, cell.info.max_deployed
     arrival, retirement = cell.extras.get("arrival"), cell.extras.get("retirement")
     changing = (arrival is not None and (arrival > 0).any()) or (
         retirement is not None and (retirement < horizon).any()
@@ -153,14 +238,14 @@ def metric_curve(cell: CellResult, name: str) -> np.ndarray | None:
 
 def _variant(cell: CellResult) -> dict[str, Any]:
     swept = {name: value for name, value in _swept(cell).items() if not _of_world(name)}
-    return {name: cell.description.get(name) for name in LINE_FIELDS} | swept
+    return {name: getattr(cell.info, name) for name in LINE_FIELDS} | swept
 
 
 def _setting(cell: CellResult, *, stages: bool) -> dict[str, Any]:
     swept = {name: value for name, value in _swept(cell).items() if _of_world(name)}
     if not stages:
         swept = {name: value for name, value in swept.items() if name.split(".")[-1] not in _STAGE_AXES}
-    return {name: cell.description.get(name) for name in SETTING_FIELDS} | swept
+    return {name: getattr(cell.info, name) for name in SETTING_FIELDS} | swept
 
 
 def _of_world(name: str) -> bool:
@@ -169,8 +254,8 @@ def _of_world(name: str) -> bool:
 
 
 def _swept(cell: CellResult) -> dict[str, Any]:
-    """Swept parameters that the description does not already name."""
-    swept = cell.description.get("swept") or {}
+    """Swept parameters that the info does not already name."""
+    swept = cell.info.swept or {}
     return {str(name): value for name, value in swept.items() if name not in _DESCRIBED_AXES}
 
 
@@ -210,27 +295,29 @@ def _spell(short: str, value: Any) -> str:
     return f"{short}={value:.6g}"
 
 
-def _cell_entry(cell: CellResult, label: Label, level: float) -> dict[str, Any]:
-    entry: dict[str, Any] = {str(name): _plain(value) for name, value in cell.description.items()}
-    for source in entry.get("sources", {}).values():
-        source.pop("text", None)
-    entry |= {"label": label.line, "setting": label.setting, "runs": int(cell.curves.shape[0])}
-    regret = metric_values(cell, "regret")
-    entry["staged"] = deployment_matters(cell)
-    entry["runs_failed"] = 0 if regret is None else entry["runs"] - len(regret)
-    violation = metric_values(cell, "violation")
-    has_any = violation is not None and len(violation) > 0
-    entry["violation_positive_share"] = float((violation > 0).mean()) if violation is not None and has_any else None
-    entry["runs_without_benchmark"] = _without_benchmark(cell)
-    for metric in METRICS.summarised():
-        values = metric.values(cell)
-        entry[metric.name] = None if values is None or len(values) == 0 else _interval(cell, metric.name, values, level)
-    return entry
+def _cell_summary(cell: CellResult, label: Label, level: float) -> CellSummary:
+    runs, regret, violation = len(cell.curves), metric_values(cell, "regret"), metric_values(cell, "violation")
+    judged = {metric.name: metric.values(cell) for metric in METRICS.summarised()}
+    return CellSummary(
+        info=cell.info,
+        label=label.line,
+        setting=label.setting,
+        runs=runs,
+        deployment_matters=deployment_matters(cell),
+        runs_failed=0 if regret is None else runs - len(regret),
+        runs_without_benchmark=_without_benchmark(cell),
+        violation_positive_share=None if violation is None or len(violation) == 0 else float((violation > 0).mean()),
+        metrics={
+            name: _interval(cell, name, values, level)
+            for name, values in judged.items()
+            if values is not None and len(values) > 0
+        },
+    )
 
 
-def _interval(cell: CellResult, metric: str, values: np.ndarray, level: float) -> dict[str, float | None]:
-    ends = metric_interval(cell, metric, values, level)
-    return {name: _plain(value) for name, value in zip(("mean", "low", "high"), ends, strict=True)}
+def _interval(cell: CellResult, metric: str, values: np.ndarray, level: float) -> Interval:
+    mean, low, high = metric_interval(cell, metric, values, level)
+    return Interval(mean=float(mean), low=_plain(low), high=_plain(high))
 
 
 def _without_benchmark(cell: CellResult) -> int:
@@ -255,32 +342,37 @@ def metric_band(
     return mean_band(curves, level, most=METRICS.find(metric).most(cell, curves))
 
 
-def _exponent_entry(
+def _exponent_summary(
     group: Group, expected: Mapping[str, Mapping[str, float]], level: float, seed: int
-) -> dict[str, Any]:
-    first = group.cells[0].description
-    names = ("policy", *LINE_FIELDS, *SETTING_FIELDS, "clairvoyant")
-    entry = {name: _plain(first.get(name)) for name in names}
-    entry |= {"budget_per_task": group.budget_per_task, "label": group.label.line, "setting": group.label.setting}
-    entry["swept"] = {name: _plain(value) for name, value in _swept(group.cells[0]).items()}
-    entry["horizons"] = [_plain(cell.description["horizon"]) for cell in group.cells]
-    entry["note"] = group.trouble
-    own = expected.get(str(first["policy"]), {})
-    for metric in ("regret", "violation"):
-        entry[metric] = fit_group(group, metric, expected=own.get(metric), level=level, seed=seed)
-    return entry
+) -> ExponentSummary:
+    first = group.cells[0]
+    own = expected.get(first.info.policy, {})
+    regret, violation = (
+        fit_group(group, metric, expected=own.get(metric), level=level, seed=seed) for metric in ("regret", "violation")
+    )
+    return ExponentSummary(
+        info=first.info,
+        label=group.label.line,
+        setting=group.label.setting,
+        budget_per_task=group.budget_per_task,
+        swept=_swept(first),
+        horizons=tuple(int(cell.info.horizon) for cell in group.cells),
+        note=group.trouble,
+        regret=regret,
+        violation=violation,
+    )
 
 
 def fit_group(
     group: Group, metric: str, *, expected: float | None = None, level: float = 0.95, seed: int = 0
-) -> dict[str, Any] | None:
-    """The exponent of a metric over the horizons of a group as plain values, or None where it cannot be asked."""
+) -> ExponentFit | None:
+    """The exponent of a metric over the horizons of a group, or None where it cannot be asked."""
     values = [metric_values(cell, metric) for cell in group.cells]
     samples = [found for found in values if found is not None and len(found) > 0]
     if len(samples) < max(2, len(values)) or group.trouble:
         return None
-    horizons = [float(cell.description["horizon"]) for cell in group.cells]
-    return fit_exponent(horizons, samples, expected=expected, level=level, seed=seed).to_dict()
+    horizons = [float(cell.info.horizon) for cell in group.cells]
+    return fit_exponent(horizons, samples, expected=expected, level=level, seed=seed)
 
 
 def _plain(value: Any) -> Any:

@@ -2,12 +2,22 @@
 
 import html
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from experiments.report.headlines import has_settings, headlines, is_beyond_benchmark
-from experiments.report.numbers import budget_key, budget_text, level_text, percent, rounded, whole
+from experiments.report.headlines import has_settings, headlines
+from experiments.report.numbers import (
+    budget_key,
+    budget_text,
+    exponent,
+    exponent_interval,
+    level_text,
+    percent,
+    rounded,
+    whole,
+)
+from experiments.report.scaling import ExponentFit
+from experiments.report.summary import CellSummary, ExponentSummary, Summary
 from experiments.results.metrics import METRICS, Metric, Table
 
 MAX_TABULAR_ROWS = 40  # a longer LaTeX table is a longtable
@@ -62,65 +72,65 @@ class ReportTable:
         return self.head.index(_BUDGET)
 
 
-def tables(summary: Mapping[str, Any]) -> list[ReportTable]:
+def tables(summary: Summary) -> list[ReportTable]:
     """The tables that have rows: cells, deployment, growth exponents."""
     made = (cell_table(summary), deployment_table(summary), exponent_table(summary))
     return [table for table in made if table.rows]
 
 
-def cell_table(summary: Mapping[str, Any]) -> ReportTable:
+def cell_table(summary: Summary) -> ReportTable:
     """What every cell scored."""
-    cells = summary["cells"]
+    cells = summary.cells
     columns, with_setting = _filled(METRICS.summarised(Table.CELLS), cells), has_settings(cells)
     head = ["Policy", *(["Setting"] if with_setting else []), _BUDGET, "Horizon"]
     rows = []
     for cell in cells:
         entries = [*_setting(cell, with_setting), _budget(cell), _horizon(cell)]
         entries += [_mean(cell, column) for column in columns]
-        rows.append(_row(cell, [*entries, Entry(text=str(cell["runs"]), value=cell["runs"])]))
+        rows.append(_row(cell, [*entries, Entry(text=str(cell.runs), value=cell.runs)]))
     return ReportTable(
-        title=f"Cells: mean [{level_text(summary.get('level', 0.95))} interval of the mean]",
+        title=f"Cells: mean [{level_text(summary.level)} interval of the mean]",
         caption=_mean_caption(summary),
         head=(*head, *(column.heading for column in columns), "Runs"),
         rows=tuple(rows),
     )
 
 
-def deployment_table(summary: Mapping[str, Any]) -> ReportTable:
+def deployment_table(summary: Summary) -> ReportTable:
     """What deployment cost and did, of the cells in which it matters."""
-    cells = [cell for cell in summary["cells"] if cell.get("staged")]
+    cells = [cell for cell in summary.cells if cell.deployment_matters]
     columns, with_setting = _filled(METRICS.summarised(Table.DEPLOYMENT), cells), has_settings(cells)
     head = ["Policy", *(["Setting"] if with_setting else []), "Deployment", _BUDGET, "Horizon"]
     rows = []
     for cell in cells:
         entries = [
             *_setting(cell, with_setting),
-            Entry(text=str(cell.get("deployment"))),
+            Entry(text=str(cell.info.deployment)),
             _budget(cell),
             _horizon(cell),
         ]
-        stages, cap = cell.get("stages"), cell.get("max_deployed")
+        stages, cap = cell.info.stages, cell.info.max_deployed
         entries.append(Entry(text=NOTHING if stages is None else whole(stages), value=stages))
         entries.append(Entry(text="none" if cap is None else whole(cap), value=cap))
         rows.append(_row(cell, [*entries, *(_mean(cell, column) for column in columns)]))
     return ReportTable(
-        title=f"Deployment: mean [{level_text(summary.get('level', 0.95))} interval of the mean]",
+        title=f"Deployment: mean [{level_text(summary.level)} interval of the mean]",
         caption=_mean_caption(summary),
         head=(*head, "Stages", "Cap on live models", *(column.heading for column in columns)),
         rows=tuple(rows),
     )
 
 
-def exponent_table(summary: Mapping[str, Any]) -> ReportTable:
+def exponent_table(summary: Summary) -> ReportTable:
     """How regret and violation grow with the horizon."""
-    fits = summary["exponents"]
-    level, with_setting = level_text(summary.get("level", 0.95)), has_settings(fits)
+    fits = summary.exponents
+    level, with_setting = level_text(summary.level), has_settings(fits)
     head = ["Policy", *(["Setting"] if with_setting else []), _BUDGET]
     for name in ("Regret", "Violation"):
         head += [f"{name}, all horizons", f"{name}, tail", f"{name}, verdict"]
     rows = []
     for fit in fits:
-        entries = [*_setting(fit, with_setting), _budget(fit), *_fit(fit.get("regret")), *_fit(fit.get("violation"))]
+        entries = [*_setting(fit, with_setting), _budget(fit), *_fit(fit.regret), *_fit(fit.violation)]
         rows.append(_row(fit, entries))
     return ReportTable(
         title=f"Growth exponents: slope [{level} bootstrap interval]",
@@ -131,12 +141,12 @@ def exponent_table(summary: Mapping[str, Any]) -> ReportTable:
     )
 
 
-def fit_notes(summary: Mapping[str, Any]) -> list[str]:
+def fit_notes(summary: Summary) -> list[str]:
     """What the fits have to say of themselves, each with its policy, budget and setting."""
-    return sorted({note for fit in summary["exponents"] for note in _notes(fit)})
+    return sorted({note for fit in summary.exponents for note in _notes(fit)})
 
 
-def markdown_tables(summary: Mapping[str, Any]) -> str:
+def markdown_tables(summary: Summary) -> str:
     """The findings, the table of cells and the table of exponents in Markdown."""
     parts = ["# Results", "", *(f"- {escape_item(sentence)}" for sentence in headlines(summary)), ""]
     for table in tables(summary):
@@ -149,7 +159,7 @@ def markdown_tables(summary: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def latex_tables(summary: Mapping[str, Any]) -> str:
+def latex_tables(summary: Summary) -> str:
     """The same tables in LaTeX; needs the packages booktabs and, for long ones, longtable."""
     parts = ["% \\usepackage{booktabs,longtable}; names outside ASCII need XeLaTeX or LuaLaTeX"]
     for table in tables(summary):
@@ -162,88 +172,89 @@ def latex_tables(summary: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def _filled(columns: Sequence[Metric], cells: Sequence[Mapping[str, Any]]) -> list[Metric]:
+def _filled(columns: Sequence[Metric], cells: Sequence[CellSummary]) -> list[Metric]:
     """Columns that hold anything."""
-    return [column for column in columns if any(cell.get(column.name) for cell in cells)]
+    return [column for column in columns if any(column.name in cell.metrics for cell in cells)]
 
 
-def _row(entry: Mapping[str, Any], entries: Sequence[Entry]) -> Row:
+def _row(shown: CellSummary | ExponentSummary, entries: Sequence[Entry]) -> Row:
     return Row(
-        label=entry["label"],
-        setting=entry["setting"],
-        budget=budget_key(entry.get("budget_per_task")),
-        horizon=f"{entry['horizon']:.0f}" if "horizon" in entry else None,
+        label=shown.label,
+        setting=shown.setting,
+        budget=budget_key(_budget_of(shown)),
+        horizon=f"{shown.info.horizon:.0f}" if isinstance(shown, CellSummary) else None,
         entries=tuple(entries),
     )
 
 
-def _setting(entry: Mapping[str, Any], with_setting: bool) -> list[Entry]:
-    return [Entry(text=entry["setting"])] if with_setting else []
+def _budget_of(shown: CellSummary | ExponentSummary) -> float | None:
+    return shown.info.budget_per_task if isinstance(shown, CellSummary) else shown.budget_per_task
 
 
-def _budget(entry: Mapping[str, Any]) -> Entry:
-    budget = entry.get("budget_per_task")
+def _setting(shown: CellSummary | ExponentSummary, with_setting: bool) -> list[Entry]:
+    return [Entry(text=shown.setting)] if with_setting else []
+
+
+def _budget(shown: CellSummary | ExponentSummary) -> Entry:
+    budget = _budget_of(shown)
     return Entry(text=budget_text(budget), value=budget)
 
 
-def _horizon(cell: Mapping[str, Any]) -> Entry:
-    return Entry(text=whole(cell["horizon"]), value=cell["horizon"])
+def _horizon(cell: CellSummary) -> Entry:
+    return Entry(text=whole(cell.info.horizon), value=cell.info.horizon)
 
 
-def _mean(cell: Mapping[str, Any], column: Metric) -> Entry:
+def _mean(cell: CellSummary, column: Metric) -> Entry:
     """A mean with its unit and its interval, and with the cell's marks where it compares with the benchmark."""
-    found = cell.get(column.name)
-    if found is None or found["mean"] is None:
+    found = cell.metrics.get(column.name)
+    if found is None:
         return Entry(text=NOTHING)
     spell = percent if column.percent else rounded
-    text = spell(found["mean"]) + (" %" if column.percent else "")
-    known = found["low"] is not None and found["high"] is not None
+    text = spell(found.mean) + (" %" if column.percent else "")
     return Entry(
         text=text + (_mark(cell) if column.name in _COMPARED else ""),
-        beneath=f"[{spell(found['low'])}, {spell(found['high'])}]" if known else "",
-        value=found["mean"],
+        beneath="" if found.low is None or found.high is None else f"[{spell(found.low)}, {spell(found.high)}]",
+        value=found.mean,
     )
 
 
-def _mark(cell: Mapping[str, Any]) -> str:
+def _mark(cell: CellSummary) -> str:
     """What is behind numbers that compare with the benchmark: the signs that the headlines explain."""
-    return (" †" if cell.get("benchmark_feasible") is False else "") + (" ‡" if is_beyond_benchmark(cell) else "")
+    return (" †" if cell.info.benchmark_feasible is False else "") + (" ‡" if cell.is_beyond_benchmark else "")
 
 
-def _mean_caption(summary: Mapping[str, Any]) -> str:
+def _mean_caption(summary: Summary) -> str:
     return (
-        f"Mean over runs at the horizon; beneath it the {level_text(summary.get('level', 0.95))} interval of the mean "
+        f"Mean over runs at the horizon; beneath it the {level_text(summary.level)} interval of the mean "
         "(Student t for regret; a score interval, which stays within the range, for what cannot be negative)."
     )
 
 
-def _fit(fit: Mapping[str, Any] | None) -> tuple[Entry, Entry, Entry]:
+def _fit(fit: ExponentFit | None) -> tuple[Entry, Entry, Entry]:
     """Slope, tail slope and verdict; words where there is no slope."""
     nothing = Entry(text=NOTHING)
     if fit is None:
         return nothing, nothing, nothing
     verdict = nothing
-    if fit["verdict"] is not None:
-        verdict = Entry(text=fit["verdict"], beneath=f"(expected {fit['expected']:.3g})", verdict=fit["verdict"])
-    if fit["slope"] is None:
-        return Entry(text=fit["in_words"] or NOTHING), nothing, verdict
-    return _slope(fit["slope"], fit["interval"]), _slope(fit["tail_slope"], fit["tail_interval"]), verdict
+    if fit.verdict is not None:
+        verdict = Entry(text=fit.verdict, beneath=f"(expected {fit.expected:.3g})", verdict=fit.verdict)
+    if not fit.has_slope:
+        return Entry(text=fit.in_words or NOTHING), nothing, verdict
+    return _slope(fit.slope, fit.interval), _slope(fit.tail_slope, fit.tail_interval), verdict
 
 
-def _slope(slope: float, interval: Sequence[float | None]) -> Entry:
-    low, high = interval
-    ends = "" if low is None or high is None else f"[{low:.2f}, {high:.2f}]"
-    return Entry(text=f"{slope:.2f}".replace("-", "−"), beneath=ends.replace("-", "−"), value=slope)
+def _slope(slope: float, interval: tuple[float, float]) -> Entry:
+    return Entry(text=exponent(slope), beneath=exponent_interval(interval), value=slope)
 
 
-def _notes(fit: Mapping[str, Any]) -> Iterator[str]:
-    name = f"{fit['label']}, budget {budget_text(fit.get('budget_per_task'))}"
-    name += f", {fit['setting']}" if fit["setting"] else ""
-    if fit.get("note"):
-        yield f"{name}: {fit['note']}"
-    for metric in ("regret", "violation"):
-        if fit.get(metric) is not None and fit[metric]["note"]:
-            yield f"{name}, {metric}: {fit[metric]['note']}"
+def _notes(shown: ExponentSummary) -> Iterator[str]:
+    name = f"{shown.label}, budget {budget_text(shown.budget_per_task)}"
+    name += f", {shown.setting}" if shown.setting else ""
+    if shown.note:
+        yield f"{name}: {shown.note}"
+    for metric, fit in shown.fits.items():
+        if fit is not None and fit.note:
+            yield f"{name}, {metric}: {fit.note}"
 
 
 def escape_markdown(text: str) -> str:

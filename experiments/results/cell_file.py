@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from experiments.results import layout
+from experiments.results.cell_info import CellInfo
 from experiments.results.disk import write_atomically
 from experiments.results.layout import CELLS, DAMAGED, DIGEST, VERSION_ID
 
@@ -22,13 +23,6 @@ from experiments.results.layout import CELLS, DAMAGED, DIGEST, VERSION_ID
 class CellResult:
     """One cell: a policy in a world at one horizon, over R runs.
 
-    ``description`` holds plain values only (str, int, float, bool, None): at least ``cell`` (id), ``policy``,
-    ``deployment``, ``env``, ``demand``, ``forecaster``, ``num_models``, ``horizon``, ``budget`` (USD in total or None),
-    ``budget_per_task`` (USD or None), ``target`` (latency target or None), ``clairvoyant`` (bool),
-    ``benchmark_feasible`` (bool), ``wall_s`` and ``swept`` (this cell's values of the swept parameters: axis -> value);
-    and what the cell was made of, in groups: ``parameters`` (every value given or default, under "routing",
-    "deployment", "confidence", "forecaster", "demand", "env", and beside them "root_seed" and what else the whole study
-    shares), ``sources`` (see ``experiments.config.sources``: digests, and the text of a user's files) and ``versions``.
     ``metrics`` names the last axis of ``curves``: the measured ones of :mod:`experiments.results.metrics`, which
     ``docs/results-format.md`` lists with their units. Money is in USD. All sums are cumulative up to the evaluation
     round.
@@ -39,7 +33,7 @@ class CellResult:
     served the most tasks), both -1 for never.
     """
 
-    description: dict[str, Any]
+    info: CellInfo
     seeds: np.ndarray  # [R] int
     eval_rounds: np.ndarray  # [E] int, rounds completed; the last one is the horizon
     metrics: tuple[str, ...]  # K names
@@ -82,14 +76,14 @@ def cell_path(folder: Path, cell: str) -> Path:
 
 def write_cell(folder: Path, result: CellResult) -> None:
     """One cell's file, atomically."""
-    others = ("description", "extras", "study")
+    others = ("info", "extras", "study")
     arrays = {f.name: getattr(result, f.name) for f in fields(result) if f.name not in others}
     arrays = {name: np.asarray(value) for name, value in arrays.items()}
     arrays |= {f"extra_{name}": value for name, value in result.extras.items()}
     arrays |= {"study": np.frombuffer(result.study, np.uint8)}
     buffer = io.BytesIO()
-    np.savez(buffer, description=np.array(json.dumps(result.description)), **arrays)
-    write_atomically(cell_path(folder, result.description["cell"]), _with_checksum(buffer.getvalue()))
+    np.savez(buffer, description=np.array(json.dumps(result.info.to_json())), **arrays)
+    write_atomically(cell_path(folder, result.info.cell), _with_checksum(buffer.getvalue()))
 
 
 _UNREADABLE = (EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
@@ -149,7 +143,7 @@ def _parse_cell(content: bytes) -> CellResult:
     with np.load(io.BytesIO(content), allow_pickle=False) as data:
         arrays = {name: data[name] for name in data.files}
     extras = {name.removeprefix("extra_"): arrays.pop(name) for name in list(arrays) if name.startswith("extra_")}
-    description = json.loads(str(arrays.pop("description")))
+    info = CellInfo.from_json(json.loads(str(arrays.pop("description"))))
     study = arrays.pop("study").tobytes() if "study" in arrays else b""
     words: dict[str, Any] = {key: tuple(str(w) for w in arrays.pop(key)) for key in ("metrics", "models", "estimates")}
-    return CellResult(description=description, extras=extras, study=study, **words, **arrays)
+    return CellResult(info=info, extras=extras, study=study, **words, **arrays)

@@ -13,6 +13,7 @@ from experiments.engine.rollout import Snapshot
 from experiments.results import benchmark
 from experiments.results.benchmark import Epochs
 from experiments.results.cell_file import CellResult
+from experiments.results.cell_info import CellInfo
 from experiments.results.metrics import METRICS
 from experiments.results.metrics.measured import Deployed, Ideal, Totals
 
@@ -33,7 +34,7 @@ def cell_result(
     unit = np.concatenate([[1.0], instance.unit, np.ones(len(instance.services))])
     demand = np.maximum(totals.demand.mean(axis=1), 1e-300)[:, None]
     return CellResult(
-        description=_description(cell, totals.ideal.feasible, wall_seconds),
+        info=_info(cell, totals.ideal.feasible, wall_seconds),
         seeds=seeds,
         eval_rounds=np.asarray(marks),
         metrics=tuple(found),
@@ -213,30 +214,31 @@ def _deployment_extras(cell: Cell, snapshot: Snapshot, ideal: Ideal) -> dict[str
     }
 
 
-def _description(cell: Cell, feasible: bool, wall_seconds: float) -> dict[str, Any]:
+def _info(cell: Cell, feasible: bool, wall_seconds: float) -> CellInfo:
+    """What the cell is and was made of."""
     config, instance = cell.config, cell.instance
     money = instance.resources.index(MONEY) if MONEY in instance.resources else None
-    return {
-        "cell": cell.id,
-        "policy": config.policy.name,
-        "routing": config.policy.routing,
-        "deployment": config.policy.deployment,
-        "env": config.world or config.catalogue,
-        "demand": config.demand_name or config.demand["process"],
-        "forecaster": config.forecaster["name"],
-        "num_models": len(instance.models),
-        "horizon": config.horizon,
-        "budget": None if money is None else float(instance.budget[money]),
-        "budget_per_task": config.env.budget_per_task,
-        "target": config.env.target,
-        "stages": instance.stages,
-        "max_deployed": config.env.max_deployed,
-        "arrivals": config.env.arrival_pattern.arrivals,
-        "clairvoyant": cell.policy.clairvoyant,
-        "benchmark_feasible": feasible,
-        "wall_s": round(wall_seconds, 4),
-        "swept": config.swept,
-        "parameters": cell.parameters,
-        "sources": cell.sources,
-        "versions": sources.versions(),
-    }
+    return CellInfo(
+        cell=cell.id,
+        policy=config.policy.name,
+        routing=config.policy.routing,
+        deployment=config.policy.deployment,
+        env=config.world or config.catalogue,
+        demand=config.demand_name or config.demand["process"],
+        forecaster=config.forecaster["name"],
+        num_models=len(instance.models),
+        horizon=config.horizon,
+        budget=None if money is None else float(instance.budget[money]),
+        budget_per_task=config.env.budget_per_task,
+        target=config.env.target,
+        stages=instance.stages,
+        max_deployed=config.env.max_deployed,
+        arrivals=config.env.arrival_pattern.arrivals,
+        clairvoyant=cell.policy.clairvoyant,
+        benchmark_feasible=feasible,
+        wall_s=round(wall_seconds, 4),
+        swept=config.swept,
+        parameters=cell.parameters,
+        sources=cell.sources,
+        versions=sources.versions(),
+    )

@@ -229,7 +229,7 @@ def _superseding(known: Mapping[str, Any], record: Mapping[str, Any], folder: Pa
 def _differing(folder: Path, cell: str, code: Mapping[str, str]) -> list[str]:
     """In words, what a stored cell was made by in another version than ``code`` has."""
     try:
-        found = read_cell(cell_path(folder, cell)).description.get("sources")
+        found = read_cell(cell_path(folder, cell)).info.sources
     except (OSError, ValueError):  # it is set aside when it is needed
         return []
     made_by = sources.components(found) if found else {sources.PROGRAM: ""}

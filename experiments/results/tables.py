@@ -12,6 +12,7 @@ from experiments import interrupt
 if TYPE_CHECKING:
     import pyarrow as pa
 from experiments.results.cell_file import CellResult
+from experiments.results.cell_info import CellInfo
 from experiments.results.disk import write_atomically, write_informing
 from experiments.results.layout import flat
 from experiments.results.metrics import METRICS
@@ -34,7 +35,7 @@ DESCRIBED = {  # column: what it holds
 }
 
 
-_NAMES = ("routing.name", "deployment.name", "forecaster.name", "demand.process")  # which the description has itself
+_NAMES = ("routing.name", "deployment.name", "forecaster.name", "demand.process")  # which the info has itself
 
 
 _VOLATILE = ("versions.git_dirty",)  # of the moment, not of the results
@@ -43,22 +44,22 @@ _VOLATILE = ("versions.git_dirty",)  # of the moment, not of the results
 _FORMULA = r"^[=+\-@\t\r]"  # the beginnings of text that spreadsheets run, or that hide such a beginning
 
 
-def described(description: Mapping[str, Any]) -> dict[str, Any]:
+def described(info: CellInfo) -> dict[str, Any]:
     """What a cell is, flat: ``policy``, ``routing.eta``, ``env.target``, ``sources.routing.sha256`` and so on.
 
     A swept axis has its whole path as its name, so that no parameter of a rule is taken for something else. Lists
     become JSON. The text of sources is left out: it would stand in every row.
     """
-    found = {name: description.get(name) for name in DESCRIBED}
-    groups = {**description.get("parameters", {}), "sources": description.get("sources", {})}
-    made_of = flat(groups | {"versions": description.get("versions", {})})
+    found = {name: getattr(info, name) for name in DESCRIBED}
+    groups = {**info.parameters, "sources": info.sources}
+    made_of = flat(groups | {"versions": info.versions})
     skipped = (
         *_NAMES,
         *_VOLATILE,
         *(f"sources.{kind}.{key}" for kind in groups["sources"] for key in ("name", "text")),
     )
     found |= {name: value for name, value in made_of.items() if name not in (*found, *skipped) and value != {}}
-    found |= {axis: value for axis, value in description["swept"].items() if axis not in found}
+    found |= {axis: value for axis, value in info.swept.items() if axis not in found}
     return {name: json.dumps(value) if isinstance(value, list | dict) else value for name, value in found.items()}
 
 
@@ -72,7 +73,7 @@ def write_results(folder: Path, cells: Sequence[CellResult]) -> None:
     import pyarrow.csv
     import pyarrow.parquet
 
-    about = [described(cell.description) for cell in cells]
+    about = [described(cell.info) for cell in cells]
     names = list(dict.fromkeys(name for entry in about for name in entry))
     words = [name for name in names if _is_mixed([entry.get(name) for entry in about])]
     for entry in about:

@@ -480,7 +480,7 @@ def _one_a_forecaster(view: ResultsView) -> dict[str, CellResult]:
         for _, cell in view.row(budget, view.horizon):
             totals = metric_values(cell, "forecast_total")
             if totals is not None and len(totals) and (totals > 0).any():
-                chosen.setdefault(str(cell.description.get("forecaster")), cell)
+                chosen.setdefault(str(cell.info.forecaster), cell)
     return chosen
 
 

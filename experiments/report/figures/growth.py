@@ -44,6 +44,8 @@ from experiments.report.figures.views import (
     spell_budget,
     violates,
 )
+from experiments.report.numbers import exponent, exponent_interval
+from experiments.report.scaling import ExponentFit
 from experiments.report.summary import Group, Label, budget_of, fit_group, label_cells, metric_interval, metric_values
 from experiments.results.cell_file import CellResult
 from experiments.results.metrics import METRICS
@@ -112,14 +114,14 @@ def _growth_panel(axes: Axes, view: ResultsView, budget: float | None, metric: s
     for position, (style, group) in enumerate(groups):
         shift = 1.03 ** (position - len(groups) / 2)
         for cell in group.cells:
-            _growth_point(axes, float(cell.description["horizon"]) * shift, cell, metric, style, floor)
+            _growth_point(axes, float(cell.info.horizon) * shift, cell, metric, style, floor)
         fit = fit_group(group, metric, level=LEVEL)
-        if fit is not None and fit["slope"] is not None:
-            ends = np.array([fit["horizons"][0], fit["horizons"][-1]])
+        if fit is not None and fit.has_slope:
+            ends = np.array([fit.horizons[0], fit.horizons[-1]])
             width = 1.2 if style.focus else 0.7
             axes.plot(
                 ends,
-                np.exp(fit["intercept"]) * ends ** fit["slope"],
+                np.exp(fit.intercept) * ends**fit.slope,
                 color=style.colour,
                 linestyle=style.dashes,
                 linewidth=width,
@@ -149,15 +151,11 @@ def _group(view: ResultsView, line: str, budget: float | None) -> Group:
     return Group(label=Label(line=line, setting=view.setting), budget_per_task=budget, cells=cells)
 
 
-def _slope_text(fit: dict[str, Any] | None) -> str:
+def _slope_text(fit: ExponentFit | None) -> str:
     """The slope with its interval, or what is known in words where there is none."""
     if fit is None:
         return "no slope"
-    if fit["slope"] is None:
-        return str(fit["in_words"])
-    low, high = fit["interval"]
-    interval = "" if low is None else f" [{low:.2f}, {high:.2f}]"
-    return f"{fit['slope']:.2f}{interval}".replace("-", "−")
+    return f"{exponent(fit.slope)} {exponent_interval(fit.interval)}".strip() if fit.has_slope else fit.in_words
 
 
 def _growth_means(groups: Sequence[tuple[LineStyle, Group]], metric: str) -> list[tuple[LineStyle, float, float]]:
@@ -167,7 +165,7 @@ def _growth_means(groups: Sequence[tuple[LineStyle, Group]], metric: str) -> lis
         for cell in group.cells:
             values = metric_values(cell, metric)
             if values is not None and len(values) and values.mean() > 0:
-                points.append((style, float(cell.description["horizon"]), float(values.mean())))
+                points.append((style, float(cell.info.horizon), float(values.mean())))
     return points
 
 
@@ -216,7 +214,7 @@ def stage_views(cells: Sequence[CellResult]) -> list[StageView]:
     styles = line_styles(cells, labels)
     found: dict[str, dict[int, dict[tuple[str, float | None], dict[int, CellResult]]]] = {}
     for cell, label in zip(cells, labels, strict=True):
-        stages, horizon = cell.description.get("stages"), int(cell.description["horizon"])
+        stages, horizon = cell.info.stages, int(cell.info.horizon)
         if stages:
             members = found.setdefault(label.setting, {}).setdefault(horizon, {})
             members.setdefault((label.line, budget_of(cell)), {}).setdefault(int(stages), cell)
@@ -273,7 +271,7 @@ def _stage_panel(axes: Axes, view: StageView, budget: float | None) -> None:
         for line, style in view.styles.items()
         if (cells := view.table.get((line, budget), ()))
     ]
-    counts = sorted({int(cell.description["stages"]) for _, group in groups for cell in group.cells})
+    counts = sorted({int(cell.info.stages or 0) for _, group in groups for cell in group.cells})
     ticks = thin_ticks(counts, logarithmic=True, gap=0.12)
     axes.set_xticks(ticks, [compact_count(round(tick)) for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
@@ -288,8 +286,8 @@ def _stage_panel(axes: Axes, view: StageView, budget: float | None) -> None:
         for cell in group.cells:
             mean = final_mean(cell, "regret")
             if mean is not None:
-                _growth_point(axes, cell.description["stages"] * shift, cell, "regret", style, floor)
-                points += [(cell.description["stages"] * shift, mean)] * (mean > 0)
+                _growth_point(axes, cell.info.stages * shift, cell, "regret", style, floor)
+                points += [(cell.info.stages * shift, mean)] * (mean > 0)
         if points:
             width = 1.2 if style.focus else 0.7
             axes.plot(

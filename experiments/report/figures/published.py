@@ -37,7 +37,7 @@ _PANELS: tuple[tuple[str, str | None, _Curve], ...] = (
 
 def draw_published(view: ResultsView) -> Figure:
     """Forecast error, regret from two benchmarks and signed violation against rounds, crosses at published ends."""
-    row = [(style, cell) for style, cell in view.row(view.budget, view.horizon) if "published" in cell.description]
+    row = [(style, cell) for style, cell in view.row(view.budget, view.horizon) if cell.info.published is not None]
     if not row:
         raise NothingToDrawError("no cell has published end points")
     styles = [style for style, _ in row]
@@ -60,7 +60,7 @@ def draw_published(view: ResultsView) -> Figure:
 def _draw(axes: Axes, style: LineStyle, cell: CellResult, quantity: str | None, curves: np.ndarray | None) -> None:
     if curves is not None:
         draw_band(axes, cell, "regret", curves, style)  # of any sign
-    end = cell.description["published"].get(quantity)
+    end = (cell.info.published or {}).get(quantity or "")
     if end is not None:
         axes.plot([cell.eval_rounds[-1]], [end], marker="x", color=style.colour, markersize=7, zorder=4, clip_on=False)
 

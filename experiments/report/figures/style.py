@@ -82,7 +82,7 @@ def line_styles(cells: Sequence[CellResult], labels: Sequence[Label]) -> dict[st
     clairvoyant: dict[str, bool] = {}
     for cell, label in zip(cells, labels, strict=True):
         scores.setdefault(label.line, []).append(rank_score(cell))
-        clairvoyant[label.line] = bool(cell.description.get("clairvoyant"))
+        clairvoyant[label.line] = bool(cell.info.clairvoyant)
     learners = [line for line in scores if not clairvoyant[line]]
     best = set(sorted(learners, key=lambda line: _mean(scores[line]))[:MAX_LINES])
     names = short_names(list(scores))

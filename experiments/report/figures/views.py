@@ -50,7 +50,7 @@ def make_view(
     chosen = [(cell, label.line) for cell, label in zip(cells, labels, strict=True) if label.setting == setting]
     table: dict[tuple[str, float | None, int], CellResult] = {}
     for cell, line in chosen:
-        table.setdefault((line, budget_of(cell), int(cell.description["horizon"])), cell)
+        table.setdefault((line, budget_of(cell), int(cell.info.horizon)), cell)
     budgets = {budget for _, budget, _ in table}
     present = {line for line, _, _ in table}
     return ResultsView(

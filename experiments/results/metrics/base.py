@@ -140,8 +140,8 @@ class Metric:
         if self.range is Range.ONE:
             return 1.0
         if self.range is Range.ROUNDS:
-            return float(cell.description["horizon"])
-        return cell.description.get("budget") if self.range is Range.BUDGET else None
+            return float(cell.info.horizon)
+        return cell.info.budget if self.range is Range.BUDGET else None
 
 
 def _half(cell: CellResult) -> int:

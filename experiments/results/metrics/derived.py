@@ -15,10 +15,10 @@ _ROUNDING = 1e-12  # of a share
 
 def stage_starts(cell: CellResult) -> np.ndarray:
     """[K] first round of each stage; empty where the cell does not say how many stages there are."""
-    stages = int(cell.description.get("stages") or 0)
+    stages = int(cell.info.stages or 0)
     if not stages:
         return np.zeros(0, int)
-    return np.asarray(stage_start(int(cell.description["horizon"]), stages, np.arange(stages)))
+    return np.asarray(stage_start(int(cell.info.horizon), stages, np.arange(stages)))
 
 
 def money_metric(cell: CellResult) -> str | None:
@@ -93,7 +93,7 @@ def _spent(cell: CellResult) -> np.ndarray | None:
 )
 def _spent_share(cell: CellResult) -> np.ndarray | None:
     """spent / budget of the whole run; more than 1 is possible where the budget binds on average only."""
-    money, budget = money_metric(cell), cell.description.get("budget")
+    money, budget = money_metric(cell), cell.info.budget
     if money is None or budget is None or not math.isfinite(budget) or not budget > 0:
         return None
     return _rounded(cell.curve(money) / budget)
@@ -249,7 +249,7 @@ def _newcomers(cell: CellResult, event: str) -> tuple[np.ndarray, np.ndarray] | 
     first, arrival = cell.extras.get(event), cell.extras.get("arrival")
     if first is None or arrival is None:
         return None
-    newcomers = np.flatnonzero((arrival > 0) & (arrival < cell.description["horizon"]))
+    newcomers = np.flatnonzero((arrival > 0) & (arrival < cell.info.horizon))
     if len(newcomers) == 0:
         return None
     if "regret" in cell.metrics:

@@ -74,12 +74,12 @@ def has_target(cell: CellResult) -> bool:
     if "violation" not in cell.metrics:
         return False
     per_metric = [name for name in cell.metrics if name.startswith("violation_") and name != "violation_worst"]
-    return cell.description.get("target") is not None or len(per_metric) > 0
+    return cell.info.target is not None or len(per_metric) > 0
 
 
 def has_budget(cell: CellResult) -> bool:
     """Whether a cell has a money budget."""
-    return cell.description.get("budget") is not None
+    return cell.info.budget is not None
 
 
 @measured("reward", title="Reward", unit="tasks", kind=Kind.SUM)
