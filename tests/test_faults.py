@@ -42,6 +42,12 @@ def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
 
 
 @pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Python that children execute, so that of all of them only the first simulates."""
+    return f"play_once({str(tmp_path_factory.mktemp('played') / 'kept')!r});"
+
+
+@pytest.fixture(scope="module")
 def whole(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """``results.parquet`` of a process that nobody disturbed."""
     folder = tmp_path_factory.mktemp("whole")
@@ -86,7 +92,7 @@ def assert_tidy(folder: Path) -> None:
     assert not (folder / "leases").exists() and not (folder / "overwrite.json").exists()
 
 
-def killed_at_every(stride: int, nursery: Nursery, folder: Path) -> list[str]:
+def killed_at_every(stride: int, nursery: Nursery, folder: Path, played: str) -> list[str]:
     """Kill one process after another at later and later changes of the disk, until one ends; the kinds of change.
 
     What is on the disk is the same whether a process dies just before a change or long before it, so these are all
@@ -94,7 +100,7 @@ def killed_at_every(stride: int, nursery: Nursery, folder: Path) -> list[str]:
     """
     kinds: list[str] = []
     for number in itertools.count(1, stride):
-        child = nursery.start(folder, *FOUR, "out=out", prepare=f"die_at({number})")
+        child = nursery.start(folder, *FOUR, "out=out", prepare=f"{played} die_at({number})")
         code, said = child.ended(), child.said.read_text()
         if (folder / "out").exists():
             assert_sound(folder / "out")
@@ -107,18 +113,18 @@ def killed_at_every(stride: int, nursery: Nursery, folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("stride", [9, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_at_its_changes_of_the_disk_a_study_comes_out_as_one_that_was_not(
-    nursery: Nursery, tmp_path: Path, stride: int
+    nursery: Nursery, played: str, tmp_path: Path, stride: int
 ) -> None:
-    kinds = killed_at_every(stride, nursery, tmp_path)
+    assert nursery.start(tmp_path, *FOUR, "out=undisturbed", prepare=played).ended() == 0
+    kinds = killed_at_every(stride, nursery, tmp_path, played)
     assert len(kinds) >= 40 // stride
     assert stride > 1 or {"open", "write", "fsync", "replace", "unlink"} <= set(kinds)
-    assert nursery.start(tmp_path, *FOUR, "out=undisturbed").ended() == 0
     assert results(tmp_path / "out") == results(tmp_path / "undisturbed")
     assert_tidy(tmp_path / "out")
 
 
-def test_two_processes_share_a_folder(nursery: Nursery, whole: bytes, tmp_path: Path) -> None:
-    children = [nursery.start(tmp_path, *STUDY, "out=out") for _ in range(2)]
+def test_two_processes_share_a_folder(nursery: Nursery, whole: bytes, played: str, tmp_path: Path) -> None:
+    children = [nursery.start(tmp_path, *STUDY, "out=out", prepare=played) for _ in range(2)]
     assert [child.ended() for child in children] == [0, 0]
     assert Counter(announced(tmp_path / "out")).most_common(1)[0][1] == 1
     assert len(announced(tmp_path / "out")) == CELLS
@@ -128,21 +134,21 @@ def test_two_processes_share_a_folder(nursery: Nursery, whole: bytes, tmp_path: 
     assert_tidy(tmp_path / "out")
 
 
-def joined(nursery: Nursery, first: Child, folder: Path, cells: int, *arguments: str) -> Child:
-    """A second process, started once so many cells are announced in a folder on which the first one works."""
-    while len(announced(folder)) < cells:
+def joined(nursery: Nursery, played: str, first: Child, folder: Path, cells: int, *arguments: str) -> Child:
+    """A second process, started once the first one has announced so many cells of a folder and leased another."""
+    while len(announced(folder)) < cells or not list((folder / "leases").glob("*.0")):
         assert first.is_there(), first.said.read_text()
         time.sleep(0.001)
-    return nursery.start(folder.parent, *STUDY, f"out={folder.name}", *arguments)
+    return nursery.start(folder.parent, *STUDY, f"out={folder.name}", *arguments, prepare=played)
 
 
 @pytest.mark.parametrize("cell", [1, 3])
 def test_of_two_processes_one_is_killed_as_it_stores_a_cell(
-    nursery: Nursery, whole: bytes, tmp_path: Path, cell: int
+    nursery: Nursery, whole: bytes, played: str, tmp_path: Path, cell: int
 ) -> None:
     folder = tmp_path / "out"
-    first = nursery.start(tmp_path, *STUDY, "out=out", prepare=f"die_at({cell}, 'replace', '.npz')")
-    second = joined(nursery, first, folder, cell - 1)
+    first = nursery.start(tmp_path, *STUDY, "out=out", prepare=f"{played} die_at({cell}, 'replace', '.npz')")
+    second = joined(nursery, played, first, folder, cell - 1)
     assert first.ended() is None
     assert second.ended() == 0
     assert len(set(announced(folder)) | {path.stem for path in (folder / "cells").glob("*.npz")}) == CELLS
@@ -152,13 +158,14 @@ def test_of_two_processes_one_is_killed_as_it_stores_a_cell(
 
 
 def test_two_forced_processes_redo_each_cell_once_also_where_one_is_killed(
-    nursery: Nursery, whole: bytes, tmp_path: Path
+    nursery: Nursery, whole: bytes, played: str, tmp_path: Path
 ) -> None:
     folder = tmp_path / "out"
-    assert nursery.start(tmp_path, *STUDY, "out=out").ended() == 0
+    assert nursery.start(tmp_path, *STUDY, "out=out", prepare=played).ended() == 0
     before = stamps(folder)
-    first = nursery.start(tmp_path, *STUDY, "out=out", "force=true", prepare="die_at(3, 'replace', '.npz')")
-    second = joined(nursery, first, folder, CELLS + 1, "force=true")
+    dies = f"{played} die_at(3, 'replace', '.npz')"
+    first = nursery.start(tmp_path, *STUDY, "out=out", "force=true", prepare=dies)
+    second = joined(nursery, played, first, folder, CELLS + 1, "force=true")
     assert first.ended() is None
     assert results(folder) == whole  # of before, until the new ones are published
     assert second.ended() == 0
@@ -190,9 +197,9 @@ def mount(folder: Path, options: str) -> None:
         pytest.skip(f"nothing can be mounted here: {done.stderr}")
 
 
-def test_a_full_disk_costs_what_does_not_fit(nursery: Nursery, whole: bytes, small_disk: Path) -> None:
+def test_a_full_disk_costs_what_does_not_fit(nursery: Nursery, whole: bytes, played: str, small_disk: Path) -> None:
     folder = small_disk / "out"
-    child = nursery.start(small_disk.parent, *STUDY, f"out={folder}")
+    child = nursery.start(small_disk.parent, *STUDY, f"out={folder}", prepare=played)
     assert child.ended() == 1
     said = child.said.read_text()
     assert "Traceback" not in said, said
@@ -202,7 +209,7 @@ def test_a_full_disk_costs_what_does_not_fit(nursery: Nursery, whole: bytes, sma
     assert_sound(folder)
     assert_tidy(folder)
     mount(small_disk, "remount,size=10m")
-    child = nursery.start(small_disk.parent, *STUDY, f"out={folder}")
+    child = nursery.start(small_disk.parent, *STUDY, f"out={folder}", prepare=played)
     assert child.ended() == 0, child.said.read_text()
     assert f"{CELLS} cells, {len(stored)} of them done before" in child.said.read_text()
     assert results(folder) == whole

@@ -104,12 +104,14 @@ def test_processes_that_are_stopped_go_on_together(children: Nursery, alone: byt
     assert not (tmp_path / "out/carries").exists()
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_in_another_process_is_told_by_the_first(children: Nursery, tmp_path: Path) -> None:
     first, second = pair(children, tmp_path, second=BROKEN)
     assert [first.ended(), second.ended()] == [1, 0]
     assert "process 1: ZeroDivisionError: division by zero" in first.said.read_text()
 
 
+@pytest.mark.slow
 def test_the_others_end_where_the_first_refuses_or_one_leaves(children: Nursery, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/thesis.tex").touch()

@@ -174,11 +174,14 @@ def _shape(study: StudyConfig, group: list[Cell]) -> tuple[int, int]:
     """(cells, seeds) of a chunk: one shape for a whole group, so that it compiles once.
 
     It depends on the study and the device alone, so that a study that is gone on with has the same chunks. Every device
-    gets the same number of seeds.
+    gets the same number of seeds. On a CPU a chunk is no wider than one item of ``experiments.engine.batch``, so that a study
+    of fewer or more cells needs no other program than the one that is in the cache.
     """
     rows = study.chunk_rows or _rows(group) * jax.local_device_count()
     seeds = min(math.ceil(study.seeds / hosts.processes()), rows)
     widest = max(len(same) for same in _by_timeline(group))
+    if study.chunk_rows is None:
+        widest, _ = batch.tile_shape(widest, math.ceil(seeds / jax.local_device_count()))
     return _whole(max(1, min(widest, rows // seeds)), seeds)
 
 
@@ -281,7 +284,7 @@ class _Runner:
         self.failed: dict[str, str] = {}  # cell id -> error
         self.clipping: set[str] = set()  # rules whose shares had to be cut, and which people know of
         self.compilations, self.cached, self.compile_seconds, self.decisions = 0, 0, 0.0, 0
-        self.lock, self.writing = Lock(), Lock()
+        self.lock, self.preparing, self.writing = Lock(), Lock(), Lock()
         self.simulators = ThreadPoolExecutor(cores())
         # Shards that start together begin with different programs; from there on leases divide the items.
         first = (study.shard or 0) % len(self.groups)
@@ -420,10 +423,10 @@ class _Runner:
         return programs
 
     def _compiled(self, group: list[Cell], wide: int, deep: int) -> Program:
-        worlds, policies = cells.stack(_padded(group, wide))
-        keys = batch.run_keys(self.study.root_seed, np.zeros(wide, np.uint32), np.arange(deep))
         name = group[0].config.policy.name
-        with self.lock:
+        with self.preparing:  # in turn: programs are ready in the order of the study
+            worlds, policies = cells.stack(_padded(group, wide))
+            keys = batch.run_keys(self.study.root_seed, np.zeros(wide, np.uint32), np.arange(deep))
             self.begun += 1
             number, needed = self.begun, max(self.begun, self.programs_needed)  # more where memory is short
         announced, how = f"program {number} of {needed} ({name})", "not compiled"
