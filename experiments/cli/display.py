@@ -15,7 +15,7 @@ from rich.text import Text
 from experiments.cli.status import short
 
 if TYPE_CHECKING:  # the first line of a command is printed from here, before JAX is imported
-    from experiments.results.events import EventLog
+    from experiments.jobs.warning_log import Log
 
 _PLAIN_SECONDS = 5.0  # between two lines when there is no terminal
 _BEAT_SECONDS = 10.0  # between two signs of life in the log, at most
@@ -44,7 +44,7 @@ class _Lines(Progress):
 class Live:
     """A live display on a terminal; plain lines, a few a minute, elsewhere; signs of life in the log for others."""
 
-    def __init__(self, console: Console, log: "EventLog") -> None:
+    def __init__(self, console: Console, log: "Log") -> None:
         self.console, self.log = console, log
         self.live: Progress | None = None
         self.what = "starting"

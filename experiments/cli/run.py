@@ -205,7 +205,7 @@ def _app(configuration: DictConfig) -> None:
             from experiments.jobs import hosts
 
             with hosts.joined(plain.get("distributed")):
-                code = execute(plain)
+                code = execute(plain).code
     except (InputError, OmegaConfBaseException) as error:
         code = _refused(error)
     except KeyboardInterrupt:
@@ -313,7 +313,16 @@ def _begin_overwrite(task: _Task, folder: Path) -> None:
             runner.begin_overwrite(task.planned, folder, leases)
 
 
-def execute(plain: dict[str, Any]) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Executed:
+    """How a study ended, and where."""
+
+    code: int  # exit code: 0 done, 1 where cells failed or nothing could be published
+    folder: Path
+    failed: dict[str, str]  # cell id -> error
+
+
+def execute(plain: dict[str, Any]) -> Executed:
     """Validate, simulate what is missing, and make everything that is made from results."""
     from experiments.engine import program_cache
     from experiments.jobs import hosts, runner, warning_log
@@ -323,7 +332,7 @@ def execute(plain: dict[str, Any]) -> int:
     settings, planned, folder = task.settings, task.planned, task.folder
     if not hosts.leads():
         runner.follow(settings, planned, folder)
-        return 0
+        return Executed(code=0, folder=folder, failed={})
     study_record.open_folder(folder, task.record, extend=settings.extend)
     log = events.EventLog(folder / "events.jsonl")
     console = display.console()
@@ -358,7 +367,7 @@ def execute(plain: dict[str, Any]) -> int:
     names = {cell.id: cell.config.policy.name for cell in planned}
     for line in _failures(outcome.failed, names):
         print(line, file=sys.stderr)
-    return 1 if outcome.failed or not published else 0
+    return Executed(code=1 if outcome.failed or not published else 0, folder=folder, failed=outcome.failed)
 
 
 def _failures(failed: Mapping[str, str], names: Mapping[str, str]) -> list[str]:

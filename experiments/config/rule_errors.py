@@ -3,7 +3,7 @@
 import inspect
 import re
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -16,6 +16,7 @@ from envs.errors import InputError
 from experiments import interrupt
 
 USER_MODULE = "llm_bandits_user_rules_"  # begins the name of a user's file as a module
+_user_modules: set[str] = set()  # further modules of the user's, see ``theirs``
 _LONGEST = 300  # characters of an error's own words
 _LATER = "a value that is known only when the compiled study runs"
 _ADVICE: dict[str, str] = {
@@ -30,6 +31,17 @@ _ADVICE: dict[str, str] = {
     "SystemExit": "a rule must not leave the program; remove sys.exit",
     "KeyboardInterrupt": "a rule must not interrupt the program",
 }
+
+
+@contextmanager
+def theirs(modules: Iterable[str]) -> Iterator[None]:
+    """For a while these modules, which the user has imported or is running, are the user's like files of rules."""
+    more = set(modules) - _user_modules
+    _user_modules.update(more)
+    try:
+        yield
+    finally:
+        _user_modules.difference_update(more)
 
 
 def is_request_to_stop(error: BaseException) -> bool:
@@ -96,13 +108,17 @@ def _their_frames(error: BaseException) -> Iterator[tuple[FrameType, int]]:
         frames = [
             (frame, line)
             for frame, line in traceback.walk_tb(found.__traceback__)
-            if str(frame.f_globals.get("__name__", "")).startswith(USER_MODULE)
+            if _is_their_module(str(frame.f_globals.get("__name__", "")))
             and not frame.f_code.co_filename.startswith("<")  # what dataclasses generate
         ]
         if frames:
             yield from frames
             return
         found = found.__cause__ or found.__context__
+
+
+def _is_their_module(name: str) -> bool:
+    return name.startswith(USER_MODULE) or name in _user_modules
 
 
 def _method(frame: FrameType) -> str:

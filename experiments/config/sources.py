@@ -9,6 +9,7 @@ import ast
 import hashlib
 import inspect
 import json
+import marshal
 import subprocess
 import sys
 import sysconfig
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import jax
@@ -173,10 +175,19 @@ def _is_ours(module: str) -> bool:
 
 
 def _typed(cls: type) -> str:
+    """The code of a class that no file holds: its text, as far as the interpreter has kept it, else its bytes."""
     try:
         return inspect.getsource(cls)
     except (OSError, TypeError):
-        return repr(cls)
+        methods = {name: value.__code__ for name, value in vars(cls).items() if inspect.isfunction(value)}
+        return "\n".join([cls.__qualname__, *(f"{name}: {_typed_method(code)}" for name, code in methods.items())])
+
+
+def _typed_method(code: CodeType) -> str:
+    try:
+        return inspect.getsource(code)
+    except (OSError, TypeError):
+        return marshal.dumps(code).hex()
 
 
 def _sha256(file: Path) -> str:

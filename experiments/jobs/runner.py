@@ -1,9 +1,10 @@
 """Running a study: groups, chunks, results as they come, and what is made of them at the end."""
 
 import hashlib
+import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, replace
@@ -110,6 +111,17 @@ def simulate_again(study: StudyConfig, planned: list[Cell], folder: Path, cell: 
     return measure.cell_result(chunk.cells[number], mine, runner._marks(chunk), seeds, 0.0, {})
 
 
+def run_in_memory(study: StudyConfig, planned: list[Cell], log: Log, progress: Progress) -> Outcome:
+    """Simulate all cells of a study to the bits that ``run`` stores; nothing is read or written."""
+    memory = _Memory(log, progress)
+    runner = _Runner(replace(study, checkpoint_minutes=None), memory, _NoLeases(), planned)
+    progress.begin(0, len(planned), runner.decisions_left())
+    began = perf_counter()
+    runner.run()
+    results = [memory.results[cell.id] for cell in planned if memory.has(cell.id)]
+    return runner.outcome(results, runner.failed, 0, perf_counter() - began)
+
+
 def _run(
     study: StudyConfig, planned: list[Cell], folder: Path, leases: Leases, log: EventLog, progress: Progress
 ) -> Outcome:
@@ -145,16 +157,9 @@ def _run(
     results = {cell: kept.get(cell) or shelf.read(cell) for cell in dict.fromkeys([*whole, *mine])}
     gone = [cell for cell in mine if not results[cell] and cell not in left]
     lost = dict.fromkeys(gone, "its file was lost or damaged; the same command makes it anew")
-    return Outcome(
-        cells=[result for cell in whole if (result := results[cell]) is not None],
-        failed=lost | {cell: error for cell, error in runner.failed.items() if not shelf.has(cell)},
-        left=len(left),
-        compilations=runner.compilations,
-        cached=runner.cached,
-        compile_seconds=runner.compile_seconds,
-        run_seconds=perf_counter() - began,
-        decisions=runner.decisions,
-    )
+    there = [result for cell in whole if (result := results[cell]) is not None]
+    failed = lost | {cell: error for cell, error in runner.failed.items() if not shelf.has(cell)}
+    return runner.outcome(there, failed, len(left), perf_counter() - began)
 
 
 def begin_overwrite(planned: list[Cell], folder: Path, leases: Leases) -> None:
@@ -257,6 +262,52 @@ class _Shelf:
                 self.progress.warn(f"{error}; it is now {aside.relative_to(self.folder)}, and the cell is made anew")
             return None
 
+    def write(self, result: CellResult) -> None:
+        """Store a cell's results; OSError where they cannot be written."""
+        cell_file.write_cell(self.folder, result)
+
+    def discard_checkpoints(self, cells: list[str]) -> None:
+        """Remove the checkpoints of cells that were simulated side by side, which are stored."""
+        checkpoint.discard(self.folder, cells)
+
+
+class _Memory(_Shelf):
+    """Results in memory alone."""
+
+    def __init__(self, log: Log, progress: Progress) -> None:
+        super().__init__(Path(), log, progress)
+        self.results: dict[str, CellResult] = {}
+
+    def has(self, cell: str) -> bool:
+        """Whether it is done."""
+        return cell in self.results
+
+    def write(self, result: CellResult) -> None:
+        """Keep a cell's results, with the description as a file holds it: lists in place of tuples."""
+        plain = json.loads(json.dumps(result.description))
+        self.results[plain["cell"]] = replace(result, description=plain)
+
+    def discard_checkpoints(self, cells: list[str]) -> None:
+        """Nothing was saved."""
+
+
+class _NoLeases(Leases):
+    """The leases of a process that shares its work with nobody."""
+
+    def __init__(self) -> None:
+        super().__init__(Path())
+
+    def acquire(self, name: str, cells: Collection[str] = ()) -> bool:
+        """Everything is ours."""
+        return True
+
+    def release(self, name: str) -> None:
+        """Nobody waits for it."""
+
+    def others(self) -> set[str]:
+        """Nobody else leases anything."""
+        return set()
+
 
 class _NoShelf(_Shelf):
     """That of a process which follows another one: what is stored is not its business."""
@@ -301,6 +352,19 @@ class _Runner:
     def groups_left(self) -> int:
         """How many static groups have something missing."""
         return len({item.group for item in self.items})
+
+    def outcome(self, results: list[CellResult], failed: dict[str, str], left: int, seconds: float) -> Outcome:
+        """What running gave, with what this process has counted."""
+        return Outcome(
+            cells=results,
+            failed=failed,
+            left=left,
+            compilations=self.compilations,
+            cached=self.cached,
+            compile_seconds=self.compile_seconds,
+            run_seconds=seconds,
+            decisions=self.decisions,
+        )
 
     def run(self, work: Callable[[], None] | None = None) -> None:
         """Until nothing is left that this process could do; ``work`` in place of what a worker usually does."""
@@ -462,14 +526,14 @@ class _Runner:
                 result = measure.cell_result(cell, mine, marks, seeds, wall, self.benchmarks)
             self._store(cell, replace(result, study=self.shelf.about))
         if not self._missing(item):  # what could not be written need not be simulated from its beginning again
-            checkpoint.discard(self.folder, [cell.id for cell in chunks[0].cells])
+            self.shelf.discard_checkpoints([cell.id for cell in chunks[0].cells])
 
     def _store(self, cell: Cell, result: CellResult) -> None:
         """A cell that cannot be written costs itself; what is announced is on the disk."""
         name = cell.config.policy.name
         try:
             with self.writing:
-                cell_file.write_cell(self.folder, result)
+                self.shelf.write(result)
                 self.log.write("cell", **_announcement(result))
         except OSError as error:
             text = f"it could not be written ({error.strerror or error}); once that is mended, the same command goes on"

@@ -29,8 +29,8 @@ def make(cells: Sequence[CellResult], folder: Path) -> Publication:
     """Write tables, summary, figures and report. Equal results make equal files."""
     record = study_folder.read_record(folder)
     cells = published.annotated(cells, record["config"].get("published") or [])
-    planned = len(layout.read_plan(folder)) or len(study_folder.current(record)) or None
-    found = summary.summarise(cells, expected=record["config"].get("expected_exponents"), planned=planned)
+    expected = record["config"].get("expected_exponents")
+    found = summary.summarise(cells, expected=expected, planned=planned_cells(folder, record))
     interrupt.check()
     tables.write_results(folder, cells)
     tables.write_summary(folder, found.to_json())
@@ -39,6 +39,11 @@ def make(cells: Sequence[CellResult], folder: Path) -> Publication:
     interrupt.check()
     path = page.write(cells, record, found, folder)
     return Publication(cells=cells, record=record, found=found, page=path)
+
+
+def planned_cells(folder: Path, record: Mapping[str, Any]) -> int | None:
+    """How many cells the folder's studies have; None where nobody knows."""
+    return len(layout.read_plan(folder)) or len(study_folder.current(record)) or None
 
 
 def made_again(folder: Path) -> Publication:

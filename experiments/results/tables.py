@@ -64,29 +64,35 @@ def described(info: CellInfo) -> dict[str, Any]:
 
 
 def write_results(folder: Path, cells: Sequence[CellResult]) -> None:
-    """``results.parquet`` and ``results.csv``: one row per run, at its horizon.
+    """``results.parquet`` and ``results.csv``: the rows of :func:`rows`.
 
-    Columns whose values are of different kinds, such as numbers and words, hold text in both files. In the CSV file
-    alone, text that a spreadsheet would run as a formula begins with an apostrophe (:data:`_FORMULA`).
+    In the CSV file alone, text that a spreadsheet would run as a formula begins with an apostrophe (:data:`_FORMULA`).
     """
     import pyarrow as pa  # not before there are results: it takes a while, and a study begins without it
     import pyarrow.csv
     import pyarrow.parquet
 
-    about = [described(cell.info) for cell in cells]
-    names = list(dict.fromkeys(name for entry in about for name in entry))
-    words = [name for name in names if _is_mixed([entry.get(name) for entry in about])]
-    for entry in about:
-        entry |= {name: _spelt(entry[name]) for name in words if entry.get(name) is not None}
-    rows = zip(interrupt.looking(cells), about, strict=True)
-    tables = [_table(cell, {name: entry.get(name) for name in names}) for cell, entry in rows]
-    table = pa.concat_tables(tables, promote_options="permissive")
+    table = rows(cells)
     sink = pa.BufferOutputStream()
     pa.parquet.write_table(table, sink)
     write_atomically(folder / "results.parquet", sink.getvalue().to_pybytes())
     sink = pa.BufferOutputStream()
     pa.csv.write_csv(_without_formulas(table), sink)
     write_atomically(folder / "results.csv", sink.getvalue().to_pybytes())
+
+
+def rows(cells: Sequence[CellResult]) -> "pa.Table":
+    """One row a run, at its horizon. Columns whose values are of different kinds, as numbers and words, hold text."""
+    import pyarrow as pa
+
+    about = [described(cell.info) for cell in cells]
+    names = list(dict.fromkeys(name for entry in about for name in entry))
+    words = [name for name in names if _is_mixed([entry.get(name) for entry in about])]
+    for entry in about:
+        entry |= {name: _spelt(entry[name]) for name in words if entry.get(name) is not None}
+    described_cells = zip(interrupt.looking(cells), about, strict=True)
+    tables = [_table(cell, {name: entry.get(name) for name in names}) for cell, entry in described_cells]
+    return pa.concat_tables(tables, promote_options="permissive")
 
 
 def _is_mixed(values: Sequence[Any]) -> bool:

@@ -119,11 +119,13 @@ class Metric:
         if self.read is Read.RUN:
             found: np.ndarray | None = self.compute(cell) if self.applies(cell) else None
             return found
+        final = self.finals(cell)
+        return None if final is None else np.asarray(final[np.isfinite(final)])
+
+    def finals(self, cell: CellResult) -> np.ndarray | None:
+        """[R] the value each run is judged by, NaN where it has none; None where there is no curve to read it from."""
         curve = self.curve(cell)
-        if curve is None:
-            return None
-        final = curve[:, _half(cell) if self.read is Read.HALF else -1]
-        return np.asarray(final[np.isfinite(final)])
+        return None if curve is None else np.asarray(curve[:, _half(cell) if self.read is Read.HALF else -1])
 
     def most(self, cell: CellResult, values: np.ndarray) -> float | None:
         """The upper end of the range of some values, whose lower end is zero: a number, infinity, or None for any sign.
