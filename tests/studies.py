@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import hydra
 import jax
 import pyarrow.parquet
 import pytest
-from omegaconf import OmegaConf
 
+from experiments.api import settings
 from experiments.cli import run
 from experiments.config import cells
 from experiments.config import study as study_config
@@ -63,9 +62,7 @@ def merged(*arguments: str) -> list[str]:
 
 def plain(*arguments: str) -> dict[str, Any]:
     """The resolved configuration that the command line would make of these."""
-    with hydra.initialize_config_module("conf", version_base="1.3"):
-        composed = hydra.compose("config", overrides=run.open_overrides(merged(*arguments)))
-    return OmegaConf.to_container(composed, resolve=True)
+    return settings.composed(merged(*arguments))
 
 
 def planned(*arguments: str) -> list[Cell]:

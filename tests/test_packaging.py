@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("bandits", "conf", "envs", "experiments")
 LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-extras.lock")
-EXTRAS = ("cuda", "cuda12", "tpu", "slurm", "joblib")
+EXTRAS = ("cuda", "cuda12", "tpu", "slurm", "joblib", "xarray")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -41,6 +41,7 @@ def wheel(tmp_path_factory):
 
 def test_wheel_holds_every_file_of_every_package(wheel):
     expected = {name for name in git_files() if name.split("/")[0] in PACKAGES}
+    expected |= {"llm_bandits/__init__.py", "llm_bandits/py.typed"}  # the Python API under the distribution's name
     packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert packed == expected
     for name in ("conf/config.yaml", "bandits/routing/__init__.py", "envs/types.py", "experiments/cli/run.py"):

@@ -179,8 +179,8 @@ def _shape(study: StudyConfig, group: list[Cell]) -> tuple[int, int]:
     """(cells, seeds) of a chunk: one shape for a whole group, so that it compiles once.
 
     It depends on the study and the device alone, so that a study that is gone on with has the same chunks. Every device
-    gets the same number of seeds. On a CPU a chunk is no wider than one item of ``experiments.engine.batch``, so that a study
-    of fewer or more cells needs no other program than the one that is in the cache.
+    gets the same number of seeds. On a CPU a chunk is no wider than one tile of ``experiments.engine.batch``, so that a
+    study of fewer or more cells needs no other program than the one that is in the cache.
     """
     rows = study.chunk_rows or _rows(group) * jax.local_device_count()
     seeds = min(math.ceil(study.seeds / hosts.processes()), rows)
