@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-extras.lock")
-EXTRAS = ("cuda", "cuda12", "tpu", "slurm", "joblib")
+EXTRAS = ("cuda", "cuda12", "tpu", "slurm", "joblib", "xarray")
 FOUNDATION = ("root", "python", "locks", "installer")  # where one of these changed, nothing is built upon
 Stamp = dict[str, str | bool]
 
