@@ -178,13 +178,13 @@ def test_cells_that_fail_are_told_with_their_place_and_cost_nothing_else(results
 
 def assert_same(some: Results, others: Results) -> None:
     """Cells of the same id, bit for bit."""
-    known = {cell.description["cell"]: cell for cell in others.cells}
+    known = {cell.info.cell: cell for cell in others.cells}
     for cell in some.cells:
-        other = known[cell.description["cell"]]
+        other = known[cell.info.cell]
         assert (cell.metrics, cell.models, cell.estimates) == (other.metrics, other.models, other.estimates)
         arrays = ("seeds", "eval_rounds", "curves", "share", "lower", "upper", "coverage", "truth", "benchmark_share")
         assert all(getattr(cell, name).tobytes() == getattr(other, name).tobytes() for name in arrays)
-        ours, theirs = ({**found.description, "wall_s": 0} for found in (cell, other))
+        ours, theirs = ({**found.info.to_json(), "wall_s": 0} for found in (cell, other))
         assert ours == theirs
 
 
@@ -194,7 +194,7 @@ def test_a_study_with_a_folder_has_the_same_bits(results: Results, folder: Path)
     assert_same(stored, results)
     assert results.select(policy="uniform").to_arrow().select(stored.to_arrow().column_names).equals(stored.to_arrow())
     assert stored.to_arrow().equals(pyarrow.parquet.read_table(folder / "results.parquet"))
-    assert stored.summary()["cells"][0]["cell"] == stored.cells[0].description["cell"]
+    assert stored.summary().cells[0].info.cell == stored.cells[0].info.cell
     assert stored.provenance["versions"] == results.provenance["versions"]
 
 
@@ -342,7 +342,7 @@ def test_what_is_not_installed_is_named(results: Results, monkeypatch: pytest.Mo
 def test_a_data_frame_has_the_rows_of_the_table(results: Results) -> None:
     pytest.importorskip("pandas")
     frame = results.to_pandas()
-    assert len(frame) == 24 and set(frame["policy"]) == {cell.description["policy"] for cell in results.cells}
+    assert len(frame) == 24 and set(frame["policy"]) == {cell.info.policy for cell in results.cells}
 
 
 def test_a_dataset_has_labelled_curves(results: Results) -> None:

@@ -12,10 +12,11 @@ import pyarrow as pa
 
 from envs.errors import InputError, nearest
 from experiments.config import sources
-from experiments.report import summary
 from experiments.report.scaling import mean_interval
+from experiments.report.summary import Summary, summarise
 from experiments.results import tables
 from experiments.results.cell_file import CellResult
+from experiments.results.metrics import METRICS
 
 if TYPE_CHECKING:
     import pandas
@@ -26,12 +27,6 @@ _PAIRED_FILES = ("catalogue", "trace")  # and files
 _LABELS = ("policy", "routing", "deployment", "env", "demand", "forecaster")
 _NUMBERS = ("num_models", "horizon", "budget", "budget_per_task", "target")
 _UNITS = {"budget": "USD", "budget_per_task": "USD/task", "horizon": "rounds", "num_models": "models", "target": "1"}
-_METRIC_UNITS = {  # by the beginning of a metric's name
-    **{"spent_money": "USD", "dual_": "reward per normalised unit", "forecast_error": "1", "overspend": "1"},
-    **{"reward": "reward", "benchmark": "reward", "regret": "reward", "pace": "1", "deployment_gap": "1"},
-    **{"invalid": "rounds", "clipped": "rounds", "activations": "models", "evictions": "models"},
-    **{"spent_": "the catalogue's", "": "tasks"},
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +65,7 @@ class Results:
 
     def __repr__(self) -> str:
         missing = f" of {self.planned}" if self.planned not in (None, len(self)) else ""
-        horizons = _spanned([cell.description["horizon"] for cell in self.cells])
+        horizons = _spanned([cell.info.horizon for cell in self.cells])
         seeds = _spanned([len(cell.seeds) for cell in self.cells])
         where = f", {self.folder}" if self.folder else ""
         policies = ", ".join(self._column("policy"))
@@ -83,7 +78,7 @@ class Results:
         where there is no such column or value.
         """
         self._refuse_empty()
-        about = [{**tables.described(cell.description), **cell.description["swept"]} for cell in self.cells]
+        about = [{**tables.described(cell.info), **cell.info.swept} for cell in self.cells]
         chosen = [True] * len(self)
         for name, wanted in where.items():
             among = wanted if isinstance(wanted, list | tuple | set | np.ndarray) else [wanted]
@@ -131,10 +126,10 @@ class Results:
         seeds = np.unique(np.concatenate([cell.seeds for cell in self.cells]))
         dimensions = ("cell", "seed", last)
         curves = {
-            tables.RENAMED.get(name, name): (
+            METRICS.find(name).column or name: (
                 dimensions,
                 _curves(self.cells, name, seeds),
-                {"units": _metric_unit(name)},
+                {"units": METRICS.find(name).unit},
             )
             for name in dict.fromkeys(name for cell in self.cells for name in cell.metrics)
         }
@@ -173,7 +168,7 @@ class Results:
             a=a,
             b=b,
             metric=metric,
-            horizon=int(one.description["horizon"]),
+            horizon=one.info.horizon,
             mean=mean,
             low=low,
             high=high,
@@ -181,10 +176,10 @@ class Results:
             n=len(apart),
         )
 
-    def summary(self, *, level: float = 0.95) -> dict[str, Any]:
+    def summary(self, *, level: float = 0.95) -> Summary:
         """What ``summary.json`` holds: means of the cells with intervals, and exponents of growth with the horizon."""
         expected = self.configuration.get("expected_exponents")
-        return summary.summarise(self.cells, expected=expected, planned=self.planned, level=level)
+        return summarise(self.cells, expected=expected, planned=self.planned, level=level)
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -196,21 +191,19 @@ class Results:
         """
         code: dict[str, str] = {}
         for cell in self.cells:
-            code |= sources.components(cell.description.get("sources", {}))
+            code |= sources.components(cell.info.sources)
         return {
             "versions": dict(self.versions),
             "configuration": dict(self.configuration),
             "code": dict(sorted(code.items())),
             "cells": {
-                cell.description["cell"]: {
-                    name: cell.description.get(name) for name in ("policy", "parameters", "sources")
-                }
+                cell.info.cell: {name: getattr(cell.info, name) for name in ("policy", "parameters", "sources")}
                 for cell in self.cells
             },
         }
 
     def _column(self, name: str) -> list[str]:
-        return list(dict.fromkeys(str(cell.description[name]) for cell in self.cells))
+        return list(dict.fromkeys(str(getattr(cell.info, name)) for cell in self.cells))
 
     def _refuse_empty(self) -> None:
         if not self.cells:
@@ -223,14 +216,14 @@ class Results:
             return found[0]
         if not found:
             raise InputError(f"no cell of {policy} has {', '.join(f'{key}={value!r}' for key, value in where.items())}")
-        about = [tables.described(cell.description) for cell in found]
+        about = [tables.described(cell.info) for cell in found]
         columns = dict.fromkeys(name for entry in about for name in entry if name != "cell" and "sha256" not in name)
         differing = {name: [entry.get(name) for entry in about] for name in columns}
         telling = {name: values for name, values in differing.items() if len({str(value) for value in values}) > 1}
         name, values = next(iter(telling.items()), ("cell", []))
         raise InputError(
             f"{len(found)} cells of {policy} differ in {', '.join(list(telling)[:4]) or 'nothing'}; say which, "
-            f"e.g. {name}={values[0] if values else found[0].description['cell']!r}"
+            f"e.g. {name}={values[0] if values else found[0].info.cell!r}"
         )
 
 
@@ -259,25 +252,25 @@ def _equal(left: Any, right: Any) -> bool:
 
 def _final(cell: CellResult, metric: str) -> np.ndarray:
     """[R] of a metric at the horizon, NaN where a run has none."""
-    values = summary.metric_runs(cell, metric)
+    known = {name: METRICS.find(name) for name in dict.fromkeys([*cell.metrics, *METRICS]) if not name.endswith("*")}
+    values = known[metric].finals(cell) if metric in known else None
     if values is not None:
         return values
-    known = dict.fromkeys([*cell.metrics, *summary.METRICS])
-    offered = [name for name in known if name != metric and summary.metric_runs(cell, name) is not None]
-    raise InputError(f"{cell.description['policy']} has no metric {metric!r}; {nearest(metric, offered)}")
+    offered = [name for name, other in known.items() if name != metric and other.finals(cell) is not None]
+    raise InputError(f"{cell.info.policy} has no metric {metric!r}; {nearest(metric, offered)}")
 
 
 def _refuse_unpaired(one: CellResult, other: CellResult) -> None:
     """InputError where two cells did not meet the same demand and luck."""
-    a, b = one.description, other.description
-    said = f"{a['policy']} and {b['policy']} are not paired"
+    a, b = one.info, other.info
+    said = f"{a.policy} and {b.policy} are not paired"
     if not np.array_equal(one.seeds, other.seeds):
         raise InputError(f"{said}: one has {len(one.seeds)} seeds and the other {len(other.seeds)}; give them the same")
     for name in _PAIRED:
-        if a["parameters"].get(name) != b["parameters"].get(name):
+        if a.parameters.get(name) != b.parameters.get(name):
             raise InputError(f"{said}: their {name} differ; compare cells of one world, demand and horizon")
     for name in _PAIRED_FILES:
-        if a["sources"].get(name, {}).get("sha256") != b["sources"].get(name, {}).get("sha256"):
+        if a.sources.get(name, {}).get("sha256") != b.sources.get(name, {}).get("sha256"):
             raise InputError(f"{said}: their {name} is another file; compare cells of one world and demand")
 
 
@@ -307,10 +300,10 @@ def _curves(cells: Sequence[CellResult], metric: str, seeds: np.ndarray) -> np.n
 
 def _cell_coordinates(cells: Sequence[CellResult]) -> dict[str, Any]:
     """What tells cells apart, along the dimension ``cell``."""
-    swept = dict.fromkeys(name for cell in cells for name in cell.description["swept"])
-    found: dict[str, Any] = {"cell": [cell.description["cell"] for cell in cells]}
+    swept = dict.fromkeys(name for cell in cells for name in cell.info.swept)
+    found: dict[str, Any] = {"cell": [cell.info.cell for cell in cells]}
     for name in dict.fromkeys([*_LABELS, *_NUMBERS, *swept]):
-        values = [cell.description["swept"].get(name, cell.description.get(name)) for cell in cells]
+        values = [cell.info.swept.get(name, getattr(cell.info, name, None)) for cell in cells]
         attributes = {"units": _UNITS[name]} if name in _UNITS else {}
         found[name] = ("cell", _column_of(values), attributes)
     return found
@@ -321,10 +314,6 @@ def _column_of(values: Sequence[Any]) -> np.ndarray:
     if all(value is None or (isinstance(value, int | float) and not isinstance(value, bool)) for value in values):
         return np.array([np.nan if value is None else value for value in values])
     return np.array(["" if value is None else str(value) for value in values])
-
-
-def _metric_unit(metric: str) -> str:
-    return next(unit for beginning, unit in _METRIC_UNITS.items() if metric.startswith(beginning))
 
 
 def _spelt(versions: Mapping[str, Any]) -> dict[str, str]:

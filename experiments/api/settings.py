@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from envs.errors import InputError
 from experiments.config import hints, schema
-from experiments.config.schema import SHORT_AXES, SWEPT_GROUPS
+from experiments.config.axes import SHORT_AXES, SWEPT_GROUPS
 
 GROUPS = ("env", "demand", "forecaster")  # a keyword may name a file in conf/<group>, or hold a mapping of its keys
 OF_FOLDERS = ("out", "force", "extend", "shard", "distributed", "tracker")  # keys without a meaning in memory

@@ -30,6 +30,7 @@ from experiments.jobs.queue import Work, WorkItem
 from experiments.jobs.warning_log import Log
 from experiments.results import cell_file, measure, overwrite, study_folder, study_record
 from experiments.results.cell_file import CellResult
+from experiments.results.cell_info import CellInfo
 from experiments.results.events import EventLog
 from experiments.results.leases import Leases
 
@@ -283,9 +284,9 @@ class _Memory(_Shelf):
         return cell in self.results
 
     def write(self, result: CellResult) -> None:
-        """Keep a cell's results, with the description as a file holds it: lists in place of tuples."""
-        plain = json.loads(json.dumps(result.description))
-        self.results[plain["cell"]] = replace(result, description=plain)
+        """Keep a cell's results, with its info as a file holds it: lists in place of tuples."""
+        info = CellInfo.from_json(json.loads(json.dumps(result.info.to_json())))
+        self.results[info.cell] = replace(result, info=info)
 
     def discard_checkpoints(self, cells: list[str]) -> None:
         """Nothing was saved."""
