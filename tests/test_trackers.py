@@ -449,7 +449,7 @@ def test_a_read_only_folder_is_told(tmp_path: Path, log, wandb, monkeypatch) -> 
 
 def test_results_may_lie_elsewhere_than_what_wandb_writes(tmp_path: Path, log, wandb: FakeWandb) -> None:
     settings = WandbSettings(folder=tmp_path / "own")
-    outcome = sync_wandb([make_cell()], CONFIG, {}, tmp_path / "results", settings, log)
+    outcome = sync_wandb([make_cell()], CONFIG, NOTHING, tmp_path / "results", settings, log)
     assert outcome.folder == tmp_path / "own" / "wandb" and not (tmp_path / "results").exists()
 
 
