@@ -30,7 +30,7 @@ from experiments import FailedCellsError, InputError, Results, load_study, run_s
 from experiments.api import llm_bandits, settings
 from experiments.cli import run
 from experiments.config import sources
-from experiments.report import html_report
+from experiments.report import page
 from experiments.report.scaling import mean_interval
 from tests.conftest import ROOT
 
@@ -83,7 +83,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The study of the command line whose cells are the first ones of ``results``."""
     out = tmp_path_factory.mktemp("study") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(html_report, "write", lambda cells, record, found, folder: folder / "report.html")
+        patch.setattr(page, "write", lambda cells, record, found, folder: folder / "report.html")
         before = global_state()
         ran = run_study(out=out, overrides=[*ARGUMENTS, *SWEEP])
         assert global_state() == before
@@ -129,7 +129,7 @@ def test_results_say_what_they_are(results: Results) -> None:
     assert len(rows) == 8 * 3
     wanted = {"policy": "dear", "routing": "Greedy", "routing.price": 9.0, "horizon": 40, "seed": 2, "num_models": 3}
     assert rows[-1].items() >= wanted.items()
-    assert [entry["label"] for entry in results.summary()["cells"]][::4] == ["uniform", "uniform"]
+    assert [entry.label for entry in results.summary().cells][::4] == ["uniform", "uniform"]
 
 
 def test_a_class_of_ones_own_is_identified_by_source_and_parameters(results: Results) -> None:

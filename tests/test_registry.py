@@ -293,6 +293,9 @@ def test_what_decides_numbers_is_in_the_engine() -> None:
         *(
             "experiments.config.study",
             "experiments.results.cell_file",
+            "experiments.results.cell_info",
+            "experiments.results.metrics",
+            "experiments.results.metrics.base",
             "experiments.engine.checkpoint_state",
         ),  # values, results and carries, as they are
         *("experiments.config.rule_errors", "experiments.interrupt"),  # errors and signals

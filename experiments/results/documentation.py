@@ -46,7 +46,8 @@ def _column(metric: Metric) -> list[str]:
     name = f"{metric.member('<name>')}" if metric.each else metric.column or metric.name
     of = {"resources": "resource", "services": "service metric", "quantities": "resource or service metric"}
     each = f" One column a {of[metric.each]}." if metric.each else ""
-    return [f"`{name}`", metric.unit, metric.kind.value, metric.says + each]
+    unit = f"{metric.unit}; money in {metric.money_unit}" if metric.money_unit else metric.unit
+    return [f"`{name}`", unit, metric.kind.value, metric.says + each]
 
 
 def _summarised(metric: Metric) -> list[str]:

@@ -76,6 +76,7 @@ class Metric:
     read: Read = Read.HORIZON
     applies: Callable[[CellResult], bool] = _always  # whether it means anything for a cell
     positive_part: bool = False  # a stored value below zero counts as zero
+    money_unit: str = ""  # of a family's member called money, where it differs from the others' unit
     each: str = ""  # a family has a member for each of the cell's "resources", "services" or "quantities" (both)
     summarised: bool = False  # whether summary.json and the tables made of it hold its mean and interval
     table: Table | None = None
@@ -161,6 +162,7 @@ class Facts(TypedDict, total=False):
     read: Read
     applies: Callable[[CellResult], bool]
     positive_part: bool
+    money_unit: str
     each: str
     summarised: bool
     table: Table | None
@@ -209,7 +211,9 @@ class Metrics(dict[str, Metric]):
                 member = name.removeprefix(prefix)
                 known = family.range is not Range.BUDGET or member == MONEY
                 title = f"{family.title}, {member}"
-                return replace(family, name=name, title=title, range=family.range if known else Range.NONNEGATIVE)
+                unit = family.money_unit if family.money_unit and member == MONEY else family.unit
+                values = family.range if known else Range.NONNEGATIVE
+                return replace(family, name=name, title=title, unit=unit, range=values)
         return Metric(
             name=name, title=name, unit="", kind=Kind.LEVEL, compute=np.asarray, says="Not registered.", measured=True
         )

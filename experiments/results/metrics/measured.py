@@ -353,7 +353,8 @@ def _deployment_gap(totals: Totals) -> np.ndarray | None:
 @measured(
     "spent_*",
     title="Spent",
-    unit="USD of money, else the resource's own unit",
+    unit="the resource's own unit",
+    money_unit="USD",
     kind=Kind.SUM,
     range=Range.BUDGET,
     each="resources",
