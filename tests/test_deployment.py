@@ -19,6 +19,7 @@ from scipy import stats
 
 from bandits.deployment import DEPLOYMENT, DeploymentView, first
 from bandits.routing import ROUTING, RoutingView
+from bandits.solvers.mix import Mix
 from tests import oracles, test_routing
 
 SHIPPED = sorted(name for name, rule in DEPLOYMENT.items() if rule.__module__.startswith("bandits."))
@@ -527,11 +528,12 @@ def test_between_two_solves_the_old_mix_is_kept() -> None:
     rule = numbers(ROUTING["stageroute"]())
     axes = replace(jax.tree.map(lambda leaf: 0, held), resolve=None)
     decided = jax.jit(jax.vmap(lambda state, view: rule.decide(state, view), (0, axes)))
-    shares, (kept, old_prices) = decided((mix, prices), held)
-    np.testing.assert_array_equal(kept, mix)
-    np.testing.assert_array_equal(old_prices, prices)
+    old = Mix(shares=mix, prices=prices, undecided=np.zeros(VIEWS, bool))
+    shares, kept = decided(old, held)
+    np.testing.assert_array_equal(kept.shares, mix)
+    np.testing.assert_array_equal(kept.prices, prices)
     caps = np.stack([routed(views, number)["caps"] for number in range(VIEWS)])
     np.testing.assert_allclose(shares, np.minimum(mix, caps), rtol=1e-6)  # but never what cannot serve
-    again, (solved_anew, _) = decided((mix, prices), replace(held, resolve=np.bool_(True)))
-    assert (np.asarray(solved_anew) != mix).any(axis=1).all()
+    again, solved_anew = decided(old, replace(held, resolve=np.bool_(True)))
+    assert (np.asarray(solved_anew.shares) != mix).any(axis=1).all()
     np.testing.assert_allclose(again, test_routing.decide("stageroute", views), atol=1e-6)

@@ -236,8 +236,8 @@ def test_a_study_that_is_asked_to_stop_goes_on_within_its_chunks(alone: Path, tm
     assert not outcome.failed
     assert len(events(tmp_path, "resumed")) >= len(saved) - 2
     (event,) = events(tmp_path, "checkpoint_damaged")
-    assert event["carry"] == str(damaged.with_suffix(".json"))
-    assert [note for note in notes if "damaged" in note and event["carry"] in note]
+    assert event["checkpoint"] == str(damaged.with_suffix(".json"))
+    assert [note for note in notes if "damaged" in note and event["checkpoint"] in note]
     assert {path.stem for path in (tmp_path / "checkpoints/damaged").iterdir()} == {f"{damaged.stem}.0"}
     assert_same_counts(outcome, alone)
     for cell in outcome.cells:

@@ -43,9 +43,9 @@ def prices(rule: PrimalDualResolving, seen: Any) -> np.ndarray:
     return np.asarray(jax.vmap(run, (None, 0, 0))(rule, seen.view, seen.feedback))
 
 
-@pytest.mark.parametrize("arrival_pattern", ["horizon", "anytime"])
+@pytest.mark.parametrize("schedule", ["horizon", "anytime"])
 def test_gradient_prices_are_the_equations(seen: Any, schedule: str) -> None:
-    made = prices(PrimalDualResolving(arrival_pattern=schedule, eta=0.3), seen)
+    made = prices(PrimalDualResolving(schedule=schedule, eta=0.3), seen)
     for cell in range(4):
         view = jax.tree.map(lambda leaf, cell=cell: np.asarray(leaf[cell], np.float64), seen.view)
         feedback = jax.tree.map(lambda leaf, cell=cell: np.asarray(leaf[cell], np.float64), seen.feedback)

@@ -15,12 +15,13 @@ import yaml
 from experiments.cli import commands, status
 from experiments.config import sources
 from experiments.report import dashboards
-from experiments.report.summary import label_cells
+from experiments.report.summary import Summary, label_cells
 from experiments.results import cell_file, layout, study_folder, tables
 from tests import studies
 from tests.studies import RULE, CommandLine
 from tests.synthetic import make_cell
 
+NOTHING = Summary(level=0.95, planned=0, cells=(), exponents=())
 OWN = (
     RULE.replace("warmth", "horizon")
     + """
@@ -104,7 +105,8 @@ def test_every_cell_says_what_it_was_made_of_wherever_it_is_shown(call: CommandL
     assert entry["parameters"] == made_of and "text" not in entry["sources"]["routing"]
     record = yaml.safe_load((folder / "config.yaml").read_text())
     run = dashboards._cell_identity(
-        dashboards._Study(config=record, summary={}, results_folder=folder, settings=dashboards.WandbSettings()), mine
+        dashboards._Study(config=record, summary=NOTHING, results_folder=folder, settings=dashboards.WandbSettings()),
+        mine,
     )["config"]
     assert {name: run[name] for name in wanted} == wanted
     assert run["sources.routing.text"] == OWN and run["asked"]["root_seed"] == 7 and "study" not in run
@@ -117,7 +119,7 @@ def test_the_configuration_as_asked_cannot_be_taken_for_what_ran(call: CommandLi
     record = study_folder.read_record(call.folder / "out")
     given = dashboards._Study(
         config=record,
-        summary={},
+        summary=NOTHING,
         results_folder=call.folder,
         settings=dashboards.WandbSettings(),
     )

@@ -21,7 +21,7 @@ from envs.errors import InputError, nearest
 from experiments.cli import display, opening, variables
 from experiments.config.axes import SHORT_AXES, SWEPT_GROUPS
 from experiments.jobs import launch
-from experiments.results import layout, study_folder, study_record
+from experiments.results import layout, study_folder
 
 if TYPE_CHECKING:
     from experiments.config.cells import Cell
@@ -277,6 +277,7 @@ def _understood(plain: dict[str, Any]) -> _Task:
     from experiments.config.study import study_from
     from experiments.jobs import hosts
     from experiments.report import dashboards
+    from experiments.results import study_record
 
     variables.use_devices()
     jax.config.update("jax_enable_x64", plain.get("precision") == "float64")
@@ -305,6 +306,7 @@ def _understood(plain: dict[str, Any]) -> _Task:
 def _begin_overwrite(task: _Task, folder: Path) -> None:
     """With force=true: begun once, here, and gone on with by every job, also by one that is queued again."""
     from experiments.jobs import runner
+    from experiments.results import study_record
     from experiments.results.leases import Leases
 
     if task.settings.force:
@@ -326,7 +328,7 @@ def execute(plain: dict[str, Any]) -> Executed:
     """Validate, simulate what is missing, and make everything that is made from results."""
     from experiments.engine import program_cache
     from experiments.jobs import hosts, runner, warning_log
-    from experiments.results import events
+    from experiments.results import events, study_record
 
     task = _understood(plain)
     settings, planned, folder = task.settings, task.planned, task.folder

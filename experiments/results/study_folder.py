@@ -10,7 +10,6 @@ from typing import Any
 
 from envs.errors import InputError
 from experiments.config import texts
-from experiments.results import study_folder
 from experiments.results.layout import (
     EVENTS,
     OVERWRITE,
@@ -186,12 +185,12 @@ def _is_count(value: Any) -> bool:
 
 def recorded_cells(folder: Path) -> list[str]:
     """The ids of all cells of all studies that a folder records, the oldest study first."""
-    return study_folder.current(recorded(folder) or {})
+    return current(recorded(folder) or {})
 
 
 def recorded(folder: Path) -> dict[str, Any] | None:
     """What a folder records of its studies, rebuilt where need be; None where it holds none."""
     try:
-        return study_folder.find_record(folder)[0]
+        return find_record(folder)[0]
     except InputError:
         return None

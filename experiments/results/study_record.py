@@ -3,21 +3,16 @@
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from envs.errors import InputError
-
-if TYPE_CHECKING:
-    from experiments.config.cells import Cell
 import secrets
 import zlib
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
+from envs.errors import InputError
 from experiments.config import sources
+from experiments.config.cells import Cell
 from experiments.results import layout, leases, study_folder
 from experiments.results.cell_file import cell_path, read_cell, set_file_aside
 from experiments.results.disk import warn, write_atomically
@@ -36,7 +31,7 @@ from experiments.results.layout import (
 )
 from experiments.results.leases import LEASES, Leases
 from experiments.results.rebuild import rebuilt
-from experiments.results.study_folder import recorded
+from experiments.results.study_folder import recorded, recorded_cells
 
 _FOLDERS = (CELLS, f"{CELLS}/{DAMAGED}", LEASES, "checkpoints", "figures", JOBS)  # that a study may make
 
@@ -260,14 +255,11 @@ def _differences(known: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     ]
 
 
-def write_plan(folder: Path, planned: Sequence["Cell"], seeds: int) -> None:
+def write_plan(folder: Path, planned: Sequence[Cell], seeds: int) -> None:
     """Say which cells the study has, in its order; what an earlier study of the folder planned stays, in front.
 
     A full disk costs the plan, which only those who look need, and not the study.
     """
-    from experiments.results.disk import write_atomically  # brings NumPy and Arrow with it
-    from experiments.results.study_folder import recorded_cells
-
     before = read_plan(folder)
     mine = {cell.id: _planned(cell, seeds, before.get(cell.id, {}).get("swept", {})) for cell in planned}
     known = before | mine
@@ -279,7 +271,7 @@ def write_plan(folder: Path, planned: Sequence["Cell"], seeds: int) -> None:
         write_atomically(folder / PLAN, content)
 
 
-def _planned(cell: "Cell", seeds: int, swept_before: Mapping[str, Any]) -> dict[str, Any]:
+def _planned(cell: Cell, seeds: int, swept_before: Mapping[str, Any]) -> dict[str, Any]:
     config = cell.config
     swept = {**swept_before, **config.swept}
     return {"policy": config.policy.name, "horizon": config.horizon, "seeds": seeds, "swept": swept}
