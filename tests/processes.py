@@ -131,7 +131,7 @@ def play_once(folder: str) -> None:
         return pickle.loads(path.read_bytes())
 
     Path(folder).mkdir(exist_ok=True)
-    batch.compile_program = lambda *_: SimpleNamespace(compile_seconds=0.0)
+    batch.compile_program = lambda *_: SimpleNamespace(compile_seconds=0.0, cached=False)
     batch.simulate = played
 
 

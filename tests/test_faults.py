@@ -17,7 +17,7 @@ from typing import Any, Self
 import pytest
 
 from experiments.engine import batch
-from experiments.results import cell_file, events, tables
+from experiments.results import cell_file, tables
 from tests import processes, studies
 from tests.processes import Child, Nursery
 from tests.studies import CommandLine
@@ -252,7 +252,7 @@ def test_a_clock_that_jumps_back_changes_nothing(call: CommandLine, monkeypatch:
         def now(cls, tz: tzinfo | None = None) -> Self:
             return super().now(tz) - timedelta(days=next(jumps))
 
-    monkeypatch.setattr(events, "datetime", Jumping)
+    monkeypatch.setattr("experiments.results.events.datetime", Jumping)
     monkeypatch.setattr(time, "time", lambda: 1e9 - 86400 * next(jumps))
     folder = "größe, ~ (2) 模型"
     call.done(*command, f"out={folder}")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from markupsafe import escape
 
-from experiments.cli.display import exponents
+from experiments.cli.findings import exponents
 from experiments.report.headlines import headlines
 from experiments.report.page import write
 from experiments.report.scaling import fit_exponent, mean_interval
