@@ -267,7 +267,7 @@ def test_anything_anywhere_is_accepted_or_refused(folder: Path, argument: str) -
     """Random values at random keys, one or two at once: no other error, whatever they are."""
     generator = random.Random(argument)
     plain = composed(argument, "policies=[lp_resolving,primal_dual_resolving]")
-    paths = [path for path in leaves(plain) if path not in ("out", "distributed")]
+    paths = [path for path in leaves(plain) if path != "out"]
     for _ in range(120):
         made = plain
         for path in generator.sample(paths, generator.choice([1, 1, 2])):
@@ -279,7 +279,7 @@ def test_anything_anywhere_is_accepted_or_refused(folder: Path, argument: str) -
 
 def test_every_key_is_tried() -> None:
     tried = {path.partition(".")[0] for path in WRONG}
-    assert schema.TOP.keys() <= tried | {"name", "out", "distributed"}  # tried in test_config, test_hosts
+    assert schema.TOP.keys() <= tried | {"name", "out"}  # tried in test_config
     assert {f"env.{key}" for key in schema.ENV} <= WRONG.keys()
 
 

@@ -16,6 +16,7 @@ from experiments.engine.checkpoint_state import Checkpoint
 from experiments.engine.rollout import Snapshot
 from experiments.jobs import checkpoint
 from experiments.jobs.checkpoint import Checkpointer
+from experiments.results import layout
 from tests import worlds
 
 RUNS, HORIZON = 3, 90
@@ -105,7 +106,7 @@ class StopAt(Checkpointer):
 
 
 def checkpointer(folder: Path, tell: Callable[..., None], rounds: int = HORIZON + 1) -> Checkpointer:
-    made = StopAt(folder / "item", IDENTITY, 0.0, part=True, tell=tell)
+    made = StopAt(folder / "item", IDENTITY, 0.0, half=True, tell=tell)
     made.rounds = rounds
     return made
 
@@ -146,7 +147,7 @@ def templates(simulate: Simulate) -> tuple[Any, Any]:
             raise Stopped
 
     with pytest.raises(Stopped):
-        simulate(LaunchRequest(Path(), IDENTITY, None, part=False, tell=print))
+        simulate(LaunchRequest(Path(), IDENTITY, None, half=False, tell=print))
     return asked[0], asked[1]
 
 
@@ -155,7 +156,7 @@ def test_a_request_to_stop_saves_and_interrupts(simulate: Simulate, straight: Sn
 
     def patient() -> Checkpointer:
         return Checkpointer(
-            tmp_path / "item", IDENTITY, 60.0, part=False, tell=lambda *event, **fields: told.append(event)
+            tmp_path / "item", IDENTITY, 60.0, half=False, tell=lambda *event, **fields: told.append(event)
         )
 
     interrupt.request()
@@ -169,7 +170,7 @@ def test_a_request_to_stop_saves_and_interrupts(simulate: Simulate, straight: Sn
 
 def test_nothing_is_saved_where_it_is_switched_off_or_not_yet_time(simulate: Simulate, tmp_path: Path) -> None:
     for minutes in (None, 60.0):
-        simulate(Checkpointer(tmp_path / "item", IDENTITY, minutes, part=False, tell=print))
+        simulate(Checkpointer(tmp_path / "item", IDENTITY, minutes, half=False, tell=print))
     assert not list(tmp_path.iterdir())
 
 
@@ -294,7 +295,7 @@ def test_carries_go_when_their_cells_are_stored(tmp_path: Path) -> None:
         folder = checkpoint.item_folder(tmp_path, cells)
         checkpoint.save(folder, IDENTITY, Checkpoint(rounds=1, state=state(1), seen=[]))
     checkpoint.discard(tmp_path, ["a"])
-    assert list((tmp_path / checkpoint.FOLDER).iterdir()) == [checkpoint.item_folder(tmp_path, ["b"])]
+    assert list((tmp_path / layout.CHECKPOINTS).iterdir()) == [checkpoint.item_folder(tmp_path, ["b"])]
     checkpoint.discard(tmp_path, ["b"])
     assert not list(tmp_path.iterdir())
     checkpoint.discard(tmp_path, ["c"])

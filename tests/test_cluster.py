@@ -157,9 +157,9 @@ def test_a_shard_leaves_what_others_hold(tmp_path: Path) -> None:
     with Leases(tmp_path) as other, Leases(tmp_path) as mine:
         assert other.acquire("a", ["a"]) and other.acquire("in items of another shape", ["b", "z"])
         work = leaving("abc", mine)
-        item = work.take()
-        assert item is not None and item.id == "c"
-        work.give_back(item)
+        task = work.take()
+        assert task is not None and task.item.id == "c"
+        work.give_back(task)
         began = time.monotonic()
         assert work.take() is None
         assert work.left == {"a", "b"} and time.monotonic() - began < 0.5
@@ -175,9 +175,9 @@ def test_a_shard_makes_sure_that_others_elsewhere_live(tmp_path: Path, monkeypat
         dead._stopped.set()  # as a machine that is switched off
         with Leases(tmp_path, **counting) as mine:
             work = leaving("ab", mine)
-            item = work.take()
-            assert item is not None and item.id == "b"
-            work.give_back(item)
+            task = work.take()
+            assert task is not None and task.item.id == "b"
+            work.give_back(task)
             assert work.take() is None and work.left == {"a"}
 
 

@@ -133,6 +133,8 @@ REFUSED = {
     "expected_exponents={uniform:0.5}": ["expected_exponents.uniform", "0.5", "mapping"],
     "expected_exponents={uniform:{regrets:0.5}}": ["expected_exponents.uniform.regrets", "'regret'"],
     "expected_exponents={uniform:{regret:half}}": ["expected_exponents.uniform.regret", "'half'"],
+    "distributed=true": ["distributed is gone", "the same out=DIR on every host"],
+    "distributed.coordinator='a:1'": ["distributed is gone", "docs/cluster.md"],
     "claims={regret:0.5}": ["claims", "expected_exponents={lp_resolving: {regret: 0.5}}"],
     "rules=null": ["rules", "list"],
     "rules=mine.py": ["rules", "list", "mine.py"],

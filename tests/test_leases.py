@@ -14,7 +14,7 @@ from threading import Barrier
 
 import pytest
 
-from experiments.jobs.queue import Work, WorkItem
+from experiments.jobs.queue import Task, Work, WorkItem
 from experiments.results import leases
 from experiments.results.leases import Leases
 
@@ -201,17 +201,17 @@ def played_by_two(folder: Path, generator: random.Random) -> list[str]:
     with ExitStack() as stack:
         leased = [stack.enter_context(Leases(folder)) for _ in range(2)]
         workers = [Work(items(), mine, missing, lambda cells: None) for mine in leased]
-        hands: list[WorkItem | None] = [None, None]
+        hands: list[Task | None] = [None, None]
         while len(stored) < 12:
             one = generator.randrange(2)
-            item, work = hands[one], workers[one]
-            if item is None:
+            task, work = hands[one], workers[one]
+            if task is None:
                 hands[one] = work._take_now()
             else:
-                work.compiled(item.group)
-                stored.update(item.cells)
-                done.append(item.id)
-                work.give_back(item)
+                work.compiled(task.item.group)
+                stored.update(task.item.cells)
+                done.append(task.item.id)
+                work.give_back(task)
                 hands[one] = None
         assert all(work.take() is None for work in workers)
     return done
@@ -221,12 +221,12 @@ def test_a_group_is_compiled_by_one_worker_while_the_others_go_elsewhere(tmp_pat
     with Leases(tmp_path) as mine:
         work = Work(items(), mine, lambda item: list(item.cells), lambda cells: None)
         taken = [work.take() for _ in range(3)]
-        assert [item.group for item in taken if item] == [0, 1, 2]
+        assert [task.item.group for task in taken if task] == [0, 1, 2]
         assert work._take_now() is None  # all are being compiled
         work.compiled(1)
-        assert [item.group for item in (work.take(), work.take()) if item] == [1, 1]
+        assert [task.item.group for task in (work.take(), work.take()) if task] == [1, 1]
         work.drop(1)
         work.compiled(0)
-        assert [item.group for item in (work.take(), work.take(), work.take()) if item] == [0, 0, 0]
+        assert [task.item.group for task in (work.take(), work.take(), work.take()) if task] == [0, 0, 0]
         work.stop()
         assert work.take() is None

@@ -199,13 +199,9 @@ def _app(configuration: DictConfig) -> None:
         variables.check()  # a job's environment need not be that of the command
         with interrupt.signals(launch.notices(), _leave):
             plain: dict[str, Any] = OmegaConf.to_container(configuration, resolve=True)  # type: ignore[assignment]
-            if not plain.get("distributed"):  # of several processes one speaks, and which one JAX knows
-                _say_opening(plain)
+            _say_opening(plain)
             variables.import_jax()
-            from experiments.jobs import hosts
-
-            with hosts.joined(plain.get("distributed")):
-                code = execute(plain).code
+            code = execute(plain)
     except (InputError, OmegaConfBaseException) as error:
         code = _refused(error)
     except KeyboardInterrupt:
@@ -275,7 +271,6 @@ def _understood(plain: dict[str, Any]) -> _Task:
 
     from experiments.config import cells, rule_errors, sizes, sources
     from experiments.config.study import study_from
-    from experiments.jobs import hosts
     from experiments.report import dashboards
     from experiments.results import study_record
 
@@ -290,10 +285,9 @@ def _understood(plain: dict[str, Any]) -> _Task:
     else:
         folder = files.reachable(study_folder.default(plain), "name")
     # What this command does is not what its study is.
-    recorded = settings.plain | {"force": False, "extend": False, "shard": None, "distributed": None}
+    recorded = settings.plain | {"force": False, "extend": False, "shard": None}
     record = {"config": recorded, "versions": sources.versions(), **cells.record(planned)}
-    if hosts.leads():  # the others see nothing of the folder
-        study_record.is_open(folder, record, extend=settings.extend)
+    study_record.is_open(folder, record, extend=settings.extend)
     return _Task(
         settings=settings,
         planned=planned,
@@ -327,14 +321,11 @@ class Executed:
 def execute(plain: dict[str, Any]) -> Executed:
     """Validate, simulate what is missing, and make everything that is made from results."""
     from experiments.engine import program_cache
-    from experiments.jobs import hosts, runner, warning_log
-    from experiments.results import events, study_record
+    from experiments.jobs import runner, warning_log
+    from experiments.results import events
 
     task = _understood(plain)
     settings, planned, folder = task.settings, task.planned, task.folder
-    if not hosts.leads():
-        runner.follow(settings, planned, folder)
-        return Executed(code=0, folder=folder, failed={})
     study_record.open_folder(folder, task.record, extend=settings.extend)
     log = events.EventLog(folder / "events.jsonl")
     console = display.console()
@@ -347,7 +338,6 @@ def execute(plain: dict[str, Any]) -> Executed:
     with warning_log.logged(log, live.warn):
         with live:
             outcome = runner.run(settings, planned, folder, log, live)
-            hosts.leave()
         if outcome.decisions:  # what vanished meanwhile is there again
             study_record.open_folder(folder, task.record, extend=settings.extend)
             study_record.write_plan(folder, planned, settings.seeds)

@@ -120,14 +120,14 @@ def read(folder: Path) -> Status:
     processes = _processes(events)
     alive = [process for process in processes if process.alive]
     speed = _total(process.decisions_per_minute for process in alive)
-    left = _decisions_left(plan, there | failures.keys(), alive)
+    left = _decisions_left(plan, there | failures.keys(), alive, layout.simulated(folder))
     owners, working = layout.leased(folder), {process.name for process in alive}
     return Status(
         name=str(record["config"].get("name")),
         folder=str(folder),
         cells=len(known) or _announced(events),
         done=len(there & plan.keys() if plan else there),
-        running=sum(owner in working for cell, owner in owners.items() if cell not in there),
+        running=sum(not working.isdisjoint(names) for cell, names in owners.items() if cell not in there),
         failed=tuple(failures.values()),
         damaged=sum(event["event"] == "damaged" for event in events),
         warnings=sum(event["event"] == "warning" for event in events),
@@ -252,13 +252,19 @@ def _total(rates: Iterable[float | None]) -> float | None:
     return sum(known) if known else None
 
 
-def _decisions_left(plan: Mapping[str, Mapping[str, Any]], settled: set[str], alive: Sequence[Process]) -> int | None:
-    """What no cell holds yet, or less where a single process says that it has played part of it."""
+def _decisions_left(
+    plan: Mapping[str, Mapping[str, Any]],
+    settled: set[str],
+    alive: Sequence[Process],
+    simulated: Iterable[tuple[set[str], int]],
+) -> int | None:
+    """What neither a cell nor a chunk of seeds holds yet, or less where a single process has played part of it."""
     if not alive:
         return None
     left = [entry["horizon"] * entry["seeds"] for cell, entry in plan.items() if cell not in settled]
+    left += [-decisions for cells, decisions in simulated if cells <= plan.keys() - settled]
     told = [process.decisions_left for process in alive if process.decisions_left is not None]
-    candidates = ([sum(left)] if plan else []) + told
+    candidates = ([max(0, sum(left))] if plan else []) + told
     return min(candidates, default=None)
 
 

@@ -238,7 +238,6 @@ TOP: dict[str, Kind] = {
     "force": Flag(),
     "extend": Flag(),
     "shard": Whole(low=0, or_null=True),
-    "distributed": Free(),  # read by experiments.jobs.hosts, before anything else
     "expected_exponents": Table(),
     "program_cache": FlagOrText(),
     "published": Listed(example="[{policy: copac_ucb, regret: 8600}]", values=Point()),

@@ -41,6 +41,13 @@ REGISTRIES: dict[str, Registry] = {
     "forecaster": FORECASTERS,
     "demand": PROCESSES,
 }
+# Keys of earlier versions, and what to do instead.
+_GONE = {
+    "claims": "is now called expected_exponents and is given by policy, e.g. "
+    "expected_exponents={lp_resolving: {regret: 0.5}}",
+    "distributed": "is gone: start the same command with the same out=DIR on every host, and they share all cells and "
+    "seeds; see docs/cluster.md",
+}
 CONFIDENCE = "confidence"  # the part of a policy that is no rule, where parameters are given by part
 
 
@@ -105,9 +112,9 @@ class StudyConfig:
 def study_from(given: Mapping[str, Any]) -> StudyConfig:
     """Validate a resolved configuration and expand its sweep."""
     plain: dict[str, Any] = readable(given)
-    if "claims" in plain:
-        example = "expected_exponents={lp_resolving: {regret: 0.5}}"
-        raise InputError(f"claims is now called expected_exponents and is given by policy, e.g. {example}")
+    for key, instead in _GONE.items():
+        if plain.pop(key, None) is not None:
+            raise InputError(f"{key} {instead}")
     _refuse_unknown(plain, schema.TOP, "")
     if plain.get("expected_exponents") is None:
         plain["expected_exponents"] = {}

@@ -226,6 +226,19 @@ def bytes_a_run(worlds: World, policies: Policy) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
 
 
+def snapshot_like(worlds: World, policies: Policy) -> rollout.Snapshot:
+    """The pytree and dtypes of snapshots of worlds and policies [cells, ...], whatever their shapes; traces little."""
+    world, policy = jax.tree.map(lambda leaf: leaf[0], (worlds, policies))
+    rounds = jnp.zeros((), jnp.int32)
+    changes = jnp.zeros(2 * worlds.reward_mean.shape[1], jnp.int32)
+    timeline = Timeline(horizon=rounds, stages=rounds, changes=changes, resolve_every=rounds)
+
+    def look(key: jax.Array, rounds: jax.Array) -> rollout.Snapshot:
+        return rollout.snapshot(world, policy, rollout.start(world, policy, key, rounds), timeline, rounds)
+
+    return jax.eval_shape(look, run_keys(0, np.zeros(1, np.uint32), np.zeros(1, int))[0, 0], rounds)
+
+
 def _over_devices(state: rollout.RunState) -> tuple[Any, Any]:
     """``_start`` and ``_advance`` with the seeds of each device computed there."""
     mesh = Mesh(np.array(jax.local_devices()), (_DEVICES,))

@@ -2,7 +2,8 @@
 
 ``<out>/checkpoints/<item>/<chunk>-<rounds>.npz`` holds the leaves of the state and of the snapshots so far. A manifest
 of the same name, ``.json``, is written after it and says what they are, whose they are, and their SHA-256. Both are
-atomic, the last two are kept, and all of an item's are removed when its cells are stored. Nothing is pickled.
+atomic, the last two are kept, and all of an item's are removed when its cells are stored. Nothing is pickled. A chunk
+that is done is a part (``experiments.jobs.parts``) and needs its checkpoints no more.
 """
 
 import hashlib
@@ -25,32 +26,25 @@ from experiments import interrupt
 from experiments.config import sources
 from experiments.engine.checkpoint_state import Checkpoint
 from experiments.results import disk
-
-FOLDER = "checkpoints"
-
-
-DAMAGED = "damaged"  # within it: what could not be read
-
+from experiments.results.layout import CHECKPOINTS, DAMAGED
 
 FORMAT = 1
-
-
 _KEPT = 2
 
 
 def item_folder(out: Path, cells: Sequence[str]) -> Path:
     """Where the checkpoints of an item of cells lie, given the cells' ids."""
-    return out / FOLDER / _digest(list(cells))
+    return out / CHECKPOINTS / digest(list(cells))
 
 
 def identity(cells: Sequence[str], seeds: np.ndarray) -> dict[str, Any]:
     """Whose a checkpoint is and what computed it: it is gone on with only by the very same.
 
-    ``cells`` are the ids of a batch's cells, padding included; ``seeds`` are those of its runs.
+    ``cells`` are the ids of a batch's cells, ``seeds`` the consecutive numbers of its runs, both with padding.
     """
     return {
         "cells": list(cells),
-        "seeds": [int(seed) for seed in seeds],
+        "seeds": [int(seeds[0]), int(seeds[-1])],
         "backend": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
@@ -60,25 +54,23 @@ def identity(cells: Sequence[str], seeds: np.ndarray) -> dict[str, Any]:
 
 def save(folder: Path, identity: dict[str, Any], checkpoint: Checkpoint) -> None:
     """Write a checkpoint and forget all but the last two of the same identity. OSError where it cannot be written."""
-    arrays = _named("state", jax.device_get(jax.tree.map(_raw, checkpoint.state)))
+    arrays = named("state", jax.device_get(jax.tree.map(_raw, checkpoint.state)))
     if checkpoint.seen:
-        arrays |= _named("seen", jax.tree.map(lambda *leaves: np.stack(leaves), *checkpoint.seen))
+        arrays |= named("seen", jax.tree.map(lambda *leaves: np.stack(leaves), *checkpoint.seen))
+    about = {"rounds": checkpoint.rounds, "eval_rounds": len(checkpoint.seen), "identity": identity}
+    write(folder / f"{_chunk(identity)}-{checkpoint.rounds:012d}.json", about, arrays)
+    _forget_older(folder, identity)
+
+
+def write(path: Path, about: dict[str, Any], arrays: dict[str, Any]) -> None:
+    """Write arrays, and then the manifest at ``path`` with what it says about them. OSError where that fails."""
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     content = buffer.getvalue()
-    manifest = {
-        "format": FORMAT,
-        "rounds": checkpoint.rounds,
-        "eval_rounds": len(checkpoint.seen),
-        "identity": identity,
-        "leaves": _described(arrays),
-    }
+    manifest = {"format": FORMAT, **about, "leaves": _described(arrays)}
     manifest["sha256"] = _checksum(manifest, content)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{_chunk(identity)}-{checkpoint.rounds:012d}.json"
     disk.write_atomically(path.with_suffix(".npz"), content)
     disk.write_atomically(path, json.dumps(manifest).encode())
-    _forget_older(folder, identity)
 
 
 def latest(
@@ -93,19 +85,24 @@ def latest(
     raw = jax.eval_shape(lambda tree: jax.tree.map(_raw, tree), state)
     for path in _manifests(folder, identity):
         try:
-            manifest, arrays = _read(path)
+            manifest, arrays = read(path)
         except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
-            _set_aside(folder, path)
+            set_aside(folder, path)
             tell("checkpoint_damaged", checkpoint=str(path), error=f"{type(error).__name__}: {error}")
             continue
         if not _fits(manifest, identity, raw, seen):
             tell("checkpoint_ignored", checkpoint=str(path))
             continue
-        known = jax.tree.map(_typed, state, _tree("state", raw, arrays))
-        stacked = _tree("seen", seen, arrays) if manifest["eval_rounds"] else None
+        known = jax.tree.map(_typed, state, tree("state", raw, arrays))
+        stacked = tree("seen", seen, arrays) if manifest["eval_rounds"] else None
         marks = [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(manifest["eval_rounds"])]
         return Checkpoint(rounds=manifest["rounds"], state=known, seen=marks)
     return None
+
+
+def are_there(out: Path) -> bool:
+    """Whether a folder has checkpoints."""
+    return (out / CHECKPOINTS).is_dir()
 
 
 def discard(out: Path, cells: Sequence[str]) -> None:
@@ -117,19 +114,24 @@ def discard(out: Path, cells: Sequence[str]) -> None:
             folder.parent.rmdir()
 
 
+def forget(folder: Path, identity: dict[str, Any]) -> None:
+    """Remove the checkpoints of a chunk, whose part is kept."""
+    _forget_older(folder, identity, kept=0)
+
+
 def discard_all(out: Path) -> None:
     """Remove all checkpoints of a folder, whose cells are to be made anew."""
-    shutil.rmtree(out / FOLDER, ignore_errors=True)
+    shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
 
 
 class Checkpointer:
     """Saves the checkpoint of one chunk every so many minutes, and where the study is asked to stop."""
 
     def __init__(
-        self, folder: Path, identity: dict[str, Any], minutes: float | None, *, part: bool, tell: Callable[..., None]
+        self, folder: Path, identity: dict[str, Any], minutes: float | None, *, half: bool, tell: Callable[..., None]
     ) -> None:
-        """``minutes`` None: nothing is saved or read. A chunk that is only ``part`` of its cells is saved when done."""
-        self.folder, self.identity, self.minutes, self.part, self.tell = folder, identity, minutes, part, tell
+        """``minutes`` None: nothing is saved or read. ``half`` of a chunk, which is no part yet, is saved when done."""
+        self.folder, self.identity, self.minutes, self.half, self.tell = folder, identity, minutes, half, tell
         self.saved = monotonic()
         self.warned = False
 
@@ -145,7 +147,7 @@ class Checkpointer:
     def stopped(self, checkpoint: Checkpoint, *, last: bool) -> None:
         """Save if it is time to. Interrupted where the study was asked to stop."""
         asked = interrupt.requested()
-        if self.minutes is not None and (asked or (last and self.part) or (not last and self._due(self.minutes))):
+        if self.minutes is not None and (asked or (last and self.half) or (not last and self._due(self.minutes))):
             self._save(checkpoint)
         if asked:
             raise interrupt.Interrupted
@@ -178,13 +180,14 @@ def _is_key(leaf: Any) -> bool:
     return bool(jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key))
 
 
-def _named(prefix: str, tree: Any) -> dict[str, Any]:
+def named(prefix: str, tree: Any) -> dict[str, Any]:
+    """The leaves of a pytree by name."""
     return {prefix + keystr(path): leaf for path, leaf in tree_flatten_with_path(tree)[0]}
 
 
-def _tree(prefix: str, like: Any, arrays: dict[str, np.ndarray]) -> Any:
-    """The pytree that ``_named`` took apart; dtypes that NumPy lacks come back as plain bytes."""
-    leaves = [arrays[name].view(leaf.dtype) for name, leaf in _named(prefix, like).items()]
+def tree(prefix: str, like: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """The pytree that ``named`` took apart; dtypes that NumPy lacks come back as plain bytes."""
+    leaves = [arrays[name].view(leaf.dtype) for name, leaf in named(prefix, like).items()]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
@@ -196,13 +199,13 @@ def _fits(manifest: dict[str, Any], identity: dict[str, Any], state: Any, seen: 
     """Whether a checkpoint is this chunk's, from this very program, and of these shapes."""
     if (manifest["format"], manifest["identity"]) != (FORMAT, identity):
         return False
-    expected = _described(_named("state", state))
-    looked = _named("seen", seen) if manifest["eval_rounds"] else {}
+    expected = _described(named("state", state))
+    looked = named("seen", seen) if manifest["eval_rounds"] else {}
     leaves = dict(manifest["leaves"])
     return leaves.keys() == expected.keys() | looked.keys() and all(leaves[k] == expected[k] for k in expected)
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """A checkpoint's manifest and arrays; the arrays of another format are not looked at."""
     manifest = _read_manifest(path)
     if manifest["format"] != FORMAT:
@@ -232,18 +235,19 @@ def _manifests(folder: Path, identity: dict[str, Any]) -> list[Path]:
     return sorted(folder.glob(f"{_chunk(identity)}-*.json"), reverse=True)
 
 
-def _forget_older(folder: Path, identity: dict[str, Any]) -> None:
+def _forget_older(folder: Path, identity: dict[str, Any], kept: int = _KEPT) -> None:
     ours = []
     for path in _manifests(folder, identity):
         with suppress(OSError, KeyError, TypeError, ValueError, RecursionError):  # set aside when it is needed
             if _read_manifest(path)["identity"] == identity:
                 ours.append(path)
-    for path in ours[_KEPT:]:
-        path.unlink(missing_ok=True)
-        path.with_suffix(".npz").unlink(missing_ok=True)
+    for path in ours[kept:]:
+        for file in (path, path.with_suffix(".npz")):
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
 
 
-def _set_aside(folder: Path, path: Path) -> None:
+def set_aside(folder: Path, path: Path) -> None:
     """Move a checkpoint to where nobody looks for one, under a name that is free."""
     damaged = folder.parent / DAMAGED
     number = len(list(damaged.glob(f"{path.stem}.*.json")))
@@ -254,8 +258,9 @@ def _set_aside(folder: Path, path: Path) -> None:
 
 
 def _chunk(identity: dict[str, Any]) -> str:
-    return _digest([identity["cells"], identity["seeds"]])
+    return digest([identity["cells"], identity["seeds"]])
 
 
-def _digest(value: Any) -> str:
+def digest(value: Any) -> str:
+    """16 hex digits of a plain value."""
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]

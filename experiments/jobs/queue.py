@@ -1,6 +1,6 @@
-"""Which item is simulated next, and by which of the processes that share a folder."""
+"""Which task is next, and which of the processes that share a folder does it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from threading import Condition
 
@@ -11,15 +11,41 @@ _POLL_SECONDS = 1.0  # between two looks at what others hold
 
 @dataclass(frozen=True, kw_only=True)
 class WorkItem:
-    """Cells that are simulated side by side, and leased together."""
+    """Cells that are simulated side by side, a chunk of seeds at a time."""
 
     id: str
     group: int  # number of the static group, whose items share a program
     cells: tuple[str, ...]  # ids
+    chunks: tuple[range, ...] = (range(1),)  # the seeds of each
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What one worker of one process does for an item: simulate a chunk, or merge the parts of all chunks."""
+
+    item: WorkItem
+    chunk: int | None = None  # its number; None to merge
+
+    @property
+    def lease(self) -> str:
+        """The name under which it is leased."""
+        if len(self.item.chunks) == 1:
+            return self.item.id
+        return f"{self.item.id}-{'merge' if self.chunk is None else self.chunk}"
+
+    @property
+    def seeds(self) -> range | None:
+        """The seeds that others must leave alone meanwhile; None for all."""
+        return None if self.stores else self.item.chunks[self.chunk or 0]
+
+    @property
+    def stores(self) -> bool:
+        """Whether the item's cells are stored in the end: it has one chunk, or all are simulated."""
+        return self.chunk is None or len(self.item.chunks) == 1
 
 
 class Work:
-    """Hands out items to this process's workers, each to one worker of one process.
+    """Hands out tasks to this process's workers, each to one worker of one process.
 
     A group is compiled by one worker while the others take items elsewhere. Groups that are compiled already go first,
     then those that no other process is at, so that processes which start together soon work on different programs.
@@ -32,34 +58,37 @@ class Work:
         missing: Callable[[WorkItem], list[str]],
         found: Callable[[list[str]], None],
         waiting: Callable[[], None] = lambda: None,
+        simulated: Callable[[WorkItem], set[int]] = lambda item: set(),
         *,
         leaves: bool = False,
     ) -> None:
         """``items`` in the order of preference.
 
         ``missing`` tells which of an item's cells are not stored, ``found`` is told of cells that others have stored,
-        ``waiting`` is called while there is nothing to do here but others are at work. A process that ``leaves`` does
-        not wait for others who are known to live: there is nothing left for it then.
+        ``simulated`` tells which of an item's chunks have a part, ``waiting`` is called while there is nothing to do
+        here but others are at work. A process that ``leaves`` does not wait for others who are known to live: there is
+        nothing left for it then.
         """
-        self.leases, self.missing, self.found, self.waiting = leases, missing, found, waiting
+        self.leases, self.missing, self.found, self.waiting, self.simulated = leases, missing, found, waiting, simulated
         self.leaves = leaves
         self.left: set[str] = set()  # cells that others were at work on when this process left
-        self._pending = {item.id: item for item in items}
+        self._pending = {item.id: item for item in items}  # whose cells nobody here is about to store
         self._expected = {item.id: missing(item) for item in items}
         self._compiled: set[int] = set()
         self._compiling: set[int] = set()
-        self._in_hand: dict[str, WorkItem] = {}
+        self._dropped: set[int] = set()  # groups
+        self._in_hand: dict[str, Task] = {}  # by lease
         self._changed = Condition()
 
-    def take(self) -> WorkItem | None:
-        """The next item for this worker, leased; None when nothing is left. Waits for what others hold."""
+    def take(self) -> Task | None:
+        """The next task for this worker, leased; None when nothing is left. Waits for what others hold."""
         with self._changed:
             while self._pending:
-                if (item := self._take_now()) is not None:
-                    return item
+                if (task := self._take_now()) is not None:
+                    return task
                 if self._pending and not self._in_hand:
                     self.waiting()
-                    if self.leaves and all(self.leases.are_in_work(item.cells) for item in self._pending.values()):
+                    if self.leaves and all(map(self._is_with_others, self._pending.values())):
                         self._leave()
                 if self._pending:
                     self._changed.wait(_POLL_SECONDS)
@@ -72,18 +101,25 @@ class Work:
             self._compiled.add(group)
             self._changed.notify_all()
 
-    def give_back(self, item: WorkItem) -> bool:
-        """The item is stored, or failed. Whether its group is over."""
-        self.leases.release(item.id)
+    def give_back(self, task: Task, *, again: bool = False) -> bool:
+        """The task is done, or failed. Whether its group is over.
+
+        ``again``: the cells are not stored, because a part that the task needed is gone.
+        """
+        self.leases.release(task.lease)
+        item = task.item
         with self._changed:
-            del self._in_hand[item.id]
+            del self._in_hand[task.lease]
+            if again and item.group not in self._dropped:
+                self._pending[item.id] = item
             self._changed.notify_all()
-            left = (*self._pending.values(), *self._in_hand.values())
+            left = (*self._pending.values(), *(other.item for other in self._in_hand.values()))
             return all(other.group != item.group for other in left)
 
     def drop(self, group: int) -> None:
         """Hand out no more items of a group."""
         with self._changed:
+            self._dropped.add(group)
             self._compiling.discard(group)
             self._pending = {item.id: item for item in self._pending.values() if item.group != group}
             self._changed.notify_all()
@@ -91,6 +127,8 @@ class Work:
     def stop(self) -> None:
         """Hand out nothing any more."""
         with self._changed:
+            self._dropped |= {item.group for item in self._pending.values()}
+            self._dropped |= {task.item.group for task in self._in_hand.values()}
             self._pending = {}
             self._changed.notify_all()
 
@@ -99,26 +137,40 @@ class Work:
         self._pending = {}
         self._changed.notify_all()
 
-    def _take_now(self) -> WorkItem | None:
+    def _is_with_others(self, item: WorkItem) -> bool:
+        """Whether others who are known to live are at all that can be done for it now."""
+        open_ = self._open(item)
+        if len(item.chunks) == 1 or not open_:
+            return self.leases.are_in_work(item.cells)
+        return all(self.leases.are_in_work(item.cells, item.chunks[number]) for number in open_)
+
+    def _take_now(self) -> Task | None:
         tried: set[str] = set()
         while (item := self._preferred(tried)) is not None:
             tried.add(item.id)
-            if not self._is_left(item) or not self._acquire(item):
-                continue
-            if self._is_left(item):  # another process may have stored it just before it gave back its lease
-                del self._pending[item.id]
-                self._in_hand[item.id] = item
-                if item.group not in self._compiled:
-                    self._compiling.add(item.group)
-                return item
-            self.leases.release(item.id)
+            for task in self._tasks(item):
+                if not self._is_left(item):
+                    break
+                if not self._acquire(task):
+                    continue
+                if self._is_left(item) and self._is_open(task):  # another process may have done it just before
+                    self._take(task)
+                    return task
+                self.leases.release(task.lease)
         return None
+
+    def _take(self, task: Task) -> None:
+        self._in_hand[task.lease] = task
+        if task.stores:
+            del self._pending[task.item.id]
+        if task.chunk is not None and task.item.group not in self._compiled:
+            self._compiling.add(task.item.group)
 
     def _preferred(self, tried: set[str]) -> WorkItem | None:
         left = [b for b in self._pending.values() if b.id not in tried and b.group not in self._compiling]
         if not left:
             return None
-        others = self.leases.others()
+        others = {lease.partition("-")[0] for lease in self.leases.others()}
         busy = {item.group for item in self._pending.values() if item.id in others}
 
         def rank(item: WorkItem) -> int:
@@ -126,17 +178,35 @@ class Work:
 
         return min(left, key=rank)
 
+    def _tasks(self, item: WorkItem) -> Iterator[Task]:
+        """What can be done for an item now; last what others have leased, who may be dead."""
+        tasks = [Task(item=item, chunk=number) for number in self._open(item)] or [Task(item=item)]
+        others = self.leases.others() if len(tasks) > 1 else set()
+        yield from sorted(tasks, key=lambda task: task.lease in others)
+
+    def _open(self, item: WorkItem) -> list[int]:
+        """The numbers of the chunks that have no part."""
+        there = self.simulated(item) if len(item.chunks) > 1 else set()
+        return [number for number in range(len(item.chunks)) if number not in there]
+
+    def _is_open(self, task: Task) -> bool:
+        """Whether a task is still to be done for an item that is left."""
+        open_ = self._open(task.item)
+        return not open_ if task.chunk is None else task.chunk in open_
+
     def _is_left(self, item: WorkItem) -> bool:
         """Whether something of it is missing; if not, it is nobody's work any more."""
         if self.missing(item):
             return True
-        del self._pending[item.id]
-        self.found(self._expected[item.id])
+        if self._pending.pop(item.id, None):
+            self.found(self._expected[item.id])
         return False
 
-    def _acquire(self, item: WorkItem) -> bool:
+    def _acquire(self, task: Task) -> bool:
         """A lease only saves work, so where none can be written (a full disk) the work is done without."""
+        if task.lease in self._in_hand:
+            return False
         try:
-            return self.leases.acquire(item.id, self.missing(item))
+            return self.leases.acquire(task.lease, self.missing(task.item), task.seeds)
         except OSError:
             return True

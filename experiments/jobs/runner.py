@@ -1,10 +1,6 @@
-"""Running a study: groups, chunks, results as they come, and what is made of them at the end."""
+"""Running a study: which chunks are simulated, what is stored as it comes, and what is made of it at the end."""
 
-import hashlib
-import json
-import math
 import os
-from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, replace
@@ -23,10 +19,11 @@ from experiments.config import cells, rule_errors
 from experiments.config.cells import Cell
 from experiments.config.study import StudyConfig
 from experiments.engine import batch
-from experiments.engine.batch import Program
-from experiments.engine.rollout import Snapshot
-from experiments.jobs import checkpoint, hosts, warning_log
-from experiments.jobs.queue import Work, WorkItem
+from experiments.jobs import checkpoint, chunks, parts, simulator, warning_log
+from experiments.jobs.chunks import Chunk
+from experiments.jobs.parts import Part
+from experiments.jobs.queue import Task, Work, WorkItem
+from experiments.jobs.simulator import Programs, Simulator
 from experiments.jobs.warning_log import Log
 from experiments.results import cell_file, measure, overwrite, study_folder, study_record
 from experiments.results.cell_file import CellResult
@@ -35,20 +32,12 @@ from experiments.results.events import EventLog
 from experiments.results.leases import Leases
 
 
-class Progress(Protocol):
+class Progress(simulator.Progress, Protocol):
     """What a display of a running study is told."""
 
     def begin(self, cells_done: int, cells_total: int, decisions: int) -> None: ...
 
-    def note(self, text: str) -> None: ...
-
     def warn(self, text: str) -> None: ...
-
-    def compiling(self, program: str) -> None: ...
-
-    def compiled(self, program: str, how: str) -> None: ...
-
-    def played(self, decisions: int) -> None: ...
 
     def cell_done(self) -> None: ...
 
@@ -67,49 +56,31 @@ class Outcome:
     decisions: int  # simulated by this process
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Chunk:
-    """A item of cells and seeds that this process simulates in one go; padding repeats and does not count."""
-
-    cells: list[Cell]
-    seeds: np.ndarray  # [S] padded
-    real_seeds: int
-
-
-_CPU_ROWS, _ACCELERATOR_ROWS = 2048, 65536  # runs of a chunk, for each device
-_COPIES = 32  # of a run's state that a chunk may need at once; 5 (uniform) to 20 (stageroute) were measured
-
-
 def run(study: StudyConfig, planned: list[Cell], folder: Path, log: EventLog, progress: Progress) -> Outcome:
     """Simulate what is missing in ``folder`` and read the rest; every cell is stored as soon as it is done.
 
-    Other processes may be at work in the same folder: each item of cells is simulated by one of them.
+    Other processes may be at work in the same folder: each chunk of seeds is simulated by one of them.
     """
     with Leases(folder) as leases:
         return _run(study, planned, folder, leases, log, progress)
 
 
-def follow(study: StudyConfig, planned: list[Cell], folder: Path) -> None:
-    """Simulate this process's seeds of what the first of several processes is at; see ``experiments.jobs.hosts``."""
-    told = hosts.Told()
-    runner = _Runner(study, _NoShelf(folder, told, told), Leases(folder), planned)
-    runner.run(partial(hosts.follow, runner.followed, told))
-
-
 def simulate_again(study: StudyConfig, planned: list[Cell], folder: Path, cell: str) -> CellResult:
     """What a study makes of one of its cells, whose whole item is simulated; nothing is read or stored."""
-    silent = hosts.Told()
-    alone = replace(study, checkpoint_minutes=None)
-    runner = _Runner(alone, _NoShelf(folder, silent, silent), Leases(folder), planned)
-    item = next(item for item in runner.items if cell in item.cells)
-    try:
-        joined = _join([seen for seen, _ in runner.followed(item.id)])
-    finally:
-        runner.simulators.shutdown()
-    chunk, number = runner.chunks[item.id][0], item.cells.index(cell)
-    mine = jax.tree.map(lambda leaf: leaf[:, number], joined)
-    seeds = np.arange(study.seeds)
-    return measure.cell_result(chunk.cells[number], mine, runner._marks(chunk), seeds, 0.0, {})
+    silent = simulator.Silent()
+    simulating = Simulator(replace(study, checkpoint_minutes=None), folder, silent, silent)
+    group, item, pieces = next(
+        (group, item, pieces)
+        for number, group in enumerate(cells.groups(planned))
+        for item, pieces in chunks.items(study, number, group)
+        if cell in item.cells
+    )
+    programs, (wide, _), place = simulating.compile(group), chunks.shape(study, group), item.cells.index(cell)
+    with ThreadPoolExecutor(cores()) as pool:
+        simulated = list(pool.map(lambda chunk: simulating.simulate(programs, chunk, wide)[0], pieces))
+    mine = jax.tree.map(lambda leaf: leaf[:, place], chunks.join(simulated))
+    marks, seeds = simulating.marks(pieces[0]), np.arange(study.seeds)
+    return measure.cell_result(pieces[0].cells[place], mine, marks, seeds, 0.0, {})
 
 
 def run_in_memory(study: StudyConfig, planned: list[Cell], log: Log, progress: Progress) -> Outcome:
@@ -147,6 +118,7 @@ def _run(
     log.write("study", name=study.name, shard=study.shard, **counts)
     began = perf_counter()
     runner.run()
+    runner.forget_stored()
     overwrite.end_overwrite(folder)
     leases.tidy()
     study_record.tidy(folder)  # again: others may have been killed since
@@ -158,9 +130,16 @@ def _run(
     results = {cell: kept.get(cell) or shelf.read(cell) for cell in dict.fromkeys([*whole, *mine])}
     gone = [cell for cell in mine if not results[cell] and cell not in left]
     lost = dict.fromkeys(gone, "its file was lost or damaged; the same command makes it anew")
-    there = [result for cell in whole if (result := results[cell]) is not None]
-    failed = lost | {cell: error for cell, error in runner.failed.items() if not shelf.has(cell)}
-    return runner.outcome(there, failed, len(left), perf_counter() - began)
+    return Outcome(
+        cells=[result for cell in whole if (result := results[cell]) is not None],
+        failed=lost | {cell: error for cell, error in runner.failed.items() if not shelf.has(cell)},
+        left=len(left),
+        compilations=runner.simulator.compilations,
+        cached=runner.simulator.cached,
+        compile_seconds=runner.simulator.compile_seconds,
+        run_seconds=perf_counter() - began,
+        decisions=runner.decisions,
+    )
 
 
 def begin_overwrite(planned: list[Cell], folder: Path, leases: Leases) -> None:
@@ -174,63 +153,6 @@ def cores() -> int:
     if jax.default_backend() != "cpu" or jax.local_device_count() > 1:
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _shape(study: StudyConfig, group: list[Cell]) -> tuple[int, int]:
-    """(cells, seeds) of a chunk: one shape for a whole group, so that it compiles once.
-
-    It depends on the study and the device alone, so that a study that is gone on with has the same chunks. Every device
-    gets the same number of seeds. On a CPU a chunk is no wider than one tile of ``experiments.engine.batch``, so that a
-    study of fewer or more cells needs no other program than the one that is in the cache.
-    """
-    rows = study.chunk_rows or _rows(group) * jax.local_device_count()
-    seeds = min(math.ceil(study.seeds / hosts.processes()), rows)
-    widest = max(len(same) for same in _by_timeline(group))
-    if study.chunk_rows is None:
-        widest, _ = batch.tile_shape(widest, math.ceil(seeds / jax.local_device_count()))
-    return _whole(max(1, min(widest, rows // seeds)), seeds)
-
-
-def _rows(group: list[Cell]) -> int:
-    """How many runs at once suit a device: what a core's cache holds, or what fills an accelerator and fits in it."""
-    if jax.default_backend() == "cpu":
-        return _CPU_ROWS
-    memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
-    if not memory:
-        return _ACCELERATOR_ROWS
-    try:
-        needed = batch.bytes_a_run(*cells.stack(group[:1]))
-    except BaseException as error:  # of a user's rule, whose cells fail when its program is compiled
-        if rule_errors.is_request_to_stop(error):
-            raise
-        return _ACCELERATOR_ROWS
-    fitting = max(1, memory // (_COPIES * needed))
-    return min(_ACCELERATOR_ROWS, 1 << (fitting.bit_length() - 1))  # a power of two
-
-
-def _by_timeline(group: list[Cell]) -> list[list[Cell]]:
-    """Cells that can be simulated side by side, shortest horizon first."""
-    found: dict[Any, list[Cell]] = {}
-    for cell in sorted(group, key=lambda cell: cell.config.horizon):
-        key = tuple(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(cell.timeline))
-        found.setdefault(key, []).append(cell)
-    return list(found.values())
-
-
-def _padded(some: list[Cell], number: int) -> list[Cell]:
-    return (some + [some[0]] * number)[:number]
-
-
-def _chunks(study: StudyConfig, same_horizon: list[Cell], wide: int, deep: int) -> Iterator[list[_Chunk]]:
-    """For each item of cells, the items of seeds it is run with: of each, this process's share."""
-    together = deep * hosts.processes()
-    for first in range(0, len(same_horizon), wide):
-        item = same_horizon[first : first + wide]
-        chunks = []
-        for low in range(0, study.seeds, together):
-            mine, number = hosts.share(low, min(together, study.seeds - low))
-            chunks.append(_Chunk(cells=item, seeds=np.arange(mine, mine + deep), real_seeds=number))
-        yield chunks
 
 
 class _Shelf:
@@ -310,72 +232,70 @@ class _NoLeases(Leases):
         return set()
 
 
-class _NoShelf(_Shelf):
-    """That of a process which follows another one: what is stored is not its business."""
-
-    def has(self, cell: str) -> bool:
-        """Never."""
-        return False
-
-
 class _Runner:
     """Simulates what is missing; what several threads share is kept here.
 
-    What lies side by side in an item follows from the whole study and never from what happens to be missing, because
-    the last bit of a result may depend on its place in a batch. A item with something missing is simulated whole.
+    An item of which a cell is missing is simulated whole. One of several chunks is shared by processes: a chunk's part
+    is kept on disk, and one process stores the cells when the last part is there.
     """
 
     def __init__(self, study: StudyConfig, shelf: _Shelf, leases: Leases, planned: list[Cell]) -> None:
         self.study, self.shelf = study, shelf
         self.folder, self.log, self.progress = shelf.folder, shelf.log, shelf.progress
         self.groups = cells.groups(planned)
-        self.shapes = [_shape(study, group) for group in self.groups]
-        self.chunks: dict[str, list[_Chunk]] = {}  # of each item that is to be simulated
-        self.programs: dict[int, _Programs] = {}
+        self.wide = [chunks.shape(study, group)[0] for group in self.groups]
+        self.simulator = Simulator(study, self.folder, self.log, self.progress)
+        self.programs: dict[int, Programs] = {}
         self.benchmarks: dict[Any, Any] = {}
         self.failed: dict[str, str] = {}  # cell id -> error
         self.clipping: set[str] = set()  # rules whose shares had to be cut, and which people know of
-        self.compilations, self.cached, self.compile_seconds, self.decisions = 0, 0, 0.0, 0
-        self.lock, self.preparing, self.writing = Lock(), Lock(), Lock()
+        self.decisions = 0
+        self.lock, self.writing = Lock(), Lock()
         self.simulators = ThreadPoolExecutor(cores())
-        # Shards that start together begin with different programs; from there on leases divide the items.
+        self.chunks: dict[str, list[Chunk]] = {}  # of each item
+        self.identities: dict[str, list[dict[str, Any]]] = {}  # of each chunk of the items of several
+        self.unwritten: dict[tuple[str, int], Part] = {}  # parts that could not be written, by item and chunk
+        self.damaged: set[tuple[str, int]] = set()  # parts that cannot be read, and perhaps not be moved either
+        # Shards that start together begin with different programs; from there on leases divide the chunks.
         first = (study.shard or 0) % len(self.groups)
         order = [*range(first, len(self.groups)), *range(first)]
-        self.items = [item for number in order for item in self._items(number)]
-        self.begun, self.programs_needed = 0, self.groups_left()
+        planned_items = [item for number in order for item in self._items(number)]
+        self.forget_stored(planned_items)
+        self.items = [item for item in planned_items if self._missing(item)]
+        self.simulator.programs_needed = self.groups_left()
         leaves = study.shard is not None
-        self.work = Work(self.items, leases, self._missing, self._found, self._waiting, leaves=leaves)
+        told = self._missing, self._found, self._waiting, self._simulated
+        self.work = Work(self.items, leases, *told, leaves=leaves)
 
     def decisions_left(self) -> int:
-        """How many decisions the missing items hold."""
-        return sum(self._decisions(item) for item in self.items)
+        """How many decisions the missing chunks hold."""
+        return sum(
+            chunk.decisions
+            for item in self.items
+            for there in [self._simulated(item)]
+            for number, chunk in enumerate(self.chunks[item.id])
+            if number not in there
+        )
 
     def groups_left(self) -> int:
         """How many static groups have something missing."""
         return len({item.group for item in self.items})
 
-    def outcome(self, results: list[CellResult], failed: dict[str, str], left: int, seconds: float) -> Outcome:
-        """What running gave, with what this process has counted."""
-        return Outcome(
-            cells=results,
-            failed=failed,
-            left=left,
-            compilations=self.compilations,
-            cached=self.cached,
-            compile_seconds=self.compile_seconds,
-            run_seconds=seconds,
-            decisions=self.decisions,
-        )
+    def forget_stored(self, items: list[WorkItem] | None = None) -> None:
+        """Remove what a process that was killed, or was slow, has left of items that are stored."""
+        if checkpoint.are_there(self.folder):
+            for item in self.items if items is None else items:
+                if not self._missing(item):
+                    checkpoint.discard(self.folder, item.cells)
 
-    def run(self, work: Callable[[], None] | None = None) -> None:
-        """Until nothing is left that this process could do; ``work`` in place of what a worker usually does."""
+    def run(self) -> None:
+        """Until nothing is left that this process could do."""
         # A program runs on one CPU core, and so does its compilation: several side by side use them all. One worker
-        # more, so that a core has its next item while a worker stores its last one.
-        # Of several processes, each plays one item at a time, the same.
-        number = cores() + 1 if hosts.processes() == 1 else 1
+        # more, so that a core has its next chunk while a worker stores its last one.
+        number = cores() + 1
         workers = ThreadPoolExecutor(number)
         try:
-            for worker in [workers.submit(work or self._work) for _ in range(number)]:
+            for worker in [workers.submit(self._work) for _ in range(number)]:
                 interrupt.awaited(worker)
         except KeyboardInterrupt:
             self.work.stop()
@@ -389,27 +309,15 @@ class _Runner:
         workers.shutdown()
         self.simulators.shutdown()
 
-    def followed(self, name: str) -> list[tuple[Snapshot, float]]:
-        """This process's parts of an item that another process has named."""
-        found = [item for item in self.items if item.id == name]
-        if not found:
-            raise InputError("it plans other cells; start all processes with the same command and the same files")
-        for group in self.programs.keys() - {found[0].group}:
-            del self.programs[group]
-        return self._parts(found[0])
-
     def _items(self, number: int) -> list[WorkItem]:
-        """The items of a group of which something is missing, the longest first, so that none is left at the end."""
+        """The items of a group, the longest first, so that none is left at the end."""
         found = []
-        wide, deep = self.shapes[number]
-        for same in _by_timeline(self.groups[number]):
-            for chunks in _chunks(self.study, same, wide, deep):
-                ids = tuple(cell.id for cell in chunks[0].cells)
-                digest = hashlib.sha256(" ".join(ids).encode()).hexdigest()[:16]
-                item = WorkItem(id=digest, group=number, cells=ids)
-                if self._missing(item):
-                    self.chunks[item.id] = chunks
-                    found.append(item)
+        for item, pieces in chunks.items(self.study, number, self.groups[number]):
+            self.chunks[item.id] = pieces
+            found.append(item)
+            if len(pieces) > 1:
+                ids = [[cell.id for cell in chunks.padded(chunk.cells, self.wide[number])] for chunk in pieces]
+                self.identities[item.id] = list(map(checkpoint.identity, ids, (chunk.seeds for chunk in pieces)))
         return found[::-1]
 
     def _missing(self, item: WorkItem) -> list[str]:
@@ -422,45 +330,109 @@ class _Runner:
     def _waiting(self) -> None:
         self.progress.note("waiting for other processes, which are at work on what is left")
 
-    def _decisions(self, item: WorkItem) -> int:
-        return sum(cell.config.horizon for cell in self.chunks[item.id][0].cells) * self.study.seeds
+    def _folder(self, item: WorkItem) -> Path:
+        return checkpoint.item_folder(self.folder, item.cells)
+
+    def _simulated(self, item: WorkItem) -> set[int]:
+        """The chunks of an item that have a part."""
+        names = parts.there(self._folder(item))
+        identities = self.identities.get(item.id, [])
+        written = {number for number, mine in enumerate(identities) if parts.file_name(mine) in names}
+        with self.lock:
+            unreadable = {number for number in written if (item.id, number) in self.damaged}
+            return written - unreadable | {number for name, number in self.unwritten if name == item.id}
 
     def _work(self) -> None:
         """What one worker does. One group's error costs that group's unfinished cells and nothing else."""
-        while (item := self.work.take()) is not None:
+        while (task := self.work.take()) is not None:
+            again = False
             try:
-                with warning_log.working_on(item.cells):
-                    self._run_item(item)
+                with warning_log.working_on(task.item.cells):
+                    again = self._do(task)
             except BaseException as error:  # a user's rule may raise anything
                 if rule_errors.is_request_to_stop(error):
                     raise
-                self._give_up(item.group, error)
+                self._give_up(task.item.group, error)
             finally:
-                if self.work.give_back(item):
-                    self.programs.pop(item.group, None)
+                if self.work.give_back(task, again=again):
+                    self.programs.pop(task.item.group, None)
 
-    def _run_item(self, item: WorkItem) -> None:
-        parts = hosts.together(item.id, partial(self._parts, item), self.log)
+    def _do(self, task: Task) -> bool:
+        """Whether the item has to be merged again."""
+        if task.chunk is None:
+            return self._merge(task.item)
+        part = self._simulate(task.item, task.chunk)
         with interrupt.finishing():  # what is simulated is not lost
-            self._store_item(item, parts)
+            if task.stores:
+                self._store_item(task.item, [part])
+            else:
+                self._keep(task.item, task.chunk, part)
+        return False
 
-    def _parts(self, item: WorkItem) -> list[tuple[Snapshot, float]]:
-        """What this process sees of an item, chunk by chunk."""
-        group, (wide, deep) = self.groups[item.group], self.shapes[item.group]
+    def _simulate(self, item: WorkItem, number: int) -> Part:
+        group, chunk = self.groups[item.group], self.chunks[item.id][number]
         if item.group not in self.programs:  # only the group's first worker comes here then
-            self.programs[item.group] = self._compile(group, wide, deep)
+            self.programs[item.group] = self.simulator.compile(group)
             self.work.compiled(item.group)
         self.progress.note(f"{group[0].config.policy.name}: {len(group)} cells")
-        program = self.programs[item.group]
-        chunks = [chunk for chunk in self.chunks[item.id] if chunk.real_seeds]  # one process may have none of them
-        # Each in a copy of this thread's context, which knows whose warnings they are.
-        simulate = [partial(copy_context().run, self._simulate, program, chunk, wide) for chunk in chunks]
-        parts = [self.simulators.submit(part) for part in simulate]
+        # In a copy of this thread's context, which knows whose warnings they are.
+        programs, wide = self.programs[item.group], self.wide[item.group]
+        simulate = partial(copy_context().run, self.simulator.simulate, programs, chunk, wide)
+        simulating = self.simulators.submit(simulate)
         try:
-            return [part.result() for part in parts]
+            seen, seconds = simulating.result()
         finally:
-            for part in parts:
-                part.cancel()
+            simulating.cancel()
+        with self.lock:
+            self.decisions += chunk.decisions
+        return Part(seen=seen, seconds=seconds)
+
+    def _keep(self, item: WorkItem, number: int, part: Part) -> None:
+        """Write a part; one that cannot be written is kept here, and others do not know of it."""
+        identity, folder = self.identities[item.id][number], self._folder(item)
+        try:
+            parts.save(folder, identity, part, self.chunks[item.id][number].decisions)
+        except OSError as error:
+            with self.lock:
+                self.unwritten[item.id, number] = part
+            self._tell(item, "part_failed", error=error.strerror or type(error).__name__)
+        else:
+            with self.lock:
+                self.damaged.discard((item.id, number))
+            checkpoint.forget(folder, identity)
+        if not self._missing(item):  # another process took this one for dead, and was quicker
+            checkpoint.discard(self.folder, item.cells)
+
+    def _merge(self, item: WorkItem) -> bool:
+        """Store an item from the parts of all its chunks. Whether one of them is gone, and is to be simulated again."""
+        like = batch.snapshot_like(*cells.stack(self.chunks[item.id][0].cells[:1]))
+        found = [self._part(item, number, like) for number in range(len(item.chunks))]
+        whole = [part for part in found if part is not None]
+        if len(whole) < len(found):
+            return True
+        with interrupt.finishing():
+            self._store_item(item, whole)
+        with self.lock:
+            for number in range(len(item.chunks)):
+                self.unwritten.pop((item.id, number), None)
+        return False
+
+    def _part(self, item: WorkItem, number: int, like: Any) -> Part | None:
+        """A part, which is set aside where it is damaged."""
+        if (item.id, number) in self.unwritten:
+            return self.unwritten[item.id, number]
+        interrupt.check()
+        found = parts.read(self._folder(item), self.identities[item.id][number], like, partial(self._tell, item))
+        if found is None:
+            with self.lock:
+                self.damaged.add((item.id, number))
+        return found
+
+    def _tell(self, item: WorkItem, event: str, **fields: Any) -> None:
+        """What went wrong with a part."""
+        name = self.groups[item.group][0].config.policy.name
+        self.log.write(event, policy=name, cells=list(item.cells), **fields)
+        self.progress.note(f"{name}: {event.replace('_', ' ')}: {fields.get('checkpoint', '')} {fields['error']}")
 
     def _give_up(self, number: int, error: BaseException) -> None:
         """Once a group: its other items are not begun any more."""
@@ -476,58 +448,22 @@ class _Runner:
             self.log.write("failed", cells=fresh, policy=name, error=text, traceback=rule_errors.record(error))
             self.progress.note(f"{name}: {text}")
 
-    def _compile(self, group: list[Cell], wide: int, deep: int) -> "_Programs":
-        """The group's programs, the one for this shape compiled if memory allows; smaller ones follow when needed."""
-        programs = _Programs(lambda wide, deep: self._compiled(group, wide, deep))
-        try:
-            programs.compiled(wide, deep)
-        except (MemoryError, jax.errors.JaxRuntimeError) as error:
-            if not _out_of_memory(error):
-                raise
-        interrupt.check()
-        return programs
-
-    def _compiled(self, group: list[Cell], wide: int, deep: int) -> Program:
-        name = group[0].config.policy.name
-        with self.preparing:  # in turn: programs are ready in the order of the study
-            worlds, policies = cells.stack(_padded(group, wide))
-            keys = batch.run_keys(self.study.root_seed, np.zeros(wide, np.uint32), np.arange(deep))
-            self.begun += 1
-            number, needed = self.begun, max(self.begun, self.programs_needed)  # more where memory is short
-        announced, how = f"program {number} of {needed} ({name})", "not compiled"
-        try:
-            program = batch.compile_program(worlds, policies, keys, partial(self.progress.compiling, announced))
-            did = "read from the cache" if program.cached else "compiled"
-            how = f"{did} in {program.compile_seconds:.1f} s"
-        finally:
-            self.progress.compiled(announced, how)
-        with self.lock:
-            self.compilations += 1
-            self.cached += program.cached
-            self.compile_seconds += program.compile_seconds
-        seconds, about = round(program.compile_seconds, 3), {"program": number, "of": needed, "cached": program.cached}
-        self.log.write("compiled", policy=name, seconds=seconds, cells=len(group), **about)
-        return program
-
-    def _store_item(self, item: WorkItem, parts: list[tuple[Snapshot, float]]) -> None:
-        """Store each cell of an item that is missing, all seeds simulated; the others stay as they are."""
-        chunks = self.chunks[item.id]
-        marks = self._marks(chunks[0])
-        joined = _join([seen for seen, _ in parts])
-        wall = sum(seconds for _, seconds in parts) / len(chunks[0].cells)
+    def _store_item(self, item: WorkItem, simulated: list[Part]) -> None:
+        """Store each cell of an item that is missing, from the parts of all seeds; the others stay as they are."""
+        some = self.chunks[item.id][0].cells
+        marks, seeds = self.simulator.marks(self.chunks[item.id][0]), np.arange(self.study.seeds)
+        joined = chunks.join([part.seen for part in simulated])
+        wall = sum(part.seconds for part in simulated) / len(some)
         missing = self._missing(item)
-        with self.lock:
-            self.decisions += self._decisions(item)
-        for number, cell in enumerate(chunks[0].cells):
+        for number, cell in enumerate(some):
             if cell.id not in missing:
                 continue
             mine = jax.tree.map(lambda leaf, number=number: leaf[:, number], joined)
-            seeds = np.arange(self.study.seeds)
             with self.lock, warning_log.working_on([cell.id]):
                 result = measure.cell_result(cell, mine, marks, seeds, wall, self.benchmarks)
             self._store(cell, replace(result, study=self.shelf.about))
         if not self._missing(item):  # what could not be written need not be simulated from its beginning again
-            self.shelf.discard_checkpoints([cell.id for cell in chunks[0].cells])
+            checkpoint.discard(self.folder, item.cells)
 
     def _store(self, cell: Cell, result: CellResult) -> None:
         """A cell that cannot be written costs itself; what is announced is on the disk."""
@@ -566,147 +502,11 @@ class _Runner:
         self.log.write("warning", text=text, cells=[cell.id])
         self.progress.warn(text)
 
-    def _marks(self, chunk: _Chunk) -> np.ndarray:
-        return batch.eval_rounds(chunk.cells[0].config.horizon, self.study.eval_rounds, self.study.eval_spacing)
-
-    def _simulate(self, programs: "_Programs", chunk: _Chunk, wide: int) -> tuple[Snapshot, float]:
-        """(snapshots [E, cells, seeds, ...] of a chunk, seconds it took).
-
-        Padding seeds are cut off; beliefs weigh by this chunk's runs.
-        """
-        with interrupt.stoppable():
-            began = perf_counter()
-            folder = checkpoint.item_folder(self.folder, [cell.id for cell in chunk.cells])
-            return self._fitted(programs, chunk, wide, folder), perf_counter() - began
-
-    def _fitted(self, programs: "_Programs", chunk: _Chunk, wide: int, folder: Path) -> Snapshot:
-        """The snapshots of a chunk, which is simulated in halves where it does not fit in memory."""
-        rows = wide * len(chunk.seeds)
-        if rows <= programs.most_rows:
-            try:
-                return self._played(programs.compiled(wide, len(chunk.seeds)), chunk, wide, folder)
-            except (MemoryError, jax.errors.JaxRuntimeError) as error:
-                if not _out_of_memory(error):
-                    raise
-            # The failed attempt's arrays are given back only now that its error is forgotten.
-            if programs.reduce(rows):
-                name = chunk.cells[0].config.policy.name
-                self.log.write("chunk_halved", policy=name, rows=rows)
-                self.progress.note(f"{name}: {rows} runs at once do not fit in memory; going on with half as many")
-        if len(chunk.seeds) > jax.local_device_count():
-            _, deep = _whole(wide, math.ceil(len(chunk.seeds) / 2))
-            return _join([self._fitted(programs, half, wide, folder) for half in _seeds_halved(chunk, deep)])
-        if wide > 1:
-            halves = [replace(chunk, cells=some) for some in _split(chunk.cells, math.ceil(wide / 2))]
-            return _beside([self._fitted(programs, half, math.ceil(wide / 2), folder) for half in halves])
-        raise MemoryError("not even one run fits in the device's memory")
-
-    def _played(self, program: Program, chunk: _Chunk, wide: int, folder: Path) -> Snapshot:
-        marks, padded = self._marks(chunk), _padded(chunk.cells, wide)
-        worlds, policies = cells.stack(padded)
-        streams = np.array([cell.stream for cell in padded], np.uint32)
-        keys = batch.run_keys(self.study.root_seed, streams, chunk.seeds)
-        real = np.arange(len(chunk.seeds)) < chunk.real_seeds
-        weights = np.where(real, 1.0 / self.study.seeds, 0.0)
-        per_round = len(chunk.cells) * chunk.real_seeds * hosts.processes()  # as if all were as fast
-        timeline, checkpointer = padded[0].timeline, self._checkpointer(chunk, [cell.id for cell in padded], folder)
-        seen = batch.simulate(
-            *(program, worlds, policies, keys, weights, timeline, marks),
-            progress=lambda rounds: self.progress.played(rounds * per_round),
-            checkpointer=checkpointer,
-        )
-        books = {name: value for name, value in vars(seen).items() if name not in batch.BELIEFS}
-        kept = jax.tree.map(lambda leaf: leaf[:, :, : chunk.real_seeds], books)
-        return replace(seen, **kept)
-
-    def _checkpointer(self, chunk: _Chunk, padded: list[str], folder: Path) -> checkpoint.Checkpointer:
-        name = chunk.cells[0].config.policy.name
-
-        def tell(event: str, **fields: Any) -> None:
-            self.log.write(event, policy=name, cells=[cell.id for cell in chunk.cells], **fields)
-            if "error" in fields:
-                self.progress.note(
-                    f"{name}: {event.replace('_', ' ')}: {fields.get('checkpoint', '')} {fields['error']}"
-                )
-
-        whole = checkpoint.item_folder(self.folder, [cell.id for cell in chunk.cells]) == folder
-        part = not whole or chunk.real_seeds < self.study.seeds
-        identity = checkpoint.identity(padded, chunk.seeds)
-        return checkpoint.Checkpointer(folder, identity, self.study.checkpoint_minutes, part=part, tell=tell)
-
-
-class _Programs:
-    """The programs of a group, one a batch shape, each compiled when it is first needed; shared by threads."""
-
-    def __init__(self, compile_shape: Callable[[int, int], Program]) -> None:
-        self.compile_shape = compile_shape
-        self.known: dict[tuple[int, int], Program] = {}
-        self.most_rows: float = math.inf  # that are known to fit in memory, or not known not to
-        self.lock = Lock()
-
-    def compiled(self, wide: int, deep: int) -> Program:
-        """The program for so many cells and seeds."""
-        with self.lock:
-            if (wide, deep) not in self.known:
-                self.known[wide, deep] = self.compile_shape(wide, deep)
-            return self.known[wide, deep]
-
-    def reduce(self, rows: int) -> bool:
-        """Note that so many rows do not fit; False if another thread was quicker."""
-        with self.lock:
-            smaller = rows <= self.most_rows
-            self.most_rows = min(self.most_rows, rows - 1)
-            return smaller
-
-
-def _out_of_memory(error: Exception) -> bool:
-    return (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)) and not rule_errors.is_theirs(error)
-
 
 def _parts_of(cell: Cell) -> list[Any]:
     """What of a cell a user may have written."""
     policy = cell.policy
     return [policy.routing, policy.deployment, policy.forecaster, cell.instance.world.demand.process]
-
-
-def _whole(wide: int, seeds: int) -> tuple[int, int]:
-    """At least so many cells and seeds, in whole tiles, and the same number of seeds for each device."""
-    devices = jax.local_device_count()
-    wide, deep = batch.whole_tiles(wide, math.ceil(seeds / devices))
-    return wide, devices * deep
-
-
-def _seeds_halved(chunk: _Chunk, deep: int) -> list[_Chunk]:
-    """Chunks of ``deep`` seeds with all of a chunk's real ones."""
-    first = int(chunk.seeds[0])
-    lows = range(0, chunk.real_seeds, deep)
-    return [
-        replace(chunk, seeds=np.arange(first + low, first + low + deep), real_seeds=min(deep, chunk.real_seeds - low))
-        for low in lows
-    ]
-
-
-def _split(some: list[Cell], wide: int) -> list[list[Cell]]:
-    return [some[low : low + wide] for low in range(0, len(some), wide)]
-
-
-def _beside(parts: list[Snapshot]) -> Snapshot:
-    """Chunks of cells side by side, [E, cells, ...]."""
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *parts)
-
-
-def _join(parts: list[Snapshot]) -> Snapshot:
-    """Chunks of seeds side by side: books are concatenated, beliefs (already weighted) added."""
-    if len(parts) == 1:
-        return parts[0]
-    joined: dict[str, Any] = {}
-    for name in vars(parts[0]):
-        values = [getattr(part, name) for part in parts]
-        if name in batch.BELIEFS:
-            joined[name] = np.sum(values, axis=0)
-        else:
-            joined[name] = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=2), *values)
-    return Snapshot(**joined)
 
 
 def _announcement(result: CellResult) -> dict[str, Any]:

@@ -29,11 +29,14 @@ JOBS = "jobs"  # what launchers write about their jobs
 EVENTS = "events.jsonl"
 
 
+CHECKPOINTS = "checkpoints"  # of cells that are not finished
+
+
+PART = "part-"  # how the files of finished chunks of seeds begin, among the checkpoints
+
+
 # Where results go and how they are computed, not what they are.
-NOT_IDENTITY = (
-    *("out", "tracker", "chunk_rows", "force", "extend", "shard", "checkpoint_minutes", "distributed"),
-    "program_cache",
-)
+NOT_IDENTITY = (*("out", "tracker", "chunk_rows", "force", "extend", "shard", "checkpoint_minutes", "program_cache"),)
 
 
 VERSION_ID, DIGEST = 16, 64  # hex digits of a cell's checksum, its file's last ones (experiments.results.study_record)
@@ -199,19 +202,32 @@ def cell_files(folder: Path) -> list[Path]:
     return [path for path in (folder / "cells").glob("*.npz") if not path.name.startswith(".")]
 
 
-def leased(folder: Path) -> dict[str, str]:
-    """Cell id -> the process, host:pid, that has leased it, dead or alive."""
+def leased(folder: Path) -> dict[str, set[str]]:
+    """Cell id -> the processes, host:pid, that have leased it or some of its seeds, dead or alive."""
     newest: dict[str, tuple[int, Path]] = {}
     for path in (folder / "leases").glob("*.*"):
         name, _, generation = path.name.rpartition(".")
         if generation.isascii() and generation.isdigit() and int(generation) >= newest.get(name, (0, path))[0]:
             newest[name] = int(generation), path
-    owners: dict[str, str] = {}
+    owners: dict[str, set[str]] = {}
     for _, path in newest.values():
         with suppress(OSError, DamagedError, KeyError, TypeError):  # given back, or not yet whole
             lease = read_json(path)
-            owners |= dict.fromkeys(lease["cells"], f"{lease['host']}:{lease['pid']}")
+            for cell in lease["cells"]:
+                owners.setdefault(cell, set()).add(f"{lease['host']}:{lease['pid']}")
     return owners
+
+
+def simulated(folder: Path) -> list[tuple[set[str], int]]:
+    """(cells, decisions) of every chunk of seeds that is kept until its cells are finished."""
+    found = []
+    for path in (folder / CHECKPOINTS).glob(f"*/{PART}*.json"):
+        if path.parent.name == DAMAGED:
+            continue
+        with suppress(OSError, DamagedError, KeyError, TypeError, ValueError):  # merged meanwhile, or damaged
+            manifest = read_json(path)
+            found.append((set(manifest["identity"]["cells"]), int(manifest["decisions"])))
+    return found
 
 
 def in_order(cells: set[str], plan: Mapping[str, Any]) -> list[str]:
@@ -222,7 +238,7 @@ def in_order(cells: set[str], plan: Mapping[str, Any]) -> list[str]:
 CELLS = "cells"
 
 
-DAMAGED = "damaged"  # below the cells: files that were found damaged
+DAMAGED = "damaged"  # below cells and checkpoints: files that were found damaged
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:

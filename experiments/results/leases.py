@@ -94,6 +94,16 @@ class _Owner:
 
     token: str  # starts with its process
     cells: frozenset[str]
+    seeds: range | None  # of these cells; None for all
+
+    def makes(self, cells: Collection[str], seeds: range | None) -> bool:
+        """Whether some of these seeds of one of these cells."""
+        apart = self.seeds is not None and seeds is not None and not _overlap(self.seeds, seeds)
+        return not apart and not self.cells.isdisjoint(cells)
+
+
+def _overlap(one: range, other: range) -> bool:
+    return max(one.start, other.start) < min(one.stop, other.stop)
 
 
 class Leases:
@@ -126,18 +136,18 @@ class Leases:
         with suppress(OSError):
             self.folder.rmdir()  # succeeds where nobody else owns anything
 
-    def acquire(self, name: str, cells: Collection[str] = ()) -> bool:
-        """Try to own ``name``, under which ``cells`` are to be made.
+    def acquire(self, name: str, cells: Collection[str] = (), seeds: range | None = None) -> bool:
+        """Try to own ``name``, under which these ``seeds`` (None: all) of ``cells`` are to be made.
 
-        False where somebody alive owns it, or makes one of these cells under another name. OSError where leases cannot
+        False where somebody alive owns it, or makes one of these seeds under another name. OSError where leases cannot
         be written.
         """
         with self._lock:
             generation = self._next_generation(name)
-            if generation is None or not self._make(name, generation, cells):
+            if generation is None or not self._make(name, generation, cells, seeds):
                 return False
             self._owned[name] = generation
-            if self._is_contested(name, generation, frozenset(cells)):
+            if self._is_contested(name, generation, cells, seeds):
                 self.release(name)
                 return False
             return True
@@ -172,12 +182,12 @@ class Leases:
             generation = self._standing().get(name)
             return generation is not None and self._is_alive(self._path(name, generation))
 
-    def are_in_work(self, cells: Collection[str]) -> bool:
-        """Whether somebody else who is known to live makes one of these cells."""
+    def are_in_work(self, cells: Collection[str], seeds: range | None = None) -> bool:
+        """Whether somebody else who is known to live makes some of these seeds (None: any) of one of these cells."""
         with self._lock:
             standing = self._standing()
             theirs = [self._path(name, standing[name]) for name in standing.keys() - self._owned.keys()]
-            return any(self._makes(path, cells) and self._is_alive(path) for path in theirs)
+            return any(self._makes(path, cells, seeds) and self._is_alive(path) for path in theirs)
 
     def tidy(self) -> None:
         """Remove what processes that are surely gone have left here."""
@@ -213,11 +223,12 @@ class Leases:
             return 0
         return highest + 1 if self._is_dead(self._path(name, highest)) else None
 
-    def _make(self, name: str, generation: int, cells: Collection[str]) -> bool:
+    def _make(self, name: str, generation: int, cells: Collection[str], seeds: range | None) -> bool:
         """Whether it was us who made this lease."""
         self._begin_beating()
         path = self._path(name, generation)
         content = {"token": self.token, "host": platform.node(), "pid": os.getpid(), "cells": sorted(cells)}
+        content |= {"seeds": None if seeds is None else [seeds.start, seeds.stop]}
         self.folder.mkdir(parents=True, exist_ok=True)  # it may have vanished
         try:
             handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
@@ -231,21 +242,21 @@ class Leases:
             raise
         return True
 
-    def _is_contested(self, name: str, generation: int, cells: frozenset[str]) -> bool:
-        """Whether somebody alive was quicker: a higher generation, or the same cells in items of another shape."""
+    def _is_contested(self, name: str, generation: int, cells: Collection[str], seeds: range | None) -> bool:
+        """Whether somebody alive was quicker: a higher generation, or makes the same runs in items of another shape."""
         standing = self._standing()
         if standing.get(name, generation) > generation:
             return True
         for other in standing.keys() - self._owned.keys():
             path = self._path(other, standing[other])
-            if self._makes(path, cells) and not self._is_dead(path):
+            if self._makes(path, cells, seeds) and not self._is_dead(path):
                 return True
         return False
 
-    def _makes(self, lease: Path, cells: Collection[str]) -> bool:
-        """Whether it is a lease on some of these cells."""
+    def _makes(self, lease: Path, cells: Collection[str], seeds: range | None) -> bool:
+        """Whether it is a lease on some of these runs."""
         owner = self._owner(lease)
-        return owner is not None and not owner.cells.isdisjoint(cells)
+        return owner is not None and owner.makes(cells, seeds)
 
     def _is_alive(self, lease: Path) -> bool:
         """Whether that is known; not the opposite of being dead."""
@@ -258,7 +269,12 @@ class Leases:
         """Who made a lease; None if it is gone, or still being written."""
         try:
             content = json.loads(lease.read_bytes())
-            return _Owner(token=str(content["token"]), cells=frozenset(content["cells"]))
+            seeds = content.get("seeds")
+            return _Owner(
+                token=str(content["token"]),
+                cells=frozenset(content["cells"]),
+                seeds=None if seeds is None else range(*map(int, seeds)),
+            )
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 

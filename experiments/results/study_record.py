@@ -18,6 +18,7 @@ from experiments.results.cell_file import cell_path, read_cell, set_file_aside
 from experiments.results.disk import warn, write_atomically
 from experiments.results.layout import (
     CELLS,
+    CHECKPOINTS,
     CHECKSUM,
     DAMAGED,
     JOBS,
@@ -33,7 +34,7 @@ from experiments.results.leases import LEASES, Leases
 from experiments.results.rebuild import rebuilt
 from experiments.results.study_folder import recorded, recorded_cells
 
-_FOLDERS = (CELLS, f"{CELLS}/{DAMAGED}", LEASES, "checkpoints", "figures", JOBS)  # that a study may make
+_FOLDERS = (CELLS, f"{CELLS}/{DAMAGED}", LEASES, CHECKPOINTS, "figures", JOBS)  # that a study may make
 
 
 _FILES = ("results.parquet", "results.csv", "report.html", "tables.md", "tables.tex")  # that it cannot do without
