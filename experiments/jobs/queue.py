@@ -61,16 +61,18 @@ class Work:
         simulated: Callable[[WorkItem], set[int]] = lambda item: set(),
         *,
         leaves: bool = False,
+        slots: int = 1 << 30,
     ) -> None:
         """``items`` in the order of preference.
 
         ``missing`` tells which of an item's cells are not stored, ``found`` is told of cells that others have stored,
         ``simulated`` tells which of an item's chunks have a part, ``waiting`` is called while there is nothing to do
         here but others are at work. A process that ``leaves`` does not wait for others who are known to live: there is
-        nothing left for it then.
+        nothing left for it then. Only with fewer than ``slots`` simulations under way is one of several chunks handed
+        out, so that no chunk waits here which another process could simulate.
         """
         self.leases, self.missing, self.found, self.waiting, self.simulated = leases, missing, found, waiting, simulated
-        self.leaves = leaves
+        self.leaves, self.slots = leaves, slots
         self.left: set[str] = set()  # cells that others were at work on when this process left
         self._pending = {item.id: item for item in items}  # whose cells nobody here is about to store
         self._expected = {item.id: missing(item) for item in items}
@@ -78,6 +80,7 @@ class Work:
         self._compiling: set[int] = set()
         self._dropped: set[int] = set()  # groups
         self._in_hand: dict[str, Task] = {}  # by lease
+        self._simulating: set[str] = set()  # leases
         self._changed = Condition()
 
     def take(self) -> Task | None:
@@ -101,6 +104,12 @@ class Work:
             self._compiled.add(group)
             self._changed.notify_all()
 
+    def played(self, task: Task) -> None:
+        """Its chunk is simulated, and only to be stored."""
+        with self._changed:
+            self._simulating.discard(task.lease)
+            self._changed.notify_all()
+
     def give_back(self, task: Task, *, again: bool = False) -> bool:
         """The task is done, or failed. Whether its group is over.
 
@@ -110,6 +119,7 @@ class Work:
         item = task.item
         with self._changed:
             del self._in_hand[task.lease]
+            self._simulating.discard(task.lease)
             if again and item.group not in self._dropped:
                 self._pending[item.id] = item
             self._changed.notify_all()
@@ -163,8 +173,10 @@ class Work:
         self._in_hand[task.lease] = task
         if task.stores:
             del self._pending[task.item.id]
-        if task.chunk is not None and task.item.group not in self._compiled:
-            self._compiling.add(task.item.group)
+        if task.chunk is not None:
+            self._simulating.add(task.lease)
+            if task.item.group not in self._compiled:
+                self._compiling.add(task.item.group)
 
     def _preferred(self, tried: set[str]) -> WorkItem | None:
         left = [b for b in self._pending.values() if b.id not in tried and b.group not in self._compiling]
@@ -204,7 +216,7 @@ class Work:
 
     def _acquire(self, task: Task) -> bool:
         """A lease only saves work, so where none can be written (a full disk) the work is done without."""
-        if task.lease in self._in_hand:
+        if task.lease in self._in_hand or (not task.stores and len(self._simulating) >= self.slots):
             return False
         try:
             return self.leases.acquire(task.lease, self.missing(task.item), task.seeds)

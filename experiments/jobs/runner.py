@@ -265,7 +265,7 @@ class _Runner:
         self.simulator.programs_needed = self.groups_left()
         leaves = study.shard is not None
         told = self._missing, self._found, self._waiting, self._simulated
-        self.work = Work(self.items, leases, *told, leaves=leaves)
+        self.work = Work(self.items, leases, *told, leaves=leaves, slots=cores())
 
     def decisions_left(self) -> int:
         """How many decisions the missing chunks hold."""
@@ -362,6 +362,7 @@ class _Runner:
         if task.chunk is None:
             return self._merge(task.item)
         part = self._simulate(task.item, task.chunk)
+        self.work.played(task)
         with interrupt.finishing():  # what is simulated is not lost
             if task.stores:
                 self._store_item(task.item, [part])
