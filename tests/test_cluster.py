@@ -18,11 +18,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import hydra
 import pytest
+import yaml
+from omegaconf import OmegaConf
 
 from envs.errors import InputError
 from experiments import interrupt
-from experiments.cli import display, publication
+from experiments.cli import display, publication, run
 from experiments.config import study as study_config
 from experiments.jobs import launch, runner
 from experiments.jobs.queue import Work, WorkItem
@@ -369,6 +372,48 @@ def test_a_local_job_that_is_interrupted_goes_on(long_study: tuple[dict[str, str
         finished(command, folder, expected)
     assert told(folder, "resumed")[0]["rounds"] > 0
     assert len(told(folder, "study")) == 3  # two shards, one of which was started again
+
+
+# Engines other than Hydra's launchers: a command line for each process.
+
+
+def test_the_kubernetes_job_runs_what_the_command_line_takes() -> None:
+    job = yaml.safe_load((ROOT / "docs/kubernetes_job.yaml").read_text(encoding="utf-8"))
+    assert (job["apiVersion"], job["kind"]) == ("batch/v1", "Job")
+    spec, pod = job["spec"], job["spec"]["template"]["spec"]
+    assert spec["completionMode"] == "Indexed" and 1 <= spec["parallelism"] <= spec["completions"]
+    assert pod["restartPolicy"] == "Never" and "podFailurePolicy" in spec  # which Kubernetes takes with Never alone
+    assert pod["terminationGracePeriodSeconds"] > interrupt.PATIENCE + interrupt.GRACE
+    (container,) = pod["containers"]
+    assert spec["podFailurePolicy"]["rules"][0]["onExitCodes"]["containerName"] == container["name"]
+    assert int(container["resources"]["limits"]["nvidia.com/gpu"]) >= 1
+    assert [mount["name"] for mount in container["volumeMounts"]] == [volume["name"] for volume in pod["volumes"]]
+    (mount,) = container["volumeMounts"]
+    assert container["command"] == ["llm-bandits"]
+    for index in range(spec["completions"]):
+        arguments = [text.replace("$(JOB_COMPLETION_INDEX)", str(index)) for text in container["args"]]
+        assert not any("$(" in argument for argument in arguments)
+        with hydra.initialize_config_module("conf", version_base="1.3"):
+            composed = hydra.compose("config", overrides=run.open_overrides(arguments))
+        settings = study_config.study_from(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
+        assert settings.shard == index
+        assert settings.out is not None and settings.out.startswith(f"{mount['mountPath']}/")
+
+
+@pytest.mark.ray
+def test_ray(call: CommandLine) -> None:
+    if find_spec("ray") is None:
+        pytest.skip("ray is not installed")
+    call.done(*STUDY, "out=whole")
+    shared = call.folder / "shared"
+    command = [sys.executable, ROOT / "docs/ray_study.py", "--tasks", "2", *studies.merged(*STUDY, f"out={shared}")]
+    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": paths, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert (shared / "results.parquet").read_bytes() == (call.folder / "whole/results.parquet").read_bytes()
+    each_once(shared, 4)
+    assert {line["shard"] for line in told(shared, "study")} == {0, 1}
 
 
 # A SLURM of one node.
