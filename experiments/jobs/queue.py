@@ -68,8 +68,8 @@ class Work:
         ``missing`` tells which of an item's cells are not stored, ``found`` is told of cells that others have stored,
         ``simulated`` tells which of an item's chunks have a part, ``waiting`` is called while there is nothing to do
         here but others are at work. A process that ``leaves`` does not wait for others who are known to live: there is
-        nothing left for it then. Only with fewer than ``slots`` simulations under way is one of several chunks handed
-        out, so that no chunk waits here which another process could simulate.
+        nothing left for it then. While ``slots`` simulations are under way, none of several chunks is handed out, but
+        for its group to be compiled: it would wait here, and another process could simulate it.
         """
         self.leases, self.missing, self.found, self.waiting, self.simulated = leases, missing, found, waiting, simulated
         self.leaves, self.slots = leaves, slots
@@ -192,7 +192,11 @@ class Work:
 
     def _tasks(self, item: WorkItem) -> Iterator[Task]:
         """What can be done for an item now; last what others have leased, who may be dead."""
-        tasks = [Task(item=item, chunk=number) for number in self._open(item)] or [Task(item=item)]
+        open_ = self._open(item)
+        full = len(self._simulating) >= self.slots and item.group in self._compiled
+        if open_ and full and len(item.chunks) > 1:
+            return
+        tasks = [Task(item=item, chunk=number) for number in open_] or [Task(item=item)]
         others = self.leases.others() if len(tasks) > 1 else set()
         yield from sorted(tasks, key=lambda task: task.lease in others)
 
@@ -216,7 +220,7 @@ class Work:
 
     def _acquire(self, task: Task) -> bool:
         """A lease only saves work, so where none can be written (a full disk) the work is done without."""
-        if task.lease in self._in_hand or (not task.stores and len(self._simulating) >= self.slots):
+        if task.lease in self._in_hand:
             return False
         try:
             return self.leases.acquire(task.lease, self.missing(task.item), task.seeds)

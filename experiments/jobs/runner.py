@@ -250,12 +250,12 @@ class _Runner:
         self.failed: dict[str, str] = {}  # cell id -> error
         self.clipping: set[str] = set()  # rules whose shares had to be cut, and which people know of
         self.decisions = 0
-        self.lock, self.writing = Lock(), Lock()
+        self.lock, self.writing, self.keeping = Lock(), Lock(), Lock()  # keeping: for unwritten and damaged parts
         self.simulators = ThreadPoolExecutor(cores())
         self.chunks: dict[str, list[Chunk]] = {}  # of each item
         self.identities: dict[str, list[dict[str, Any]]] = {}  # of each chunk of the items of several
         self.unwritten: dict[tuple[str, int], Part] = {}  # parts that could not be written, by item and chunk
-        self.damaged: set[tuple[str, int]] = set()  # parts that cannot be read, and perhaps not be moved either
+        self.damaged: set[tuple[str, int]] = set()  # parts that can neither be read nor be set aside
         # Shards that start together begin with different programs; from there on leases divide the chunks.
         first = (study.shard or 0) % len(self.groups)
         order = [*range(first, len(self.groups)), *range(first)]
@@ -338,7 +338,7 @@ class _Runner:
         names = parts.there(self._folder(item))
         identities = self.identities.get(item.id, [])
         written = {number for number, mine in enumerate(identities) if parts.file_name(mine) in names}
-        with self.lock:
+        with self.keeping:
             unreadable = {number for number in written if (item.id, number) in self.damaged}
             return written - unreadable | {number for name, number in self.unwritten if name == item.id}
 
@@ -394,11 +394,11 @@ class _Runner:
         try:
             parts.save(folder, identity, part, self.chunks[item.id][number].decisions)
         except OSError as error:
-            with self.lock:
+            with self.keeping:
                 self.unwritten[item.id, number] = part
             self._tell(item, "part_failed", error=error.strerror or type(error).__name__)
         else:
-            with self.lock:
+            with self.keeping:
                 self.damaged.discard((item.id, number))
             checkpoint.forget(folder, identity)
         if not self._missing(item):  # another process took this one for dead, and was quicker
@@ -413,7 +413,7 @@ class _Runner:
             return True
         with interrupt.finishing():
             self._store_item(item, whole)
-        with self.lock:
+        with self.keeping:
             for number in range(len(item.chunks)):
                 self.unwritten.pop((item.id, number), None)
         return False
@@ -423,9 +423,10 @@ class _Runner:
         if (item.id, number) in self.unwritten:
             return self.unwritten[item.id, number]
         interrupt.check()
-        found = parts.read(self._folder(item), self.identities[item.id][number], like, partial(self._tell, item))
-        if found is None:
-            with self.lock:
+        folder, identity = self._folder(item), self.identities[item.id][number]
+        found = parts.read(folder, identity, like, partial(self._tell, item))
+        if found is None and parts.file_name(identity) in parts.there(folder):  # on a disk that is read-only, say
+            with self.keeping:
                 self.damaged.add((item.id, number))
         return found
 
