@@ -19,7 +19,7 @@ from experiments.config import hints, schema
 from experiments.config.axes import SHORT_AXES, SWEPT_GROUPS
 
 GROUPS = ("env", "demand", "forecaster")  # a keyword may name a file in conf/<group>, or hold a mapping of its keys
-OF_FOLDERS = ("out", "force", "extend", "shard", "distributed", "tracker")  # keys without a meaning in memory
+OF_FOLDERS = ("out", "force", "extend", "shard", "tracker")  # keys without a meaning in memory
 _PATHS = {**SHORT_AXES, "catalogue": "env.catalogue"}  # keyword -> where it stands in the configuration
 _AXES = {path: axis for axis, path in SHORT_AXES.items()}
 

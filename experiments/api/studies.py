@@ -22,7 +22,7 @@ from experiments.config import cells, rule_errors, sizes, sources
 from experiments.config.cells import Cell
 from experiments.config.study import StudyConfig, study_from
 from experiments.engine import compiler, program_cache
-from experiments.jobs import hosts, runner
+from experiments.jobs import runner, simulator
 from experiments.jobs.runner import Outcome
 from experiments.report import publish, published
 from experiments.results import layout, study_folder
@@ -166,17 +166,34 @@ def _understood(plain: dict[str, Any]) -> tuple[StudyConfig, list[Cell]]:
     return study, planned
 
 
+class _Silent(simulator.Silent):
+    """A display that shows nothing, and a log that keeps the warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def write(self, event: str, /, **fields: Any) -> None:
+        """Keep the text of a warning."""
+        if event == "warning":
+            self.warnings.append(fields["text"])
+
+    def begin(self, cells_done: int, cells_total: int, decisions: int) -> None: ...
+
+    def warn(self, text: str) -> None: ...
+
+    def cell_done(self) -> None: ...
+
+
 def _simulated(study: StudyConfig, planned: list[Cell], *, progress: bool) -> Outcome:
     """All cells; what the log warns of becomes Python's warnings."""
-    told = hosts.Told()
+    silent = _Silent()
     trouble = program_cache.enable(study.program_cache)
     if progress:
-        with display.Live(display.console(), told) as live:
-            outcome = runner.run_in_memory(study, planned, told, live)
+        with display.Live(display.console(), silent) as live:
+            outcome = runner.run_in_memory(study, planned, silent, live)
     else:
-        outcome = runner.run_in_memory(study, planned, told, told)
-    texts = [fields["text"] for event, fields in told.taken() if event == "warning"]
-    for text in dict.fromkeys([*([trouble] if trouble else []), *texts]):
+        outcome = runner.run_in_memory(study, planned, silent, silent)
+    for text in dict.fromkeys([*([trouble] if trouble else []), *silent.warnings]):
         warnings.warn(text, stacklevel=3)
     return outcome
 

@@ -201,7 +201,7 @@ def _app(configuration: DictConfig) -> None:
             plain: dict[str, Any] = OmegaConf.to_container(configuration, resolve=True)  # type: ignore[assignment]
             _say_opening(plain)
             variables.import_jax()
-            code = execute(plain)
+            code = execute(plain).code
     except (InputError, OmegaConfBaseException) as error:
         code = _refused(error)
     except KeyboardInterrupt:
@@ -322,7 +322,7 @@ def execute(plain: dict[str, Any]) -> Executed:
     """Validate, simulate what is missing, and make everything that is made from results."""
     from experiments.engine import program_cache
     from experiments.jobs import runner, warning_log
-    from experiments.results import events
+    from experiments.results import events, study_record
 
     task = _understood(plain)
     settings, planned, folder = task.settings, task.planned, task.folder

@@ -42,11 +42,14 @@ def shape(study: StudyConfig, group: list[Cell]) -> tuple[int, int]:
     """(cells, seeds) of a chunk: one shape for a whole group, so that it compiles once.
 
     It depends on the study and the device alone, so that a study that is gone on with has the same chunks. Every device
-    gets the same number of seeds.
+    gets the same number of seeds. On a CPU a chunk is no wider than one tile of ``experiments.engine.batch``, so that a
+    study of fewer or more cells needs no other program than the one that is in the cache.
     """
     rows = study.chunk_rows or _rows(group) * jax.local_device_count()
     seeds = min(study.seeds, rows)
     widest = max(len(same) for same in _by_timeline(group))
+    if study.chunk_rows is None:
+        widest, _ = batch.tile_shape(widest, math.ceil(seeds / jax.local_device_count()))
     return whole(max(1, min(widest, rows // seeds)), seeds)
 
 

@@ -1,6 +1,8 @@
 """Running a study: which chunks are simulated, what is stored as it comes, and what is made of it at the end."""
 
+import json
 import os
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, replace
@@ -130,16 +132,9 @@ def _run(
     results = {cell: kept.get(cell) or shelf.read(cell) for cell in dict.fromkeys([*whole, *mine])}
     gone = [cell for cell in mine if not results[cell] and cell not in left]
     lost = dict.fromkeys(gone, "its file was lost or damaged; the same command makes it anew")
-    return Outcome(
-        cells=[result for cell in whole if (result := results[cell]) is not None],
-        failed=lost | {cell: error for cell, error in runner.failed.items() if not shelf.has(cell)},
-        left=len(left),
-        compilations=runner.simulator.compilations,
-        cached=runner.simulator.cached,
-        compile_seconds=runner.simulator.compile_seconds,
-        run_seconds=perf_counter() - began,
-        decisions=runner.decisions,
-    )
+    there = [result for cell in whole if (result := results[cell]) is not None]
+    failed = lost | {cell: error for cell, error in runner.failed.items() if not shelf.has(cell)}
+    return runner.outcome(there, failed, len(left), perf_counter() - began)
 
 
 def begin_overwrite(planned: list[Cell], folder: Path, leases: Leases) -> None:
@@ -157,6 +152,8 @@ def cores() -> int:
 
 class _Shelf:
     """The stored cells of a folder, of which some may have to be made anew."""
+
+    on_disk = True
 
     def __init__(self, folder: Path, log: Log, progress: Progress) -> None:
         self.folder, self.log, self.progress = folder, log, progress
@@ -197,6 +194,8 @@ class _Shelf:
 class _Memory(_Shelf):
     """Results in memory alone."""
 
+    on_disk = False
+
     def __init__(self, log: Log, progress: Progress) -> None:
         super().__init__(Path(), log, progress)
         self.results: dict[str, CellResult] = {}
@@ -220,7 +219,7 @@ class _NoLeases(Leases):
     def __init__(self) -> None:
         super().__init__(Path())
 
-    def acquire(self, name: str, cells: Collection[str] = ()) -> bool:
+    def acquire(self, name: str, cells: Collection[str] = (), seeds: range | None = None) -> bool:
         """Everything is ours."""
         return True
 
@@ -283,10 +282,23 @@ class _Runner:
 
     def forget_stored(self, items: list[WorkItem] | None = None) -> None:
         """Remove what a process that was killed, or was slow, has left of items that are stored."""
-        if checkpoint.are_there(self.folder):
+        if self.shelf.on_disk and checkpoint.are_there(self.folder):
             for item in self.items if items is None else items:
                 if not self._missing(item):
                     checkpoint.discard(self.folder, item.cells)
+
+    def outcome(self, results: list[CellResult], failed: dict[str, str], left: int, seconds: float) -> Outcome:
+        """What running gave, with what this process has counted."""
+        return Outcome(
+            cells=results,
+            failed=failed,
+            left=left,
+            compilations=self.simulator.compilations,
+            cached=self.simulator.cached,
+            compile_seconds=self.simulator.compile_seconds,
+            run_seconds=seconds,
+            decisions=self.decisions,
+        )
 
     def run(self) -> None:
         """Until nothing is left that this process could do."""
@@ -335,7 +347,7 @@ class _Runner:
 
     def _simulated(self, item: WorkItem) -> set[int]:
         """The chunks of an item that have a part."""
-        names = parts.there(self._folder(item))
+        names = parts.there(self._folder(item)) if self.shelf.on_disk else set()
         identities = self.identities.get(item.id, [])
         written = {number for number, mine in enumerate(identities) if parts.file_name(mine) in names}
         with self.keeping:
@@ -391,6 +403,10 @@ class _Runner:
     def _keep(self, item: WorkItem, number: int, part: Part) -> None:
         """Write a part; one that cannot be written is kept here, and others do not know of it."""
         identity, folder = self.identities[item.id][number], self._folder(item)
+        if not self.shelf.on_disk:
+            with self.keeping:
+                self.unwritten[item.id, number] = part
+            return
         try:
             parts.save(folder, identity, part, self.chunks[item.id][number].decisions)
         except OSError as error:
@@ -465,7 +481,7 @@ class _Runner:
                 result = measure.cell_result(cell, mine, marks, seeds, wall, self.benchmarks)
             self._store(cell, replace(result, study=self.shelf.about))
         if not self._missing(item):  # what could not be written need not be simulated from its beginning again
-            checkpoint.discard(self.folder, item.cells)
+            self.shelf.discard_checkpoints(list(item.cells))
 
     def _store(self, cell: Cell, result: CellResult) -> None:
         """A cell that cannot be written costs itself; what is announced is on the disk."""

@@ -82,7 +82,7 @@ class Simulator:
         self.study, self.folder, self.log, self.progress = study, folder, log, progress
         self.programs_needed = 0  # by the study, as far as is known
         self.compilations, self.cached, self.compile_seconds = 0, 0, 0.0
-        self.begun, self.lock = 0, Lock()
+        self.begun, self.lock, self.preparing = 0, Lock(), Lock()
 
     def compile(self, group: list[Cell]) -> Programs:
         """The group's programs, the one for its chunks compiled if memory allows; smaller ones follow when needed."""
@@ -110,10 +110,10 @@ class Simulator:
         return batch.eval_rounds(chunk.cells[0].config.horizon, self.study.eval_rounds, self.study.eval_spacing)
 
     def _compiled(self, group: list[Cell], wide: int, deep: int) -> Program:
-        worlds, policies = cells.stack(chunks.padded(group, wide))
-        keys = batch.run_keys(self.study.root_seed, np.zeros(wide, np.uint32), np.arange(deep))
         name = group[0].config.policy.name
-        with self.lock:
+        with self.preparing:  # in turn: programs are ready in the order of the study
+            worlds, policies = cells.stack(chunks.padded(group, wide))
+            keys = batch.run_keys(self.study.root_seed, np.zeros(wide, np.uint32), np.arange(deep))
             self.begun += 1
             number, needed = self.begun, max(self.begun, self.programs_needed)  # more where memory is short
         announced, how = f"program {number} of {needed} ({name})", "not compiled"
