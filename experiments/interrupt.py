@@ -43,7 +43,7 @@ _state = _State()
 
 
 def request() -> None:
-    """Ask the study to stop at the next look of every step, carries saved.
+    """Ask the study to stop at the next look of every step, checkpoints saved.
 
     For schedulers' own handlers and other threads; does not wait. ``settle`` does.
     """

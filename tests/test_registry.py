@@ -297,7 +297,7 @@ def test_what_decides_numbers_is_in_the_engine() -> None:
             "experiments.results.metrics",
             "experiments.results.metrics.base",
             "experiments.engine.checkpoint_state",
-        ),  # values, results and carries, as they are
+        ),  # values, results and checkpoints, as they are
         *("experiments.config.rule_errors", "experiments.interrupt"),  # errors and signals
         *("experiments.config.sources", "experiments"),
         *("experiments.config", "experiments.engine", "experiments.results"),  # a docstring each

@@ -22,8 +22,9 @@ from omegaconf import OmegaConf
 
 from bandits.forecasting.base import FORECASTERS
 from envs.demand.base import PROCESSES
+from experiments.cli import help as help_page
 from experiments.cli import run
-from experiments.config import cells
+from experiments.config import cells, schema
 from experiments.config import study as study_config
 from tests import studies
 from tests.processes import usual_signals
@@ -68,6 +69,18 @@ def test_help_is_quick_and_makes_nothing(tmp_path: Path) -> None:
     assert "demand" in out
     assert time.monotonic() - began < 30
     assert not list(tmp_path.iterdir())
+
+
+def test_help_lists_every_key_and_every_rule_with_its_parameters() -> None:
+    page = help_page.page()
+    for key in schema.TOP.keys() - set(run.GROUPS):
+        assert re.search(rf"^{key}: .*#", page, re.MULTILINE), key
+    for registry in study_config.REGISTRIES.values():
+        for member in registry.describe():
+            assert f"\n{member.name}: {member.summary.split()[0]}" in page
+            assert all(f".{parameter.name}: " in page for parameter in member.parameters)
+    assert "policy.ucb1.width: 2.0 # must lie in [0, inf]" in page
+    assert "env.budget_rule: skip # " in page and "demand.period: 144.0 " in page
 
 
 def test_the_default_study_has_all_policies_budgets_and_horizons() -> None:
@@ -311,7 +324,7 @@ def test_a_terminated_study_goes_on_within_its_cell(call: CommandLine) -> None:
     command = studies.merged("horizon=1000000", "checkpoint_minutes=0")
     started = process(call.folder, *command, "out=out")
     try:
-        wait_for(call.folder / "out/carries", "*/*.json", started)
+        wait_for(call.folder / "out/checkpoints", "*/*.json", started)
         started.send_signal(signal.SIGTERM)
         _, err = started.communicate(timeout=60)
     finally:
@@ -325,7 +338,7 @@ def test_a_terminated_study_goes_on_within_its_cell(call: CommandLine) -> None:
     (resumed,) = (event for line in lines if (event := json.loads(line))["event"] == "resumed")
     assert 0 < resumed["rounds"] < 1000000
     assert studies.rows(call.folder / "out") == studies.rows(call.folder / "straight")
-    assert not (call.folder / "out/carries").exists()
+    assert not (call.folder / "out/checkpoints").exists()
 
 
 def wait_for(folder: Path, pattern: str, started: subprocess.Popen[str]) -> None:

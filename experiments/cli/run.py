@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from envs import files
 from envs.errors import InputError, nearest
 from experiments.cli import display, opening, variables
+from experiments.cli import help as help_page
 from experiments.config.axes import SHORT_AXES, SWEPT_GROUPS
 from experiments.jobs import launch
 from experiments.results import layout, study_folder
@@ -74,7 +75,10 @@ def main() -> None:
     try:
         variables.check()
         sys.argv[1:] = open_overrides(sys.argv[1:])
-        if launch.is_asked_for(sys.argv[1:]):
+        if any(flag in sys.argv[1:] for flag in help_page.FLAGS):
+            variables.import_jax()
+            print(help_page.page())
+        elif launch.is_asked_for(sys.argv[1:]):
             _launch()
         else:
             _app()
@@ -222,7 +226,7 @@ def _leave() -> NoReturn:
     """End an interrupted process at once: a compiled program cannot be told to stop. Every file is whole."""
     from experiments import interrupt
 
-    kept = "finished cells and saved carries are kept"
+    kept = "finished cells and checkpoints are kept"
     print(f"interrupted; {kept}, and the same command goes on from there", file=sys.stderr, flush=True)
     os._exit(launch.hand_back(interrupt.exit_code()))
 

@@ -49,7 +49,7 @@ def engine() -> str:
 
 @cache
 def everything() -> str:
-    """A digest of all our sources, for what only this very program can read: compiled programs and carries."""
+    """A digest of all our sources, for what only this very program can read: compiled programs and checkpoints."""
     files = [file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))]
     return digest({_name(file): _sha256(file) for file in files})
 

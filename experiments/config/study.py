@@ -97,7 +97,7 @@ class StudyConfig:
     eval_spacing: str
     precision: str
     chunk_rows: int | None
-    checkpoint_minutes: float | None  # between two saved carries of a chunk; None: none is saved
+    checkpoint_minutes: float | None  # between two checkpoints of a chunk; None: none is saved
     program_cache: bool | str  # keep compiled programs: in the user's cache folder, not at all, or in this folder
     out: str | None
     force: bool  # make the cells anew that are there already
