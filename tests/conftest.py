@@ -34,7 +34,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 ROOT = Path(__file__).resolve().parent.parent
 DURATIONS = ROOT / "test-durations.txt"
 IN_A_HURRY = jax.config.read("jax_disable_most_optimizations")
-LONGEST = ("test_staged",)  # files, by how long they take; a worker that began one of them last would be waited for
+LONGEST = (  # files, by how long they take; a worker that began one of them last would be waited for
+    *("test_run", "test_lp", "test_faults", "test_study", "test_figures", "test_batch", "test_staged", "test_routing"),
+    *("test_deployment", "test_support", "test_devices", "test_commands", "test_trackers", "test_damage"),
+)
 
 
 @pytest.fixture(scope="session")
