@@ -96,6 +96,8 @@ class Live:
             self.programs[program] = monotonic()
         if self.live is None:
             say(self.console, f"compiling {program}")
+        else:
+            self.live.refresh()
 
     def compiled(self, program: str, how: str) -> None:
         """A compilation is over."""
