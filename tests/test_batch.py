@@ -140,6 +140,7 @@ def traced(made: Sequence[World], policies: Any) -> int:
     return batch.traces() - before
 
 
+@pytest.mark.slow
 def test_numbers_share_one_trace_and_choices_do_not() -> None:
     usual = worlds.policy(RULE)
     traced(worlds_of(), usual)

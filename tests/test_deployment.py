@@ -1,4 +1,4 @@
-"""Deployment rules, and StageRoute's routing rule: each against its twin, and all against one table of duties.
+"""Deployment rules: each against its twin, and all against one table of duties.
 
 The rules in whole runs are in ``test_staged``.
 """
@@ -18,8 +18,7 @@ import pytest
 from scipy import stats
 
 from bandits.deployment import DEPLOYMENT, DeploymentView, first
-from bandits.routing import ROUTING, RoutingView
-from bandits.solvers.mix import Mix
+from bandits.routing import ROUTING
 from tests import oracles, test_routing
 
 SHIPPED = sorted(name for name, rule in DEPLOYMENT.items() if rule.__module__.startswith("bandits."))
@@ -441,99 +440,3 @@ def test_uniform_draws_every_subset_equally_often(slots: int) -> None:
     counts = np.array([(codes == subset).sum() for subset in subsets])
     assert counts.sum() == len(codes) == 40 * VIEWS
     assert stats.chisquare(counts).pvalue > FALSE_ALARM
-
-
-# StageRoute's routing rule.
-def routed(views: RoutingView, number: int) -> dict[str, np.ndarray]:
-    """What eq. 7 is about, of one view, in float64: r, c, g, b, wanted, caps."""
-    problem, now = views.problem, views.observation
-    resources = problem.budget.shape[1]
-    upper, lower = np.asarray(views.bounds.upper[number], float), np.asarray(views.bounds.lower[number], float)
-    caps = np.where(now.deployed[number], np.asarray(problem.throughput[number], float), 0.0)
-    if problem.budget_hard[number]:
-        bound, remaining = (
-            np.asarray(problem.consumption_bound[number], float),
-            np.asarray(now.remaining[number], float),
-        )
-        caps = oracles.affordable_caps(caps, bound, remaining, float(views.demand[number]))
-    g = upper[:, 1 + resources :]
-    offered = np.where(caps[:, None] > 0, g, 0.0).max(axis=0)
-    return {
-        "r": upper[:, 0],
-        "c": lower[:, 1 : 1 + resources],
-        "g": g,
-        "b": np.asarray(problem.budget[number], float) / float(problem.expected_demand[number]),
-        "wanted": np.minimum(np.asarray(problem.target[number], float), offered),
-        "caps": caps,
-    }
-
-
-@pytest.mark.parametrize("ties", [True, False])
-def test_stageroute_routes_as_well_as_the_linear_program(ties: bool) -> None:
-    """Everyone is served within the budget, or else as cheaply as can be."""
-    views = test_routing.random_views(MODELS, PADDED, 2, 2, ties=ties)
-    made = test_routing.decide("stageroute", views).astype(float)
-    kinds = {"optimal": 0, "cheapest": 0, "short of caps": 0, "target missed": 0}
-    for number, shares in enumerate(made):
-        found = routed(views, number)
-        caps, wanted = found["caps"], found["wanted"]
-        total = min(1.0, caps.sum())
-        assert (shares >= 0).all() and (shares <= caps + 1e-6).all()
-        assert shares.sum() == pytest.approx(total, abs=1e-5)
-        best = oracles.full_mix(**found, penalty=5.0)
-        if best is None:
-            kinds["cheapest"] += 1
-            cheapest = oracles.cheapest_mix(found["c"], found["b"], caps)
-            share = oracles.scarcest_share(found["c"], found["b"])
-            assert share @ shares == pytest.approx(share @ cheapest, rel=1e-4), number
-            continue
-        kinds["optimal"] += 1
-        kinds["short of caps"] += total < 1
-        value = oracles.soft_value(shares, found["r"], found["g"], wanted)
-        assert value == pytest.approx(best[0], abs=1e-5, rel=1e-5), number
-        assert (found["c"].T @ shares <= found["b"] * (1 + 1e-5) + 1e-6).all()
-        kinds["target missed"] += bool((found["g"].T @ shares < wanted - 1e-3).any())
-    assert min(kinds.values()) >= 5, kinds
-
-
-def test_the_cheapest_mix_looks_at_the_scarcest_resource() -> None:
-    """Money 0.1 a task, energy 5 a task: the first model uses twice the budget of money, the second 3 times."""
-    views = test_routing.random_views(MODELS, PADDED, 2, 2)
-    live = np.broadcast_to(np.arange(PADDED) < 2, (VIEWS, PADDED))
-    lower = np.zeros((VIEWS, PADDED, 5), np.float32)
-    lower[:, :2, 1:3] = [[0.2, 0.9], [0.3, 0.1]]
-    problem = replace(
-        views.problem,
-        budget=np.broadcast_to(np.float32([10.0, 500.0]), (VIEWS, 2)),
-        throughput=np.ones((VIEWS, PADDED), np.float32),
-        budget_hard=np.zeros(VIEWS, bool),
-    )
-    ample = replace(
-        views,
-        problem=problem,
-        observation=replace(views.observation, deployed=live),
-        bounds=replace(views.bounds, lower=lower, upper=np.ones_like(lower)),
-    )
-    energy_first = replace(ample, problem=replace(problem, budget=np.broadcast_to(np.float32([10.0, 4.0]), (VIEWS, 2))))
-    np.testing.assert_allclose(test_routing.decide("stageroute", energy_first)[0], [0, 1, 0, 0, 0, 0], atol=1e-6)
-    np.testing.assert_allclose(test_routing.decide("stageroute", ample)[0], [1, 0, 0, 0, 0, 0], atol=1e-6)
-
-
-def test_between_two_solves_the_old_mix_is_kept() -> None:
-    views = test_routing.random_views(MODELS, PADDED, 2, 2)
-    held = replace(views, truth=None, resolve=np.bool_(False))
-    generator = np.random.default_rng(4)
-    mix = generator.dirichlet(np.ones(PADDED), VIEWS).astype(np.float32)
-    prices = generator.random((VIEWS, 4)).astype(np.float32)
-    rule = numbers(ROUTING["stageroute"]())
-    axes = replace(jax.tree.map(lambda leaf: 0, held), resolve=None)
-    decided = jax.jit(jax.vmap(lambda state, view: rule.decide(state, view), (0, axes)))
-    old = Mix(shares=mix, prices=prices, undecided=np.zeros(VIEWS, bool))
-    shares, kept = decided(old, held)
-    np.testing.assert_array_equal(kept.shares, mix)
-    np.testing.assert_array_equal(kept.prices, prices)
-    caps = np.stack([routed(views, number)["caps"] for number in range(VIEWS)])
-    np.testing.assert_allclose(shares, np.minimum(mix, caps), rtol=1e-6)  # but never what cannot serve
-    again, solved_anew = decided(old, replace(held, resolve=np.bool_(True)))
-    assert (np.asarray(solved_anew.shares) != mix).any(axis=1).all()
-    np.testing.assert_allclose(again, test_routing.decide("stageroute", views), atol=1e-6)

@@ -24,6 +24,7 @@ from experiments.results import cell_file
 from experiments.results.events import EventLog
 from tests import studies
 from tests.conftest import ROOT
+from tests.worlds import program as shared_program
 
 STUDY = (
     *("policies=[uniform]", "demand.counts=poisson", "sweep.budget_per_task=[1e-4,1e-3]", "seeds=5"),
@@ -135,7 +136,7 @@ def test_the_number_of_devices_changes_no_bit(alone: Path, tmp_path: Path, devic
 
 # Memory.
 class Small:
-    """A device on which so many runs at once fit, and no more."""
+    """A device on which so many runs at once fit, and no more. Only programs that fit are compiled."""
 
     def __init__(self, rows: int, error: type[Exception]) -> None:
         self.rows, self.error, self.simulate, self.lock = rows, error, batch.simulate, threading.Lock()
@@ -146,7 +147,15 @@ class Small:
             self.played.append(keys.size)
         if keys.size > self.rows:
             raise self.error("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")
+        with self.lock:
+            program = shared_program(worlds, policies, keys)
         return self.simulate(program, worlds, policies, keys, *rest, **named)
+
+
+def put(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulate on that device."""
+    monkeypatch.setattr(batch, "compile_program", lambda *_: SimpleNamespace(compile_seconds=0.0))
+    monkeypatch.setattr(batch, "simulate", small)
 
 
 @pytest.fixture
@@ -164,7 +173,7 @@ def test_a_chunk_that_does_not_fit_is_halved(
     alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
     small = Small(rows, jax.errors.JaxRuntimeError)
-    monkeypatch.setattr(batch, "simulate", small)
+    put(small, monkeypatch)
     outcome, notes = simulate(tmp_path / "out", "seeds=2")
     assert not outcome.failed
     assert small.played.count(rows) == 4 // rows  # two cells of two runs
@@ -188,7 +197,7 @@ def assert_same_counts(outcome: runner.Outcome, alone: Path) -> None:
 
 @pytest.mark.usefixtures("hurried")
 def test_where_not_even_one_run_fits_the_study_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "simulate", Small(0, MemoryError))
+    put(Small(0, MemoryError), monkeypatch)
     outcome, _ = simulate(tmp_path / "out", "seeds=1")
     assert set(outcome.failed.values()) == {"MemoryError: not even one run fits in the device's memory"}
 

@@ -154,7 +154,7 @@ SAME_OPERATIONS = {"ad_ucb": "lp_resolving", "oa_ucb": "copac_ucb"}  # rules tha
 OWN_OPERATIONS = [
     name for name, rule in ROUTING.items() if rule.__module__.startswith("bandits.") and name not in SAME_OPERATIONS
 ]
-QUICK = ("primal_dual_resolving", "lp_resolving")  # the operations of every rule's parts are compared one by one above
+QUICK = ("primal_dual_resolving", "ucb1")  # the operations of every rule's parts are compared one by one above
 
 
 @pytest.mark.usefixtures("keys_used_twice")

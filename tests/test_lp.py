@@ -662,6 +662,7 @@ def test_alone_in_a_batch_and_in_nested_batches_the_same() -> None:
         jax.tree.map(np.testing.assert_array_equal, jax.tree.map(lambda array, copy=copy: array[copy], nested), batch)
 
 
+@pytest.mark.slow
 def test_no_rows_and_one_variable() -> None:
     nothing = jax.jit(lp.maximize)(jnp.array([1.0, -1.0]), jnp.zeros((0, 2)), jnp.zeros(0), jnp.array([3.0, 2.0]))
     np.testing.assert_array_equal(nothing.x, [3, 0])
@@ -706,6 +707,7 @@ def test_lowers_for_every_platform(platform: str) -> None:
     assert ("optimization_barrier" in lowered) == (platform != "cpu")
 
 
+@pytest.mark.slow
 def test_one_export_serves_several_platforms() -> None:
     """The CPU solves in blocks, others do not: each platform gets its own method."""
     operands = [jnp.asarray(array[:300]) for array in _draw("random", "float32")]
@@ -739,6 +741,7 @@ def test_the_method_is_traced_once_a_program(monkeypatch: pytest.MonkeyPatch) ->
     assert traces == [(16,)]
 
 
+@pytest.mark.slow
 def test_without_jit_and_with_operands_batched_along_any_axis() -> None:
     objective, matrix, bound, upper = (jnp.asarray(array[:6]) for array in _draw("copac", "float32"))
     wanted = jax.jit(jax.vmap(lp.maximize))(objective, matrix, bound, upper)

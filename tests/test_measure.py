@@ -157,6 +157,7 @@ def test_curves_grow(results: list[CellResult]) -> None:
             assert (np.diff(result.curve(name), axis=1) >= 0).all()
 
 
+@pytest.mark.slow
 def test_fixed_and_staged_runs_of_one_world_share_a_cache_and_nothing_in_it() -> None:
     """All models may be live throughout, so any full deployment has the benchmark of a fixed inventory."""
     world = worlds.instance(horizon=100, demand={"mean": 1.0, "counts": "none"})

@@ -104,7 +104,7 @@ def copac_numbers(seed: int) -> dict[str, float]:
 @pytest.mark.parametrize(
     ("name", "targets", "dual_signal", "forecast"),
     [
-        ("copac_ucb", "static", "bounds", "exact"),
+        pytest.param("copac_ucb", "static", "bounds", "exact", marks=pytest.mark.slow),
         ("copac_ucb", "literal", "bounds", "mean"),
         ("copac_ucb", "resolving", "realised", "mean"),
         ("oa_ucb", "static", "bounds", "mean"),
@@ -186,7 +186,7 @@ def attained(program: twins.Program, x: np.ndarray) -> float:
 
 @pytest.mark.parametrize(
     ("name", "targets"),
-    [("ad_ucb", "static_epsilon"), ("ad_ucb", "resolving"), ("sw_ucb", "")],
+    [pytest.param("ad_ucb", "static_epsilon", marks=pytest.mark.slow), ("ad_ucb", "resolving"), ("sw_ucb", "")],
 )
 def test_ad_ucb_and_sw_ucb_solve_the_programs_of_their_twins_and_draw_from_the_solution(
     name: str, targets: str
