@@ -24,7 +24,6 @@ from experiments.results import cell_file
 from experiments.results.events import EventLog
 from tests import studies
 from tests.conftest import ROOT
-from tests.worlds import program as shared_program
 
 STUDY = (
     *("policies=[uniform]", "demand.counts=poisson", "sweep.budget_per_task=[1e-4,1e-3]", "seeds=5"),
@@ -140,6 +139,8 @@ class Small:
 
     def __init__(self, rows: int, error: type[Exception]) -> None:
         self.rows, self.error, self.simulate, self.lock = rows, error, batch.simulate, threading.Lock()
+        self.compile_program = batch.compile_program
+        self.programs: dict[tuple[int, ...], batch.Program] = {}
         self.played: list[int] = []
 
     def __call__(self, program: Any, worlds: Any, policies: Any, keys: jax.Array, *rest: Any, **named: Any) -> Any:
@@ -148,13 +149,15 @@ class Small:
         if keys.size > self.rows:
             raise self.error("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")
         with self.lock:
-            program = shared_program(worlds, policies, keys)
+            if keys.shape not in self.programs:
+                self.programs[keys.shape] = self.compile_program(worlds, policies, keys)
+            program = self.programs[keys.shape]
         return self.simulate(program, worlds, policies, keys, *rest, **named)
 
 
 def put(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     """Simulate on that device."""
-    monkeypatch.setattr(batch, "compile_program", lambda *_: SimpleNamespace(compile_seconds=0.0))
+    monkeypatch.setattr(batch, "compile_program", lambda *_: SimpleNamespace(compile_seconds=0.0, cached=False))
     monkeypatch.setattr(batch, "simulate", small)
 
 

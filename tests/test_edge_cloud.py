@@ -21,6 +21,8 @@ from envs.world import World
 from tests import worlds
 from tests.worlds import Reckless
 
+pytestmark = pytest.mark.optimized  # what is exact must be so whatever the compiler does
+
 DRAWS = 40_000
 FALSE_ALARM = 1e-4
 SIGMAS = float(stats.norm.isf(FALSE_ALARM / 2))

@@ -16,6 +16,8 @@ from experiments.engine import rollout
 from experiments.engine.vectorize import vmap_last
 from tests import worlds
 
+pytestmark = pytest.mark.optimized  # what is exact must be so whatever the compiler does
+
 LANES, MODELS, CELLS = 7, 5, 3
 RUNS, HORIZON = 16, 120
 

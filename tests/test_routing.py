@@ -546,7 +546,7 @@ def test_between_two_solves_the_old_mix_is_kept() -> None:
     rule = _numbers(ROUTING["stageroute"]())
     axes = replace(jax.tree.map(lambda leaf: 0, held), resolve=None)
     decided = jax.jit(jax.vmap(lambda state, view: rule.decide(state, view), (0, axes)))
-    old = Mix(shares=mix, prices=prices, undecided=np.zeros(VIEWS, bool))
+    old = Mix(shares=mix, prices=prices, undecided=np.zeros(len(mix), bool))
     shares, kept = decided(old, held)
     np.testing.assert_array_equal(kept.shares, mix)
     np.testing.assert_array_equal(kept.prices, prices)
