@@ -355,6 +355,7 @@ def wait_for(folder: Path, pattern: str, started: subprocess.Popen[str]) -> None
         (["env.target=0.5"], ["++env.target=0.5", "++sweep.target=null"]),
         (["policy.ucb1.width=1"], ["++policy.ucb1.width=1", "++sweep.policy.ucb1.width=null"]),
         (["horizon=5", "sweep.horizon=[1,2]"], ["++horizon=5", "++sweep.horizon=[1,2]"]),
+        ([], []),
         (["seeds=2"], ["++seeds=2"]),
         (["out=größe, ~ (2)", "out='it'"], ["++out='größe, ~ (2)'", "++out='it'"]),
         (["out=it's", "out=null"], ["++out='it\\'s'", "++out=null"]),

@@ -101,7 +101,7 @@ def open_overrides(arguments: Sequence[str]) -> list[str]:
     """
     short_axis = {path: axis for axis, path in SHORT_AXES.items()}
     opened, given = [], {argument.partition("=")[0] for argument in arguments}
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, (*arguments[1:], ""), strict=False):
         key, equals, value = argument.partition("=")
         if key in _VALUES:
             _check_flag(key, value if equals else following)
