@@ -370,6 +370,7 @@ def test_rows_that_are_nearly_parallel_leave_no_program_undecided(dtype: str) ->
 
 
 @pytest.mark.slow
+@pytest.mark.optimized  # compiled as in studies; without optimizations two of these 102,400 have no verdict in float32
 def test_rows_that_are_nearly_parallel_leave_none_of_many_programs_undecided(dtype: str) -> None:
     _assert_decided(20480, 500, dtype)
 

@@ -140,6 +140,7 @@ class _Point:
     """The basic solution of a state, primal and dual."""
 
     price: jax.Array  # [m, L]
+    worth: jax.Array  # [m, L] of the basic variables, in the objective of the lane's phase
     reduced: jax.Array  # [n, L] reduced costs; exactly 0 where basic or below rounding
     at_upper: jax.Array  # [n, L] bool, made dual feasible
     place: jax.Array  # [m, L] int32, made dual feasible
@@ -551,6 +552,7 @@ def _point(program: _Program, state: _State, stored: Materialize) -> _Point:
     value, slop = _refined(program, state, (resting, slack), value, load)
     return _Point(
         price=price,
+        worth=objective,
         reduced=reduced,
         at_upper=at_upper,
         place=place,
@@ -593,14 +595,19 @@ def _refined(
 
 
 def _missing(program: _Program, state: _State, resting: jax.Array, slack: jax.Array, value: jax.Array) -> jax.Array:
-    """bound - slack - matrix resting - basis value [m, L], computed in twice the digits.
+    """bound - slack - matrix resting - basis value [m, L], computed in twice the digits."""
+    matrix = jnp.concatenate([program.matrix, state.basis], axis=1)
+    return _remainder(program.bound, -slack, matrix, jnp.concatenate([resting, value]))
+
+
+def _remainder(first: jax.Array, second: jax.Array, matrix: jax.Array, vector: jax.Array) -> jax.Array:
+    """first + second - matrix vector [a, L], of a matrix [a, b, L], computed in twice the digits.
 
     Products and sums keep their rounding errors (T. Ogita, S. Rump, S. Oishi, *Accurate sum and dot product*, SIAM J.
     Sci. Comput. 2005). Each product is one of halves of the digits and so is exact, whether or not the compiler fuses
     it into a sum.
     """
-    matrix = _halves(jnp.concatenate([program.matrix, state.basis], axis=1))
-    vector = _halves(-jnp.concatenate([resting, value]))
+    columns_in_halves, factors_in_halves = _halves(matrix), _halves(-vector)
 
     def add(sums: tuple[jax.Array, jax.Array], term: jax.Array) -> tuple[jax.Array, jax.Array]:
         total = sums[0] + term
@@ -608,12 +615,12 @@ def _missing(program: _Program, state: _State, resting: jax.Array, slack: jax.Ar
         return total, sums[1] + ((sums[0] - (total - part)) + (term - part))
 
     def add_column(k: jax.Array, sums: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        columns = [jax.lax.dynamic_index_in_dim(half, k, 1, keepdims=False) for half in matrix]
-        factors = [jax.lax.dynamic_index_in_dim(half, k, 0) for half in vector]
+        columns = [jax.lax.dynamic_index_in_dim(half, k, 1, keepdims=False) for half in columns_in_halves]
+        factors = [jax.lax.dynamic_index_in_dim(half, k, 0) for half in factors_in_halves]
         return reduce(add, [column * factor for column in columns for factor in factors], sums)
 
-    start = add((program.bound, jnp.zeros_like(slack)), -slack)
-    total, error = jax.lax.fori_loop(0, matrix[0].shape[1], add_column, start)
+    start = add((first, jnp.zeros_like(first)), second)
+    total, error = jax.lax.fori_loop(0, matrix.shape[1], add_column, start)
     return total + error
 
 
@@ -865,7 +872,27 @@ def _vertex(program: _Program, state: _State, stored: Materialize) -> tuple[jax.
     exact, plain = stored(lambda: (placed(snapped), placed(value)))
     # In a nearly singular basis the rounding bound is wide, and snapping by that much would break other rows.
     worse = stored(lambda: _residual(program, *_activity(program, exact)) > _forgiven(value.dtype) / 4)
-    return jnp.where(worse[None], plain, exact), jnp.where(program.ranged, point.price, jnp.maximum(point.price, 0))
+    price = _refined_prices(state, point)
+    return jnp.where(worse[None], plain, exact), jnp.where(program.ranged, price, jnp.maximum(price, 0))
+
+
+def _refined_prices(state: _State, point: _Point) -> jax.Array:
+    """The row prices [m, L], for careful lanes as good as the data allow; see ``_refined``.
+
+    Two basic columns that are almost the same leave their prices to a quotient of small differences, of which sums in
+    working precision keep few digits.
+    """
+    careful = (state.care > 0)[None]
+    columns = jnp.swapaxes(state.basis, 0, 1)
+
+    def newton(_: int, price: jax.Array) -> jax.Array:
+        unpaid = _remainder(point.worth, jnp.zeros_like(point.worth), columns, price)
+        return price + _total(unpaid[:, None] * state.inverse)
+
+    def refined() -> jax.Array:
+        return jnp.where(careful, jax.lax.fori_loop(0, _REFINEMENTS, newton, point.price), point.price)
+
+    return jax.lax.cond(jnp.any(careful), refined, lambda: point.price)
 
 
 def _activity(program: _Program, x: jax.Array) -> tuple[jax.Array, jax.Array]:
