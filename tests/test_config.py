@@ -135,6 +135,8 @@ REFUSED = {
     "expected_exponents={uniform:{regret:half}}": ["expected_exponents.uniform.regret", "'half'"],
     "distributed=true": ["distributed is gone", "the same out=DIR on every host"],
     "distributed.coordinator='a:1'": ["distributed is gone", "docs/cluster.md"],
+    "checkpoints=50": ["checkpoints is now called eval_rounds"],
+    "checkpoint_spacing=linear": ["checkpoint_spacing is now called eval_spacing"],
     "claims={regret:0.5}": ["claims", "expected_exponents={lp_resolving: {regret: 0.5}}"],
     "rules=null": ["rules", "list"],
     "rules=mine.py": ["rules", "list", "mine.py"],

@@ -29,7 +29,7 @@ from experiments import interrupt
 from experiments.config import rule_errors, sources
 from experiments.config.study import REGISTRIES, CellConfig, StudyConfig
 
-FORMAT = 5  # of the results; part of every cell's identity
+FORMAT = 6  # of the results; part of every cell's identity
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,6 +47,8 @@ _GONE = {
     "expected_exponents={lp_resolving: {regret: 0.5}}",
     "distributed": "is gone: start the same command with the same out=DIR on every host, and they share all cells and "
     "seeds; see docs/cluster.md",
+    "checkpoints": "is now called eval_rounds, e.g. eval_rounds=32",
+    "checkpoint_spacing": "is now called eval_spacing, e.g. eval_spacing=linear",
 }
 CONFIDENCE = "confidence"  # the part of a policy that is no rule, where parameters are given by part
 

@@ -133,7 +133,7 @@ def _with_checksum(archive: bytes) -> bytes:
 
 
 def _verified(content: bytes) -> bytes:
-    """The same bytes; ValueError where they are not those that were checksum_given."""
+    """The same bytes; ValueError where they are not those that the checksum was made of."""
     if hashlib.sha256(content[:-DIGEST]).hexdigest().encode() != content[-DIGEST:]:
         raise ValueError("its checksum is wrong")
     return content
@@ -145,5 +145,7 @@ def _parse_cell(content: bytes) -> CellResult:
     extras = {name.removeprefix("extra_"): arrays.pop(name) for name in list(arrays) if name.startswith("extra_")}
     info = CellInfo.from_json(json.loads(str(arrays.pop("description"))))
     study = arrays.pop("study").tobytes() if "study" in arrays else b""
+    if "checkpoints" in arrays:  # the name of the evaluation rounds up to format 5
+        arrays["eval_rounds"] = arrays.pop("checkpoints")
     words: dict[str, Any] = {key: tuple(str(w) for w in arrays.pop(key)) for key in ("metrics", "models", "estimates")}
     return CellResult(info=info, extras=extras, study=study, **words, **arrays)
