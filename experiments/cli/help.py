@@ -9,7 +9,6 @@ from importlib import resources
 
 from envs.registry import Description, describe
 
-FLAGS = ("--help", "-h")
 _WIDTH = 120
 _GROUPS = ("study", "env", "demand", "forecaster", "tracker")
 _USAGE = """\

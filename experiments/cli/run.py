@@ -19,7 +19,6 @@ from omegaconf.errors import OmegaConfBaseException
 from envs import files
 from envs.errors import InputError, nearest
 from experiments.cli import display, opening, variables
-from experiments.cli import help as help_page
 from experiments.config.axes import SHORT_AXES, SWEPT_GROUPS
 from experiments.jobs import launch
 from experiments.results import layout, study_folder
@@ -75,8 +74,10 @@ def main() -> None:
     try:
         variables.check()
         sys.argv[1:] = open_overrides(sys.argv[1:])
-        if any(flag in sys.argv[1:] for flag in help_page.FLAGS):
+        if any(flag in sys.argv[1:] for flag in ("--help", "-h")):
             variables.import_jax()
+            from experiments.cli import help as help_page  # brings JAX with it
+
             print(help_page.page())
         elif launch.is_asked_for(sys.argv[1:]):
             _launch()
